@@ -1,0 +1,1 @@
+"""Subcommands of the CLI, one file each: add_parser(subparsers) and run(args) -> int."""

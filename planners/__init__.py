@@ -1,0 +1,1 @@
+"""What to do about it: planners that ask the simulator."""

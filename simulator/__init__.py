@@ -1,0 +1,1 @@
+"""What happens when a workload meets a deployment: physics, policy and mechanics."""

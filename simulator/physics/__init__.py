@@ -1,0 +1,1 @@
+"""Physics: seconds and joules of a batch; pure functions, no requests, no clock."""

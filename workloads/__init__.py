@@ -1,0 +1,1 @@
+"""What must be served: models and request traces."""
