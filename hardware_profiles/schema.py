@@ -1,0 +1,226 @@
+"""Values that describe hardware: devices, links, fitted efficiencies, nodes and clusters. Frozen, SI units in the names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+DeviceKind = Literal["gpu", "npu", "cpu", "fpga", "nvme", "pim", "csd"]
+Provenance = Literal["measured", "transferred", "datasheet"]
+"""``measured``: fitted on kernels of this very device; ``transferred``: fitted on the nearest measured architecture;
+``datasheet``: no measurement behind the efficiencies at all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A path between devices or tiers. Bandwidth is one direction, per device [B/s]; latency per message [s]."""
+
+    name: str
+    bandwidth_bytes_per_s: float
+    latency_s: float
+    efficiency: float = 1.0
+    """Share of the bandwidth that large transfers reach."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GemmFit:
+    """t = ((flop / (compute * peak))^norm + (bytes / (memory * bandwidth))^norm)^(1/norm) + launch_s + quantise.
+
+    The quantise term, ``m * k * (2 + bytes_per_activation) / (quantise * bandwidth)``, applies to GEMMs whose activations
+    are quantised on the fly (fp8, nvfp4); 0 switches it off.
+    """
+
+    compute: float
+    memory: float
+    launch_s: float
+    norm: float
+    quantise: float = 0.0
+    median_error: float | None = None
+    p90_error: float | None = None
+    """Absolute relative errors on shapes the fit has not seen."""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillAttentionFit:
+    """t = flop / (compute * peak * occ) + bytes / (memory * bandwidth) + launch_s, occ = u / (u + occupancy),
+    u = sequences * heads * ceil(q / 128) / num_sms."""
+
+    compute: float
+    memory: float
+    launch_s: float
+    occupancy: float = 0.0
+    median_error: float | None = None
+    p90_error: float | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeAttentionFit:
+    """t = kv bytes / (memory * bandwidth) + launch_s + sequence_s * sequences, per layer. Linear in the context by design."""
+
+    memory: float
+    launch_s: float
+    sequence_s: float = 0.0
+    mixed_tile_rows: float = 0.0
+    """Rows of a compute tile that one decode row fills when it shares a kernel with a prefill chunk; 0: no interaction."""
+    median_error: float | None = None
+    p90_error: float | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoeFit:
+    """Grouped GEMM over the experts hit: as GemmFit on padded rows, plus activation traffic.
+
+    flop counts rows padded to ``row_pad`` per active expert; bytes are the weights of the expected active experts plus
+    ``activation`` times the activation bytes (gather, intermediate, scatter).
+    """
+
+    compute: float
+    memory: float
+    launch_s: float
+    norm: float
+    row_pad: float = 1.0
+    activation: float = 1.0
+    median_error: float | None = None
+    p90_error: float | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectiveFit:
+    """Two-regime alpha-beta of one collective: the faster of a latency-optimal and a bandwidth-optimal algorithm.
+
+    With V the bytes each rank must move (2(n-1)/n * S for all-reduce, (n-1)/n * S for the others):
+    t = min(alpha1_s + alpha1_rank_s (n-1) + V max(1, n/2) / bandwidth1, alpha2_s + alpha2_rank_s (n-1) + V / bandwidth2).
+    """
+
+    alpha1_s: float
+    alpha1_rank_s: float
+    bandwidth1_bytes_per_s: float
+    alpha2_s: float
+    alpha2_rank_s: float
+    bandwidth2_bytes_per_s: float
+    median_error: float | None = None
+    p90_error: float | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Efficiency:
+    """Fitted shares of the peaks, per kernel family. Keys of ``gemm`` and ``moe`` are compute dtypes (bfloat16, fp8, ...)."""
+
+    provenance: Provenance
+    gemm: Mapping[str, GemmFit]
+    prefill_attention: Mapping[str, PrefillAttentionFit]
+    """Key: dtype of the KV cache."""
+    decode_attention: Mapping[str, DecodeAttentionFit]
+    moe: Mapping[str, MoeFit] = field(default_factory=dict)
+    collectives: Mapping[str, CollectiveFit] = field(default_factory=dict)
+    """Key: all_reduce, all_gather, reduce_scatter, all_to_all."""
+    layer_fixed_s: float = 0.0
+    """Norms, rotary, activation, KV write and the gaps between kernels: per layer [s]."""
+    layer_token_s: float = 0.0
+    """The same, per token and layer, for a hidden size of 4096; scales with the hidden size [s]."""
+    step_fixed_s: float = 0.0
+    """Embedding, final norm, sampler: per step [s]."""
+    logits_row_s: float = 0.0
+    """Sampler, per sequence that samples [s]."""
+    transferred_from: str | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerFit:
+    """P = base_w + compute_w * MFU + memory_w * MBU while busy, capped at TDP; idle_w when nothing runs."""
+
+    base_w: float
+    compute_w: float
+    memory_w: float
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """Rent of one device."""
+
+    usd_per_hour: float
+    provider: str
+    date: str
+    """ISO date (or year-month) of the quotation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceProfile:
+    """One device. Peaks are dense, bandwidth one-way, memory in bytes. ``sources`` maps every field to where it is from."""
+
+    name: str
+    kind: DeviceKind
+    vendor: str
+    aliases: tuple[str, ...] = ()
+    architecture: str = ""
+    release_year: int | None = None
+    dense_flop_per_s: Mapping[str, float] = field(default_factory=dict)
+    """dtype -> peak [FLOP/s]; keys float32, tfloat32, bfloat16, float16, fp8, int8, int4, fp4."""
+    num_sms: int = 0
+    """Streaming multiprocessors / compute units (0: not applicable)."""
+    memory_bytes: int = 0
+    memory_bandwidth_bytes_per_s: float = 0.0
+    write_bandwidth_bytes_per_s: float | None = None
+    """Storage devices: sequential write [B/s]."""
+    scaleup: Link | None = None
+    """Link to the other devices of a node (NVLink, Infinity Fabric, PCIe peer-to-peer)."""
+    scaleup_domain: int = 8
+    """Devices that share the scale-up link at full speed (2 for NVLink bridges)."""
+    host_link: Link | None = None
+    """PCIe or C2C to host memory."""
+    tdp_w: float | None = None
+    idle_w: float | None = None
+    min_cap_w: float | None = None
+    price: Price | None = None
+    embodied_kgco2e: float | None = None
+    max_devices_per_node: int = 8
+    efficiency: Efficiency | None = None
+    power: PowerFit | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
+    notes: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSpec:
+    """A host with its devices."""
+
+    device: DeviceProfile
+    num_devices: int
+    host_memory_bytes: int
+    """DRAM usable for KV swap and offload."""
+    network: Link
+    """Network to other nodes, per device [B/s one way]."""
+    idle_w: float = 0.0
+    """Power of the host without its accelerators [W]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """Identical nodes on one network. ``name`` is what the user typed (``h100-sxm:8x4``) or the YAML's name."""
+
+    name: str
+    node: NodeSpec
+    num_nodes: int
+
+    @property
+    def device(self) -> DeviceProfile:
+        """The accelerator of every node."""
+        return self.node.device
+
+    @property
+    def num_devices(self) -> int:
+        """Accelerators in the whole cluster."""
+        return self.node.num_devices * self.num_nodes
+
+    @property
+    def usd_per_hour(self) -> float | None:
+        """Rent of all devices [$/h]; None when the profile has no price."""
+        return None if self.device.price is None else self.device.price.usd_per_hour * self.num_devices
