@@ -1,0 +1,238 @@
+"""Seconds of single kernels from their shapes: roofline forms whose parameters are fitted per device and dtype.
+
+Every function takes scalars or NumPy arrays (broadcast elementwise) and uses only + - * / min, max and **, so that
+fitting and simulating share one formula. The forms are those whose error on unseen shapes was lowest for their number
+of parameters on NVIDIA AIConfigurator's measured operator tables (Apache-2.0): about 4-7 % for GEMM, 7-9 % for
+attention, 12-15 % for grouped GEMM and 5-10 % for collectives (see docs/physics.md).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from hardware_profiles.schema import CollectiveFit, DecodeAttentionFit, GemmFit, MoeFit, PrefillAttentionFit
+
+Real = Any
+"""A float or a float64 array: the formulas are elementwise, and the result has the broadcast shape."""
+
+CollectiveOp = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
+
+OUTPUT_BYTES = 2.0
+"""GEMMs write, and attention reads queries and writes outputs, in a 16-bit dtype whatever the weights are in."""
+QUERY_TILE_ROWS = 128
+"""Query rows one thread block of FlashAttention-2/3 works on (Dao, 2023; Shah et al., 2024)."""
+
+
+def smooth_max(a_s: Real, b_s: Real, norm: float) -> Real:
+    """p-norm of two non-negative times [s], not both zero: between the sum (norm 1) and the maximum (norm -> inf).
+
+    Taken relative to the sum, so that large norms neither underflow nor overflow.
+    """
+    total_s = a_s + b_s
+    return total_s * ((a_s / total_s) ** norm + (b_s / total_s) ** norm) ** (1.0 / norm)
+
+
+def gemm_flop(m: Real, n: Real, k: Real) -> Real:
+    """FLOP of an (m x k) by (k x n) product; a multiply-add counts two."""
+    return 2.0 * m * n * k
+
+
+def gemm_bytes(m: Real, n: Real, k: Real, *, weight_bytes: float, activation_bytes: float) -> Real:
+    """Compulsory traffic [B]: weights once, inputs once, outputs once in 16 bits."""
+    return n * k * weight_bytes + m * k * activation_bytes + m * n * OUTPUT_BYTES
+
+
+def gemm_s(
+    m: Real,
+    n: Real,
+    k: Real,
+    *,
+    peak_flop_per_s: float,
+    bandwidth_bytes_per_s: float,
+    weight_bytes: float,
+    activation_bytes: float,
+    fit: GemmFit,
+) -> Real:
+    """Dense linear layer on ``m`` tokens, ``k`` inputs, ``n`` outputs [s].
+
+    t = ((flop/(compute*peak))^norm + (bytes/(memory*bandwidth))^norm)^(1/norm) + launch_s + quantise, where
+    quantise = m*k*(2 + activation_bytes)/(quantise*bandwidth) reads 16-bit activations and writes them quantised.
+    ``weight_bytes`` and ``activation_bytes`` are bytes per element, scales included. Wave quantisation is not modelled.
+    """
+    compute_s = gemm_flop(m, n, k) / (fit.compute * peak_flop_per_s)
+    moved = gemm_bytes(m, n, k, weight_bytes=weight_bytes, activation_bytes=activation_bytes)
+    seconds = smooth_max(compute_s, moved / (fit.memory * bandwidth_bytes_per_s), fit.norm) + fit.launch_s
+    if fit.quantise > 0:
+        seconds = seconds + m * k * (OUTPUT_BYTES + activation_bytes) / (fit.quantise * bandwidth_bytes_per_s)
+    return seconds
+
+
+def prefill_attention_flop(pairs: Real, *, num_heads: int, head_dim: int, v_head_dim: int) -> Real:
+    """FLOP of QK^T and PV over ``pairs`` query-key pairs (causal pairs only)."""
+    return 2.0 * pairs * num_heads * (head_dim + v_head_dim)
+
+
+def prefill_attention_bytes(
+    new_tokens: Real,
+    kv_tokens: Real,
+    *,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    v_head_dim: int,
+    kv_bytes: float,
+) -> Real:
+    """Traffic [B]: queries and outputs in 16 bits, keys and values of ``kv_tokens`` read, those of new tokens written."""
+    width = head_dim + v_head_dim
+    return new_tokens * num_heads * width * OUTPUT_BYTES + (kv_tokens + new_tokens) * num_kv_heads * width * kv_bytes
+
+
+def prefill_attention_s(
+    seqs: Real,
+    new_tokens: Real,
+    pairs: Real,
+    kv_tokens: Real,
+    *,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    v_head_dim: int,
+    kv_bytes: float,
+    num_sms: int,
+    peak_flop_per_s: float,
+    bandwidth_bytes_per_s: float,
+    fit: PrefillAttentionFit,
+) -> Real:
+    """Causal attention of ``new_tokens`` prompt tokens of ``seqs`` chunks, one layer [s].
+
+    t = flop/(compute*peak*occ) + bytes/(memory*bandwidth) + launch_s; occ = u/(u + occupancy) with
+    u = seqs * num_heads * ceil(new_tokens/seqs/128) / num_sms thread blocks per multiprocessor. Compute and memory add
+    up (they hardly overlap in measured kernels). ``kv_tokens``: keys visible to the chunks, cached and new.
+    ``kv_bytes``: bytes per KV element. Heads are those of one rank.
+    """
+    flop = prefill_attention_flop(pairs, num_heads=num_heads, head_dim=head_dim, v_head_dim=v_head_dim)
+    moved = prefill_attention_bytes(
+        new_tokens,
+        kv_tokens,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        v_head_dim=v_head_dim,
+        kv_bytes=kv_bytes,
+    )
+    slowdown = 1.0
+    if fit.occupancy > 0 and num_sms > 0:
+        tiles = -(-(new_tokens / seqs) // QUERY_TILE_ROWS)
+        slowdown = 1.0 + fit.occupancy * num_sms / (seqs * num_heads * tiles)
+    compute_s = flop * slowdown / (fit.compute * peak_flop_per_s)
+    return compute_s + moved / (fit.memory * bandwidth_bytes_per_s) + fit.launch_s
+
+
+def decode_attention_s(
+    context_tokens: Real,
+    seqs: Real,
+    *,
+    kv_bytes_per_token: float,
+    bandwidth_bytes_per_s: float,
+    fit: DecodeAttentionFit,
+) -> Real:
+    """Attention of one new token per sequence, one layer [s]: kv bytes/(memory*bandwidth) + launch_s + sequence_s*seqs.
+
+    ``context_tokens`` is the sum over sequences; ``kv_bytes_per_token`` that of one layer on one rank [B].
+    """
+    read_s = context_tokens * kv_bytes_per_token / (fit.memory * bandwidth_bytes_per_s)
+    return read_s + fit.launch_s + fit.sequence_s * seqs
+
+
+def padded_rows(rows: Real, active_experts: Real, row_pad: float) -> Real:
+    """Expected rows after every active expert's share is rounded up to a tile of ``row_pad`` rows.
+
+    Rounding a spread-out count up wastes (row_pad - 1)/2 rows on average; an active expert has at least one tile.
+    """
+    on_average = rows + active_experts * (row_pad - 1.0) / 2.0
+    at_least = active_experts * row_pad
+    if isinstance(on_average, np.ndarray) or isinstance(at_least, np.ndarray):
+        return np.maximum(on_average, at_least)
+    return max(on_average, at_least)
+
+
+def grouped_gemm_bytes(
+    rows: Real,
+    active_experts: Real,
+    *,
+    hidden: int,
+    intermediate: int,
+    weight_bytes: float,
+    activation_bytes: float,
+    num_matrices: int = 3,
+    activation: float = 1.0,
+) -> Real:
+    """Traffic [B]: weights of the active experts, and ``activation`` times the rows' inputs, intermediates and outputs."""
+    weights = active_experts * num_matrices * hidden * intermediate * weight_bytes
+    per_row = hidden * activation_bytes + num_matrices * intermediate * OUTPUT_BYTES + hidden * OUTPUT_BYTES
+    return weights + activation * rows * per_row
+
+
+def grouped_gemm_s(
+    rows: Real,
+    active_experts: Real,
+    *,
+    hidden: int,
+    intermediate: int,
+    peak_flop_per_s: float,
+    bandwidth_bytes_per_s: float,
+    weight_bytes: float,
+    activation_bytes: float,
+    fit: MoeFit,
+    num_matrices: int = 3,
+) -> Real:
+    """All matrices of the routed experts of one layer on one rank [s].
+
+    ``rows``: (token, expert) pairs that land on this rank, tokens * top_k / ep when balanced; ``active_experts``: the
+    expected number of this rank's experts with at least one row (``moe.expected_active_experts``); ``intermediate``: an
+    expert's width on this rank. As ``gemm_s`` on padded rows; ``num_matrices`` is 3 for gated experts (gate, up, down).
+    """
+    flop = 2.0 * padded_rows(rows, active_experts, fit.row_pad) * num_matrices * hidden * intermediate
+    moved = grouped_gemm_bytes(
+        rows,
+        active_experts,
+        hidden=hidden,
+        intermediate=intermediate,
+        weight_bytes=weight_bytes,
+        activation_bytes=activation_bytes,
+        num_matrices=num_matrices,
+        activation=fit.activation,
+    )
+    compute_s = flop / (fit.compute * peak_flop_per_s)
+    return smooth_max(compute_s, moved / (fit.memory * bandwidth_bytes_per_s), fit.norm) + fit.launch_s
+
+
+def collective_bytes(op: CollectiveOp, nbytes: Real, ranks: Real) -> Real:
+    """Bytes each rank must send [B]: 2(n-1)/n * S for all-reduce, (n-1)/n * S for the others.
+
+    S is the buffer of one rank for all-reduce and all-to-all, and the whole (gathered) buffer for all-gather and
+    reduce-scatter (Thakur et al., Optimization of Collective Communication Operations in MPICH, 2005).
+    """
+    factor = 2.0 if op == "all_reduce" else 1.0
+    return factor * (ranks - 1.0) / ranks * nbytes
+
+
+def collective_s(op: CollectiveOp, nbytes: Real, ranks: Real, fit: CollectiveFit) -> Real:
+    """One collective of ``nbytes`` over ``ranks`` devices [s]; zero for one rank.
+
+    t = min(alpha1_s + alpha1_rank_s (n-1) + V max(1, n/2)/bandwidth1, alpha2_s + alpha2_rank_s (n-1) + V/bandwidth2):
+    the faster of a one-shot (every rank reads all buffers) and a ring-like algorithm. Overlap is not modelled.
+    """
+    volume = collective_bytes(op, nbytes, ranks)
+    hops = ranks - 1.0
+    if isinstance(volume, np.ndarray):
+        one_shot_bytes = volume * np.maximum(1.0, ranks / 2.0)
+    else:
+        one_shot_bytes = volume * max(1.0, ranks / 2.0)
+    one_shot_s = fit.alpha1_s + fit.alpha1_rank_s * hops + one_shot_bytes / fit.bandwidth1_bytes_per_s
+    ring_s = fit.alpha2_s + fit.alpha2_rank_s * hops + volume / fit.bandwidth2_bytes_per_s
+    if isinstance(volume, np.ndarray):
+        return np.where(hops > 0, np.minimum(one_shot_s, ring_s), 0.0)
+    return min(one_shot_s, ring_s) if ranks > 1 else 0.0
