@@ -84,7 +84,7 @@ def prefill_attention_bytes(
     v_head_dim: int,
     kv_bytes: float,
 ) -> Real:
-    """Traffic [B]: queries and outputs in 16 bits, keys and values of ``kv_tokens`` read, those of new tokens written."""
+    """Traffic [B]: queries and outputs in 16 bits; keys and values of ``kv_tokens`` read, of new tokens written."""
     width = head_dim + v_head_dim
     return new_tokens * num_heads * width * OUTPUT_BYTES + (kv_tokens + new_tokens) * num_kv_heads * width * kv_bytes
 
@@ -169,7 +169,7 @@ def grouped_gemm_bytes(
     num_matrices: int = 3,
     activation: float = 1.0,
 ) -> Real:
-    """Traffic [B]: weights of the active experts, and ``activation`` times the rows' inputs, intermediates and outputs."""
+    """Traffic [B]: weights of the active experts, and ``activation`` times rows in, between and out."""
     weights = active_experts * num_matrices * hidden * intermediate * weight_bytes
     per_row = hidden * activation_bytes + num_matrices * intermediate * OUTPUT_BYTES + hidden * OUTPUT_BYTES
     return weights + activation * rows * per_row
