@@ -1,0 +1,286 @@
+"""What one device of every pipeline stage holds once a model is cut by TP, PP and EP; and which cuts exist."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from hardware_profiles.errors import UserError
+from hardware_profiles.schema import Cluster
+from simulator.physics.precision import KernelFormat, Precision
+from simulator.plan import ParallelPlan
+from workloads.model import AttentionSpec, LayerGroup, Matrix, MlpSpec, ModelSpec
+
+VOCAB_PAD = 64
+"""vLLM pads the vocabulary to a multiple of 64 before it splits embedding and LM head over TP."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankMatrix:
+    """A rank's share of a matrix: ``n`` outputs by ``k`` inputs."""
+
+    name: str
+    n: int
+    k: int
+    format: KernelFormat
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes in memory."""
+        return self.n * self.k * self.format.weight_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankExperts:
+    """A rank's share of the routed experts of one layer."""
+
+    num_experts: int
+    experts_per_token: int
+    local_experts: int
+    """Experts a rank stores (rounded up)."""
+    ep: int
+    """Ranks the experts are spread over."""
+    replicas: int
+    """Data-parallel replicas whose tokens meet in these experts."""
+    hidden: int
+    intermediate: int
+    """Width of one expert on this rank."""
+    num_matrices: int
+    format: KernelFormat
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes in memory."""
+        per_expert = self.num_matrices * self.hidden * self.intermediate
+        return self.local_experts * per_expert * self.format.weight_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankAttention:
+    """Heads and widths of one rank; MLA keeps one latent for all heads on every rank."""
+
+    spec: AttentionSpec
+    num_heads: int
+    num_kv_heads: int
+    kv_elements_per_token: int
+    state_elements: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankLayer:
+    """One transformer block on one rank."""
+
+    attention: RankAttention
+    matrices: tuple[RankMatrix, ...]
+    """Projections, dense MLP, shared experts, router: applied to every token."""
+    experts: RankExperts | None
+    unsplit_bytes: float
+    """Norms, biases and the like, held by every rank [B]."""
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes of all weights of the block on one rank."""
+        experts = 0.0 if self.experts is None else self.experts.weight_bytes
+        return sum(m.weight_bytes for m in self.matrices) + experts + self.unsplit_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageLayout:
+    """The blocks of one pipeline stage, as (block, how many)."""
+
+    index: int
+    layers: tuple[tuple[RankLayer, int], ...]
+    is_first: bool
+    is_last: bool
+
+    @property
+    def num_layers(self) -> int:
+        """Blocks in the stage."""
+        return sum(count for _, count in self.layers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """A model cut for a plan."""
+
+    stages: tuple[StageLayout, ...]
+    padded_vocab: int
+    vocab_per_rank: int
+    hidden: int
+
+
+def layers_per_stage(num_layers: int, pp: int) -> tuple[int, ...]:
+    """Blocks per stage as vLLM cuts them: evenly, the remainder one each to the stages before the last, from the back.
+
+    The last stage comes last because it also has the LM head (vLLM ``get_pp_indices``).
+    """
+    counts = [num_layers // pp] * pp
+    for i in range(num_layers % pp):
+        counts[-2 - i] += 1
+    return tuple(counts)
+
+
+def layer_order(model: ModelSpec) -> tuple[int, ...]:
+    """Group index of every block from first to last: dense blocks of an MoE model first, the other groups interleaved.
+
+    ``LayerGroup`` does not say where its blocks are; this is where DeepSeek's dense and Gemma's windowed blocks are.
+    """
+    has_moe = any(g.mlp.is_moe for g in model.layers)
+    first, rest = [], []
+    for index, group in enumerate(model.layers):
+        if has_moe and not group.mlp.is_moe:
+            first += [index] * group.count
+        else:
+            rest += [((i + 0.5) / group.count, index) for i in range(group.count)]
+    return (*first, *(index for _, index in sorted(rest)))
+
+
+def valid_tp(model: ModelSpec, limit: int = 1024) -> list[int]:
+    """Tensor-parallel degrees up to ``limit`` that split all heads evenly (KV heads may be replicated instead)."""
+    return [tp for tp in range(1, limit + 1) if all(_heads_split(g.attention, tp) for g in model.layers)]
+
+
+def _heads_split(attention: AttentionSpec, tp: int) -> bool:
+    if attention.num_heads % tp:
+        return False
+    if attention.kind != "gqa":
+        return True
+    return attention.num_kv_heads % tp == 0 or tp % attention.num_kv_heads == 0
+
+
+def check_plan(model: ModelSpec, cluster: Cluster, plan: ParallelPlan) -> None:
+    """Raise UserError when the plan cannot be laid out: degrees, heads, layers, experts, number of devices."""
+    for name in ("tp", "pp", "dp", "ep"):
+        if getattr(plan, name) < 1:
+            raise UserError(f"plan: {name} is {getattr(plan, name)}; it must be at least 1")
+    if not all(_heads_split(g.attention, plan.tp) for g in model.layers):
+        heads = sorted({(g.attention.num_heads, g.attention.num_kv_heads) for g in model.layers})
+        text = ", ".join(f"{h} heads / {kv} kv heads" for h, kv in heads)
+        raise UserError(f"plan: tp={plan.tp} does not divide {model.name} ({text}). Valid tp: {_join(valid_tp(model))}")
+    if plan.pp > model.num_layers:
+        raise UserError(
+            f"plan: pp={plan.pp} exceeds the {model.num_layers} layers of {model.name}. Use pp <= {model.num_layers}"
+        )
+    _check_ep(model, plan)
+    if plan.num_devices > cluster.num_devices:
+        raise UserError(
+            f"plan: tp={plan.tp} x pp={plan.pp} x dp={plan.dp} needs {plan.num_devices} devices; {cluster.name} "
+            f"has {cluster.num_devices}. Lower a degree or use a larger cluster"
+        )
+
+
+def _check_ep(model: ModelSpec, plan: ParallelPlan) -> None:
+    if plan.ep == 1:
+        return
+    if not any(g.mlp.is_moe for g in model.layers):
+        raise UserError(f"plan: ep={plan.ep} needs a mixture of experts; {model.name} is dense. Use ep=1")
+    ranks = plan.tp * plan.dp
+    experts = min(g.mlp.num_experts for g in model.layers if g.mlp.is_moe)
+    valid = [
+        e for e in range(1, ranks + 1) if ranks % e == 0 and (plan.tp % e == 0 or e % plan.tp == 0) and e <= experts
+    ]
+    if plan.ep not in valid:
+        raise UserError(
+            f"plan: ep={plan.ep} does not fit tp={plan.tp} x dp={plan.dp} of {model.name}. Valid ep: {_join(valid)}"
+        )
+
+
+def _join(values: Iterable[int]) -> str:
+    return ", ".join(str(v) for v in values)
+
+
+def _split(matrix: Matrix, tp: int, fmt: KernelFormat, prefix: str, extra_rows: int = 0) -> RankMatrix:
+    """The rank's share of a matrix (rounded up when it does not divide)."""
+    rows, cols = matrix.rows, matrix.cols
+    if matrix.parallel == "column":
+        rows = -(-rows // tp) + extra_rows
+    elif matrix.parallel == "row":
+        cols = -(-cols // tp)
+    return RankMatrix(name=f"{prefix}.{matrix.name}", n=rows, k=cols, format=fmt)
+
+
+def _rank_attention(spec: AttentionSpec, tp: int) -> RankAttention:
+    heads = spec.num_heads // tp
+    if spec.kind == "mla":
+        kv_heads, kv_elements = heads, spec.kv_elements_per_token
+    elif spec.kind == "linear":
+        kv_heads, kv_elements = 0, 0
+    else:
+        kv_heads = max(1, spec.num_kv_heads // tp)
+        kv_elements = kv_heads * (spec.head_dim + spec.v_head_dim)
+    return RankAttention(
+        spec=spec,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        kv_elements_per_token=kv_elements,
+        state_elements=spec.state_elements / tp,
+    )
+
+
+def _attention_matrices(spec: AttentionSpec, tp: int, precision: Precision) -> list[RankMatrix]:
+    """Projections of a rank; the first column-parallel one grows by the KV heads that a larger TP repeats."""
+    repeated = 0
+    if spec.kind == "gqa" and tp > spec.num_kv_heads:
+        repeated = round((1 - spec.num_kv_heads / tp) * (spec.head_dim + spec.v_head_dim))
+    matrices = []
+    for matrix in spec.matrices:
+        extra = repeated if matrix.parallel == "column" else 0
+        repeated -= extra
+        matrices.append(_split(matrix, tp, precision.linear, "attention", extra))
+    return matrices
+
+
+def _rank_experts(mlp: MlpSpec, plan: ParallelPlan, hidden: int, precision: Precision) -> RankExperts:
+    split = max(1, plan.tp // plan.ep)
+    down = [m.cols for m in mlp.matrices if m.parallel == "row"]
+    params = sum(m.params for m in mlp.matrices)
+    intermediate = down[0] if down else params // (3 * hidden)
+    return RankExperts(
+        num_experts=mlp.num_experts,
+        experts_per_token=mlp.experts_per_token,
+        local_experts=-(-mlp.num_experts // plan.ep),
+        ep=plan.ep,
+        replicas=max(1, plan.ep // plan.tp),
+        hidden=hidden,
+        intermediate=-(-intermediate // split),
+        num_matrices=max(1, round(params / (hidden * intermediate))),
+        format=precision.experts,
+    )
+
+
+def _rank_layer(group: LayerGroup, model: ModelSpec, plan: ParallelPlan, precision: Precision) -> RankLayer:
+    mlp = group.mlp
+    matrices = _attention_matrices(group.attention, plan.tp, precision)
+    experts = None
+    unsplit = group.norm_params + group.attention.small_params
+    if mlp.is_moe:
+        if mlp.router is not None:
+            matrices.append(_split(mlp.router, 1, precision.base, "moe"))
+        matrices += [_split(m, plan.tp, precision.linear, "shared_experts") for m in mlp.shared_matrices]
+        experts = _rank_experts(mlp, plan, model.hidden_size, precision)
+        unsplit += -(-mlp.small_params // max(plan.tp, plan.ep))
+    else:
+        matrices += [_split(m, plan.tp, precision.linear, "mlp") for m in mlp.matrices]
+        unsplit += mlp.small_params
+    return RankLayer(
+        attention=_rank_attention(group.attention, plan.tp),
+        matrices=tuple(matrices),
+        experts=experts,
+        unsplit_bytes=unsplit * precision.element_bytes,
+    )
+
+
+def lay_out(model: ModelSpec, plan: ParallelPlan, precision: Precision) -> Layout:
+    """Cut a model for a plan that ``check_plan`` accepts."""
+    blocks = [_rank_layer(g, model, plan, precision) for g in model.layers]
+    order = layer_order(model)
+    stages, start = [], 0
+    for index, count in enumerate(layers_per_stage(model.num_layers, plan.pp)):
+        part = order[start : start + count]
+        start += count
+        layers = tuple((blocks[g], part.count(g)) for g in range(len(blocks)) if g in part)
+        stages.append(StageLayout(index=index, layers=layers, is_first=index == 0, is_last=index == plan.pp - 1))
+    padded = -(-model.vocab_size // VOCAB_PAD) * VOCAB_PAD
+    return Layout(
+        stages=tuple(stages), padded_vocab=padded, vocab_per_rank=-(-padded // plan.tp), hidden=model.hidden_size
+    )

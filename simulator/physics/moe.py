@@ -1,0 +1,74 @@
+"""Which experts a batch touches: how many are active and how much the busiest expert-parallel rank carries."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+
+@lru_cache(maxsize=64)
+def expert_probabilities(num_experts: int, experts_per_token: int, skew: float = 0.0) -> npt.NDArray[np.float64]:
+    """Probability that a token selects each expert, float64[num_experts], summing to experts_per_token.
+
+    Popularity falls as rank^-skew (Zipf); skew 0 is uniform routing, every entry k/E. Probabilities above one are cut
+    and their excess spread over the other experts in proportion.
+    """
+    popularity = np.arange(1, num_experts + 1, dtype=np.float64) ** -skew
+    chosen = np.zeros(num_experts, dtype=bool)
+    while True:
+        left = experts_per_token - int(chosen.sum())
+        share = popularity * np.where(chosen, 0.0, 1.0)
+        hit = np.where(chosen, 1.0, left * share / share.sum()) if left > 0 else chosen.astype(np.float64)
+        over = hit > 1.0 + 1e-12
+        if not over.any():
+            hit.setflags(write=False)
+            return hit
+        chosen |= over
+
+
+def expected_active_experts(tokens: float, num_experts: int, experts_per_token: int, skew: float = 0.0) -> float:
+    """Expected number of distinct experts hit: sum of 1 - (1 - p_e)^T; E (1 - (1 - k/E)^T) when uniform.
+
+    Tokens choose independently of each other; a token never chooses an expert twice.
+    """
+    if skew == 0.0:
+        return float(num_experts * (1.0 - (1.0 - experts_per_token / num_experts) ** tokens))
+    hit = expert_probabilities(num_experts, experts_per_token, skew)
+    return float(np.sum(1.0 - (1.0 - hit) ** tokens))
+
+
+def expected_maximum(mean: float, variance: float, ranks: int) -> float:
+    """Upper estimate of the largest of ``ranks`` loads: mean + sqrt(2 ln(ranks) variance).
+
+    The classical bound on the expected maximum of Gaussians (Boucheron, Lugosi, Massart, Concentration Inequalities,
+    2013, section 2.5); exact for one rank.
+    """
+    return mean + math.sqrt(2.0 * math.log(ranks) * variance) if ranks > 1 else mean
+
+
+def slowest_rank(
+    tokens: float, num_experts: int, experts_per_token: int, ranks: int, skew: float = 0.0
+) -> tuple[float, float]:
+    """(rows, active experts) of the busiest of ``ranks`` ranks that share the experts evenly, for ``tokens`` routed.
+
+    Rows of a rank have the mean T k / n. Their variance has two sources: tokens choose independently, T sum p(1-p) / n,
+    and with a skew the experts of a rank are a random sample of unequal ones (placement is not optimised),
+    T^2 m s^2 (E-m)/(E-1) with m = E/n experts per rank and s^2 the variance of p over experts. Active experts of a rank
+    vary likewise as sum h(1-h) / n with h the chance that an expert is hit. Both maxima are capped by what exists.
+    """
+    hit = expert_probabilities(num_experts, experts_per_token, skew)
+    rows = tokens * experts_per_token
+    active = expected_active_experts(tokens, num_experts, experts_per_token, skew)
+    if ranks <= 1:
+        return rows, active
+    per_rank = num_experts / ranks
+    spread = float(np.var(hit)) * per_rank * (num_experts - per_rank) / max(1.0, num_experts - 1.0)
+    choice = float(np.sum(hit * (1.0 - hit))) / ranks
+    most_rows = expected_maximum(rows / ranks, tokens * choice + tokens * tokens * spread, ranks)
+    touched = 1.0 - (1.0 - hit) ** tokens
+    most_active = expected_maximum(active / ranks, float(np.sum(touched * (1.0 - touched))) / ranks, ranks)
+    most_rows = min(most_rows, rows, tokens * per_rank)
+    return most_rows, min(most_active, per_rank, active, max(most_rows, active / ranks))

@@ -1,0 +1,49 @@
+"""Watts and joules of a device from how busy its arithmetic and its memory are."""
+
+from __future__ import annotations
+
+from hardware_profiles.schema import DeviceProfile, PowerFit
+
+DEFAULT_BASE_SHARE = 0.43
+DEFAULT_COMPUTE_SHARE = 0.63
+DEFAULT_MEMORY_SHARE = 0.34
+"""Linear fit on 21,383 vLLM kernels of at least 0.25 ms on an H200 of 700 W (300 W + 441 W MFU + 237 W MBU, capped;
+median error 16 %) as shares of TDP. AIConfigurator power tables, Apache-2.0. On B200: 0.49, 0.94, 0.19."""
+DEFAULT_IDLE_SHARE = 0.19
+"""Lowest power seen in the same tables: 130 W of 700 W (H200), 245 W of 1000 W (B200)."""
+
+
+def power_fit_of(device: DeviceProfile) -> PowerFit:
+    """The device's fitted power line, or the default shares of its TDP (all zero when the TDP is unknown)."""
+    if device.power is not None:
+        return device.power
+    tdp_w = device.tdp_w or 0.0
+    return PowerFit(
+        base_w=DEFAULT_BASE_SHARE * tdp_w,
+        compute_w=DEFAULT_COMPUTE_SHARE * tdp_w,
+        memory_w=DEFAULT_MEMORY_SHARE * tdp_w,
+        source="H200 shares of TDP",
+    )
+
+
+def idle_w_of(device: DeviceProfile) -> float:
+    """Power of a device that holds a model and computes nothing [W]."""
+    if device.idle_w is not None:
+        return device.idle_w
+    return DEFAULT_IDLE_SHARE * (device.tdp_w or 0.0)
+
+
+def busy_w(fit: PowerFit, mfu: float, mbu: float, tdp_w: float | None) -> float:
+    """P = base + compute * MFU + memory * MBU, at most the TDP [W]."""
+    watts = fit.base_w + fit.compute_w * mfu + fit.memory_w * mbu
+    return watts if tdp_w is None else min(watts, tdp_w)
+
+
+def energy_j(fit: PowerFit, seconds: float, peak_s: float, memory_s: float, tdp_w: float | None) -> float:
+    """The same integrated over ``seconds`` [J]: MFU is peak_s / seconds, MBU is memory_s / seconds.
+
+    ``peak_s``: FLOP over the peak of their dtype; ``memory_s``: bytes over the peak bandwidth. Linear in its three
+    times until the TDP cuts it.
+    """
+    joules = fit.base_w * seconds + fit.compute_w * peak_s + fit.memory_w * memory_s
+    return joules if tdp_w is None else min(joules, tdp_w * seconds)

@@ -1,0 +1,362 @@
+"""Seconds, joules, FLOP and bytes of one pipeline stage; what depends on the token count alone is computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from hardware_profiles.schema import DeviceProfile, Efficiency
+from simulator.physics.attention import (
+    AttentionCoefficients,
+    attention_coefficients,
+    decode_bytes,
+    decode_flop,
+    prefill_bytes,
+    prefill_flop,
+    prefill_seconds,
+)
+from simulator.physics.collectives import Interconnect
+from simulator.physics.kernels import (
+    CollectiveOp,
+    gemm_bytes,
+    gemm_flop,
+    gemm_s,
+    grouped_gemm_bytes,
+    grouped_gemm_s,
+)
+from simulator.physics.layout import Layout, RankAttention, RankExperts, RankMatrix, StageLayout
+from simulator.physics.moe import slowest_rank
+from simulator.physics.power import energy_j, power_fit_of
+from simulator.physics.precision import KernelFormat, Precision
+from simulator.physics.shape import DecodeLine, StepShape
+from simulator.plan import ParallelPlan
+
+Bound = Literal["compute", "memory", "link", "host", "latency"]
+
+REPLICATED_ELEMENTWISE = 1 / 3
+"""Share of a block's elementwise work that TP does not split: two residual norms move 16 bytes per hidden element;
+rotary, KV write and the gated activation, which are split, about 27 (Llama shapes, 16 bits). Measured: TP=2 leaves
+53-62 % of the per-token time of TP=1 (RTX PRO 6000, vLLM 0.19); this share gives 67 %."""
+REFERENCE_HIDDEN = 4096
+REFERENCE_VOCAB = 128_256
+"""Sizes at which layer_token_s and logits_row_s are quoted (Llama-3.1-8B)."""
+
+
+class Cost(NamedTuple):
+    """One component on one rank, summed over the blocks of a stage."""
+
+    name: str
+    seconds: float
+    bound: Bound
+    peak_s: float = 0.0
+    """FLOP over the peak of their dtype [s]."""
+    flop: float = 0.0
+    nbytes: float = 0.0
+    link_bytes: float = 0.0
+
+
+class Total(NamedTuple):
+    """Sum over components that depend on one number."""
+
+    seconds: float
+    joules: float
+    flop: float
+    nbytes: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageContext:
+    """What all stages of a model share."""
+
+    device: DeviceProfile
+    efficiency: Efficiency
+    precision: Precision
+    plan: ParallelPlan
+    layout: Layout
+    interconnect: Interconnect
+    moe_skew: float
+
+
+def gemm_bound(seconds: float, compute_s: float, memory_s: float) -> Bound:
+    """What a kernel waits for: the larger of its two roofs, or its launch when that exceeds both."""
+    roof = max(compute_s, memory_s)
+    if seconds - roof > roof:
+        return "latency"
+    return "compute" if compute_s >= memory_s else "memory"
+
+
+class Stage:
+    """One pipeline stage of one replica; all its TP ranks do the same, so one rank is computed."""
+
+    def __init__(self, stage: StageLayout, context: StageContext) -> None:
+        self.layout = stage
+        self._context = context
+        self._device = context.device
+        self._ranks = context.plan.tp
+        self._bandwidth = context.device.memory_bandwidth_bytes_per_s
+        self._power = power_fit_of(context.device)
+        counts: dict[RankAttention, int] = {}
+        for layer, count in stage.layers:
+            counts[layer.attention] = counts.get(layer.attention, 0) + count
+        self.attention: tuple[AttentionCoefficients, ...] = tuple(
+            attention_coefficients(attention, count, context.device, context.precision)
+            for attention, count in counts.items()
+        )
+        self._tokens: dict[int, Total] = {}
+        self._rows: dict[int, Total] = {}
+
+    # -- components that depend on the number of tokens ---------------------------------------------------------------
+
+    def _gemm(self, name: str, tokens: int, n: int, k: int, fmt: KernelFormat, count: int) -> Cost:
+        flop = gemm_flop(tokens, n, k)
+        moved = gemm_bytes(tokens, n, k, weight_bytes=fmt.weight_bytes, activation_bytes=fmt.activation_bytes)
+        seconds = gemm_s(
+            tokens,
+            n,
+            k,
+            peak_flop_per_s=fmt.peak_flop_per_s,
+            bandwidth_bytes_per_s=self._bandwidth,
+            weight_bytes=fmt.weight_bytes,
+            activation_bytes=fmt.activation_bytes,
+            fit=fmt.gemm,
+        )
+        peak_s = flop / fmt.peak_flop_per_s
+        bound = gemm_bound(seconds, peak_s / fmt.gemm.compute, moved / (fmt.gemm.memory * self._bandwidth))
+        return Cost(name, seconds * count, bound, peak_s * count, flop * count, moved * count)
+
+    def _matrix(self, matrix: RankMatrix, tokens: int, count: int) -> Cost:
+        return self._gemm(matrix.name, tokens, matrix.n, matrix.k, matrix.format, count)
+
+    def _collective(self, name: str, op: CollectiveOp, nbytes: float, ranks: int, count: int) -> Cost:
+        seconds = self._context.interconnect.seconds(op, nbytes, ranks)
+        start_s = self._context.interconnect.seconds(op, 0.0, ranks)
+        sent = self._context.interconnect.link_bytes(op, nbytes, ranks)
+        bound: Bound = "link" if seconds > 2 * start_s else "latency"
+        return Cost(name, seconds * count, bound, link_bytes=sent * count)
+
+    def _experts(self, experts: RankExperts, tokens: int, count: int) -> Cost:
+        fmt = experts.format
+        rows, active = slowest_rank(
+            tokens * experts.replicas,
+            experts.num_experts,
+            experts.experts_per_token,
+            experts.ep,
+            self._context.moe_skew,
+        )
+        mean_rows, mean_active = self._mean_rank(experts, tokens)
+        flop = 2.0 * mean_rows * experts.num_matrices * experts.hidden * experts.intermediate
+        moved = grouped_gemm_bytes(
+            mean_rows,
+            mean_active,
+            hidden=experts.hidden,
+            intermediate=experts.intermediate,
+            weight_bytes=fmt.weight_bytes,
+            activation_bytes=fmt.activation_bytes,
+            num_matrices=experts.num_matrices,
+        )
+        seconds = grouped_gemm_s(
+            rows,
+            active,
+            hidden=experts.hidden,
+            intermediate=experts.intermediate,
+            peak_flop_per_s=fmt.peak_flop_per_s,
+            bandwidth_bytes_per_s=self._bandwidth,
+            weight_bytes=fmt.weight_bytes,
+            activation_bytes=fmt.activation_bytes,
+            fit=fmt.moe,
+            num_matrices=experts.num_matrices,
+        )
+        peak_s = flop / fmt.peak_flop_per_s
+        bound = gemm_bound(seconds, peak_s / fmt.moe.compute, moved / (fmt.moe.memory * self._bandwidth))
+        return Cost("moe.experts", seconds * count, bound, peak_s * count, flop * count, moved * count)
+
+    def _mean_rank(self, experts: RankExperts, tokens: int) -> tuple[float, float]:
+        """(rows, active experts) of the average rank: what FLOP and bytes count; the busiest one sets the time."""
+        rows, active = slowest_rank(
+            tokens * experts.replicas, experts.num_experts, experts.experts_per_token, 1, self._context.moe_skew
+        )
+        return rows / experts.ep, active / experts.ep
+
+    def _expert_exchange(self, experts: RankExperts | None, tokens: int, count: int) -> list[Cost]:
+        """What follows the MLP: an all-reduce over TP, or dispatch, combine and a gather when experts span replicas."""
+        tp = self._ranks
+        element = self._context.precision.element_bytes
+        hidden = self._context.layout.hidden
+        if experts is None or experts.ep <= tp:
+            return (
+                [self._collective("all_reduce.mlp", "all_reduce", tokens * hidden * element, tp, count)]
+                if tp > 1
+                else []
+            )
+        routed = tokens / tp * experts.experts_per_token * hidden
+        dispatch = min(element, experts.format.activation_bytes)
+        costs = [
+            self._collective("all_to_all.dispatch", "all_to_all", routed * dispatch, experts.ep, count),
+            self._collective("all_to_all.combine", "all_to_all", routed * element, experts.ep, count),
+        ]
+        if tp > 1:
+            costs.append(self._collective("all_gather.moe", "all_gather", tokens * hidden * element, tp, count))
+        return costs
+
+    def _elementwise(self, tokens: int) -> Cost:
+        efficiency = self._context.efficiency
+        share = REPLICATED_ELEMENTWISE + (1 - REPLICATED_ELEMENTWISE) / self._ranks
+        scale = share * self._context.layout.hidden / REFERENCE_HIDDEN
+        seconds = self.layout.num_layers * (efficiency.layer_fixed_s + efficiency.layer_token_s * tokens * scale)
+        return Cost("elementwise", seconds, "latency")
+
+    def token_costs(self, tokens: int) -> list[Cost]:
+        """Everything that depends on the scheduled tokens alone."""
+        tp, layout = self._ranks, self._context.layout
+        reduced = tokens * layout.hidden * self._context.precision.element_bytes
+        costs = [self._elementwise(tokens)]
+        if self.layout.is_first and tp > 1:
+            costs.append(self._collective("all_reduce.embedding", "all_reduce", reduced, tp, 1))
+        for layer, count in self.layout.layers:
+            costs += [self._matrix(m, tokens, count) for m in layer.matrices]
+            if tp > 1:
+                costs.append(self._collective("all_reduce.attention", "all_reduce", reduced, tp, count))
+            if layer.experts is not None:
+                costs.append(self._experts(layer.experts, tokens, count))
+            costs += self._expert_exchange(layer.experts, tokens, count)
+        if not self.layout.is_last:
+            costs.append(self._send(tokens))
+        return costs
+
+    def _send(self, tokens: int) -> Cost:
+        """Hidden states and residual to the next stage, a 1/tp slice per rank, gathered there (as vLLM does)."""
+        tp, context = self._ranks, self._context
+        nbytes = 2.0 * tokens * context.layout.hidden * context.precision.element_bytes
+        first = self.layout.index * tp
+        seconds = context.interconnect.send_s(nbytes / tp, first, first + tp)
+        seconds += context.interconnect.seconds("all_gather", nbytes, tp)
+        start_s = context.interconnect.send_s(0.0, first, first + tp)
+        return Cost("pipeline_send", seconds, "link" if seconds > 2 * start_s else "latency", link_bytes=nbytes / tp)
+
+    def row_costs(self, rows: int) -> list[Cost]:
+        """LM head and sampler on the rows that sample; only in the last stage."""
+        if not self.layout.is_last or rows == 0:
+            return []
+        context = self._context
+        layout = context.layout
+        costs = [self._gemm("lm_head", rows, layout.vocab_per_rank, layout.hidden, context.precision.base, 1)]
+        if self._ranks > 1:
+            nbytes = rows * layout.padded_vocab * context.precision.element_bytes
+            costs.append(self._collective("all_gather.logits", "all_gather", nbytes, self._ranks, 1))
+        sampler_s = context.efficiency.logits_row_s * rows * layout.padded_vocab / REFERENCE_VOCAB
+        return [*costs, Cost("sampler", sampler_s, "memory")]
+
+    def _step_fixed_s(self) -> float:
+        return self._context.efficiency.step_fixed_s if self.layout.is_last else 0.0
+
+    # -- totals, for the hot path -------------------------------------------------------------------------------------
+
+    def _joules(self, seconds: float, peak_s: float, nbytes: float) -> float:
+        """Energy of all ranks of the stage [J]."""
+        one = energy_j(self._power, seconds, peak_s, nbytes / self._bandwidth, self._device.tdp_w)
+        return one * self._ranks
+
+    def _total(self, costs: Iterable[Cost], fixed_s: float = 0.0) -> Total:
+        listed = list(costs)
+        seconds = sum(c.seconds for c in listed) + fixed_s
+        nbytes = sum(c.nbytes for c in listed)
+        joules = self._joules(seconds, sum(c.peak_s for c in listed), nbytes)
+        return Total(seconds, joules, sum(c.flop for c in listed), nbytes)
+
+    def tokens(self, tokens: int) -> Total:
+        """Sum of ``token_costs`` and the fixed time of a step, memoised."""
+        known = self._tokens.get(tokens)
+        if known is None:
+            known = self._tokens[tokens] = self._total(self.token_costs(tokens), self._step_fixed_s())
+        return known
+
+    def rows(self, rows: int) -> Total:
+        """Sum of ``row_costs``, memoised."""
+        known = self._rows.get(rows)
+        if known is None:
+            known = self._rows[rows] = self._total(self.row_costs(rows))
+        return known
+
+    def decode_attention(self, num_seqs: int, mixed: bool) -> DecodeLine:
+        """Attention of ``num_seqs`` decode rows as a line in the context; ``mixed``: beside a prefill chunk."""
+        peak = self._context.precision.attention_peak_flop_per_s
+        base_s = base_j = context_s = context_j = window_s = window_j = 0.0
+        for c in self.attention:
+            fixed_s = (c.mixed_fixed_s if mixed else c.decode_fixed_s) + c.decode_seq_s * num_seqs
+            base_s += fixed_s
+            base_j += self._joules(fixed_s, c.decode_seq_flop * num_seqs / peak, c.decode_seq_bytes * num_seqs)
+            slope_s = c.mixed_context_s if mixed else c.decode_context_s
+            slope_j = self._joules(slope_s, c.decode_flop / peak, c.decode_bytes)
+            if c.window is None:
+                context_s, context_j = context_s + slope_s, context_j + slope_j
+            else:
+                window_s, window_j = window_s + slope_s, window_j + slope_j
+        return DecodeLine(base_s, context_s, window_s, base_j, context_j, window_j)
+
+    def prefill(self, shape: StepShape) -> tuple[float, float]:
+        """(seconds, joules) of the attention of the prefill chunks."""
+        peak = self._context.precision.attention_peak_flop_per_s
+        seconds = joules = 0.0
+        for c in self.attention:
+            compute_s, other_s = prefill_seconds(c, shape)
+            part_s = compute_s + other_s
+            seconds += part_s
+            joules += self._joules(part_s, prefill_flop(c, shape) / peak, prefill_bytes(c, shape))
+        return seconds, joules
+
+    # -- breakdown ----------------------------------------------------------------------------------------------------
+
+    def attention_costs(self, shape: StepShape) -> list[Cost]:
+        """Attention of a step, one entry per kind of block and phase."""
+        peak = self._context.precision.attention_peak_flop_per_s
+        costs = []
+        for c in self.attention:
+            suffix = "" if c.window is None else "_window"
+            if shape.decode_seqs:
+                costs.append(self._decode_cost(c, shape, f"attention.decode{suffix}"))
+            if shape.prefill_tokens:
+                compute_s, other_s = prefill_seconds(c, shape)
+                flop, moved = prefill_flop(c, shape), prefill_bytes(c, shape)
+                launch_s = c.prefill_fixed_s
+                bound = gemm_bound(compute_s + other_s, compute_s, other_s - launch_s)
+                costs.append(Cost(f"attention.prefill{suffix}", compute_s + other_s, bound, flop / peak, flop, moved))
+        return costs
+
+    def _decode_cost(self, c: AttentionCoefficients, shape: StepShape, name: str) -> Cost:
+        mixed = shape.prefill_tokens > 0
+        context = shape.context_tokens if c.window is None else shape.window_tokens
+        slope_s = c.mixed_context_s if mixed else c.decode_context_s
+        fixed_s = (c.mixed_fixed_s if mixed else c.decode_fixed_s) + c.decode_seq_s * shape.decode_seqs
+        is_compute = c.decode_is_compute or (mixed and c.mixed_context_s > c.decode_context_s)
+        bound: Bound = "latency" if fixed_s > slope_s * context else "compute" if is_compute else "memory"
+        flop, moved = decode_flop(c, shape), decode_bytes(c, shape)
+        peak = self._context.precision.attention_peak_flop_per_s
+        return Cost(name, slope_s * context + fixed_s, bound, flop / peak, flop, moved)
+
+    def costs(self, shape: StepShape) -> list[Cost]:
+        """All components of a step on one rank; their seconds add up to the stage's time without the host."""
+        tokens = shape.decode_seqs + shape.prefill_tokens
+        costs = self.token_costs(tokens) + self.attention_costs(shape) + self.row_costs(shape.logits_rows)
+        fixed_s = self._step_fixed_s()
+        return [*costs, Cost("step_fixed", fixed_s, "latency")] if fixed_s else costs
+
+    def flop(self, shape: StepShape) -> float:
+        """FLOP of all ranks of the stage."""
+        attention = sum(
+            (decode_flop(c, shape) if shape.decode_seqs else 0.0)
+            + (prefill_flop(c, shape) if shape.prefill_tokens else 0.0)
+            for c in self.attention
+        )
+        tokens = self.tokens(shape.decode_seqs + shape.prefill_tokens)
+        return (tokens.flop + self.rows(shape.logits_rows).flop + attention) * self._ranks
+
+    def nbytes(self, shape: StepShape) -> float:
+        """HBM bytes of all ranks of the stage."""
+        attention = sum(
+            (decode_bytes(c, shape) if shape.decode_seqs else 0.0)
+            + (prefill_bytes(c, shape) if shape.prefill_tokens else 0.0)
+            for c in self.attention
+        )
+        tokens = self.tokens(shape.decode_seqs + shape.prefill_tokens)
+        return (tokens.nbytes + self.rows(shape.logits_rows).nbytes + attention) * self._ranks

@@ -1,0 +1,200 @@
+"""StepModel: seconds and joules of any engine step of one replica, compiled once for (model, cluster, plan, engine)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hardware_profiles.schema import Cluster
+from simulator.engine import EngineProfile
+from simulator.physics.collectives import Interconnect
+from simulator.physics.efficiency import efficiency_of
+from simulator.physics.layout import check_plan, lay_out
+from simulator.physics.power import energy_j, power_fit_of
+from simulator.physics.precision import resolve_precision
+from simulator.physics.shape import DecodeLine, StepShape
+from simulator.physics.stage import Bound, Cost, Stage, StageContext
+from simulator.plan import ParallelPlan
+from workloads.model import ModelSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComponentCost:
+    """One line of a step's breakdown. Seconds are wall time; FLOP and bytes are sums over the replica's devices."""
+
+    name: str
+    seconds: float
+    flop: float
+    hbm_bytes: float
+    link_bytes: float
+    bound: Bound
+    share: float
+    """Part of the step's time."""
+
+
+class StepModel:
+    """Physics of one replica. A step passes the pipeline stages one after the other; no queueing, no overlap."""
+
+    def __init__(
+        self,
+        model: ModelSpec,
+        cluster: Cluster,
+        plan: ParallelPlan,
+        engine: EngineProfile,
+        *,
+        moe_skew: float = 0.0,
+    ) -> None:
+        """``moe_skew``: exponent of the Zipf popularity of experts, 0 for uniform routing. Raises as check_plan."""
+        check_plan(model, cluster, plan)
+        device = cluster.device
+        efficiency = efficiency_of(device)
+        precision = resolve_precision(model, device, plan)
+        layout = lay_out(model, plan, precision)
+        context = StageContext(
+            device=device,
+            efficiency=efficiency,
+            precision=precision,
+            plan=plan,
+            layout=layout,
+            interconnect=Interconnect(cluster, efficiency),
+            moe_skew=moe_skew,
+        )
+        windows = [g.attention.sliding_window for g in model.layers if g.attention.sliding_window is not None]
+        self.window: int | None = max(windows, default=None)
+        """Sliding window of the model's windowed layers [tokens] (the largest, if they differ), or None."""
+        self.provenance = efficiency.provenance
+        """How far the device's efficiencies rest on measurements."""
+        self.precision = precision
+        self.stages = tuple(Stage(stage, context) for stage in layout.stages)
+        self.num_devices = plan.devices_per_replica
+        self.peak_flop_per_s = precision.linear.peak_flop_per_s
+        """Per device, in the dtype of the linear layers: what MFU refers to."""
+        self.bandwidth_bytes_per_s = device.memory_bandwidth_bytes_per_s
+        self._tp = plan.tp
+        self._fixed_s = engine.step_fixed_s
+        self._seq_s = engine.step_seq_s
+        self._token_s = engine.step_token_s
+        self._host_j = energy_j(power_fit_of(device), 1.0, 0.0, 0.0, device.tdp_w) * plan.tp
+        self._lines: dict[int, DecodeLine] = {}
+        self._mixed: dict[tuple[int, int], DecodeLine] = {}
+
+    def _host_s(self, tokens: int, seqs: int) -> float:
+        """Host time the device waits for, once per step [s]; counted in the first stage."""
+        return self._fixed_s + self._seq_s * seqs + self._token_s * tokens
+
+    def decode(self, num_seqs: int) -> DecodeLine:
+        """Cost of a decode-only step of ``num_seqs`` sequences as a line in its context, host and all stages included.
+
+        Every sequence samples one token. Memoised; exact for any context by construction.
+        """
+        line = self._lines.get(num_seqs)
+        if line is None:
+            line = self._lines[num_seqs] = self._compile_decode(num_seqs)
+        return line
+
+    def _compile_decode(self, num_seqs: int) -> DecodeLine:
+        if num_seqs <= 0:
+            return DecodeLine(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        host_s = self._host_s(num_seqs, num_seqs)
+        parts = [(s, s.decode_attention(num_seqs, mixed=False)) for s in self.stages]
+        base_s = host_s + sum(s.tokens(num_seqs).seconds + s.rows(num_seqs).seconds + line.base_s for s, line in parts)
+        base_j = host_s * self._host_j + sum(
+            s.tokens(num_seqs).joules + s.rows(num_seqs).joules + line.base_j for s, line in parts
+        )
+        return DecodeLine(
+            base_s,
+            sum(line.context_s for _, line in parts),
+            sum(line.window_s for _, line in parts),
+            base_j,
+            sum(line.context_j for _, line in parts),
+            sum(line.window_j for _, line in parts),
+        )
+
+    def _mixed_line(self, stage: int, num_seqs: int) -> DecodeLine:
+        line = self._mixed.get((stage, num_seqs))
+        if line is None:
+            line = self._mixed[stage, num_seqs] = self.stages[stage].decode_attention(num_seqs, mixed=True)
+        return line
+
+    def step(self, shape: StepShape) -> tuple[float, float]:
+        """(seconds, joules) of any step: decode rows, prefill chunks or both. Joules are those of the computing stages;
+        a stage that waits for another one is idle and not counted here."""
+        num_seqs, context, window_context, prefill, _, _, chunks, _, rows = shape
+        if prefill == 0 and rows == num_seqs:
+            line = self.decode(num_seqs)
+            return (
+                line.base_s + line.context_s * context + line.window_s * window_context,
+                line.base_j + line.context_j * context + line.window_j * window_context,
+            )
+        host_s = self._host_s(num_seqs + prefill, num_seqs + chunks)
+        seconds, joules = host_s, host_s * self._host_j
+        for index in range(len(self.stages)):
+            stage_s, stage_j = self._stage(index, shape)
+            seconds += stage_s
+            joules += stage_j
+        return seconds, joules
+
+    def _stage(self, index: int, shape: StepShape) -> tuple[float, float]:
+        """(seconds, joules) of one stage without the host."""
+        stage = self.stages[index]
+        num_seqs, context, window_context, prefill, _, _, _, _, rows = shape
+        by_tokens = stage.tokens(num_seqs + prefill)
+        by_rows = stage.rows(rows)
+        seconds = by_tokens.seconds + by_rows.seconds
+        joules = by_tokens.joules + by_rows.joules
+        if num_seqs:
+            line = self._mixed_line(index, num_seqs) if prefill else stage.decode_attention(num_seqs, mixed=False)
+            seconds += line.base_s + line.context_s * context + line.window_s * window_context
+            joules += line.base_j + line.context_j * context + line.window_j * window_context
+        if prefill:
+            attention_s, attention_j = stage.prefill(shape)
+            seconds += attention_s
+            joules += attention_j
+        return seconds, joules
+
+    def stage_s(self, shape: StepShape) -> tuple[float, ...]:
+        """Seconds in each pipeline stage, its send to the next included; they sum to ``step``.
+
+        Host time is in the first stage; LM head, sampler and fixed step time in the last.
+        """
+        tokens = shape.decode_seqs + shape.prefill_tokens
+        if tokens == 0:
+            return (0.0,) * len(self.stages)
+        seconds = [self._stage(index, shape)[0] for index in range(len(self.stages))]
+        seconds[0] += self._host_s(tokens, shape.decode_seqs + shape.prefill_seqs)
+        return tuple(seconds)
+
+    def explain(self, shape: StepShape) -> list[ComponentCost]:
+        """Breakdown of a step, longest first; the seconds sum to ``step`` up to rounding."""
+        tokens = shape.decode_seqs + shape.prefill_tokens
+        if tokens == 0:
+            return []
+        costs = [cost for stage in self.stages for cost in stage.costs(shape)]
+        host_s = self._host_s(tokens, shape.decode_seqs + shape.prefill_seqs)
+        if host_s:
+            costs.append(Cost("host", host_s, "host"))
+        total_s = sum(c.seconds for c in costs)
+        merged = [_merge(name, costs, self._tp, total_s) for name in dict.fromkeys(c.name for c in costs)]
+        return sorted(merged, key=lambda c: -c.seconds)
+
+    def flop(self, shape: StepShape) -> float:
+        """FLOP of a step over all devices of the replica (executed, with what ranks repeat)."""
+        return sum(stage.flop(shape) for stage in self.stages)
+
+    def hbm_bytes(self, shape: StepShape) -> float:
+        """Memory traffic of a step over all devices of the replica [B]."""
+        return sum(stage.nbytes(shape) for stage in self.stages)
+
+
+def _merge(name: str, costs: list[Cost], ranks: int, total_s: float) -> ComponentCost:
+    """Add up the entries of one name; the bound is that of the longest."""
+    same = [c for c in costs if c.name == name]
+    seconds = sum(c.seconds for c in same)
+    return ComponentCost(
+        name=name,
+        seconds=seconds,
+        flop=sum(c.flop for c in same) * ranks,
+        hbm_bytes=sum(c.nbytes for c in same) * ranks,
+        link_bytes=sum(c.link_bytes for c in same) * ranks,
+        bound=max(same, key=lambda c: c.seconds).bound,
+        share=seconds / total_s if total_s else 0.0,
+    )
