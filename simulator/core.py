@@ -1,0 +1,368 @@
+"""One engine's queues and KV blocks, and the verbs a batching policy uses on them. No clock, no physics.
+
+A policy decides with what a real scheduler knows; the core keeps the books: blocks are allocated and freed in one place,
+and their sum is conserved.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hardware_profiles.errors import UserError
+from simulator.lane import Lane
+from simulator.prefix_cache import PrefixCache
+from simulator.request import Request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoreLimits:
+    """What one replica may hold: the engine's settings as the scheduler sees them."""
+
+    num_blocks: int
+    block_size: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    reserve_full_prompt: bool = True
+    swap: bool = False
+    """Preempt by moving KV blocks to host memory rather than by dropping them."""
+    host_blocks: int = 0
+    """Blocks that fit in host memory."""
+    watermark_blocks: int = 0
+    """Blocks kept free when a prompt is admitted."""
+    fixed_reservation: int | None = None
+    """Tokens reserved for every request at admission (Orca, static batching); None: blocks on demand."""
+    hold_finished: bool = False
+    """Finished sequences stay in the batch until all are done (static batching)."""
+
+
+class EngineCore:
+    """Waiting, running and swapped requests of one replica with their KV blocks."""
+
+    def __init__(self, limits: CoreLimits, lanes: int, window: int | None, prefix_cache: PrefixCache | None) -> None:
+        self.limits = limits
+        self.max_num_seqs = limits.max_num_seqs
+        self.max_num_batched_tokens = limits.max_num_batched_tokens
+        self.lanes = [Lane(limits.block_size, window, limits.hold_finished) for _ in range(lanes)]
+        self.lane = self.lanes[0]
+        """The batch being scheduled now."""
+        self.prefix_cache = prefix_cache
+        self.waiting: deque[Request] = deque()
+        self.swapped: deque[Request] = deque()
+        self.admissible_until = 0
+        """Requests that arrived later than this tick are not visible to the scheduler yet."""
+        self.prefill_blocks = 0
+        """Private blocks of requests whose prompt is being computed."""
+        self.reserved_blocks = 0
+        self.host_blocks_used = 0
+        self.swap_tokens = 0
+        """Tokens whose KV entries moved between device and host since the last step; the driver turns them into time."""
+        self.swapped_tokens_total = 0
+        self.num_running = 0
+        self.num_preemptions = 0
+        self.preempted: list[Request] = []
+        """Decoding sequences that lost their place while this step was being scheduled."""
+        self.preempted_now = False
+        """Somebody (decoding or not) lost their place while this step was being scheduled."""
+        self.resumed: list[Request] = []
+        """Sequences that came back from host memory while this step was being scheduled."""
+        self.num_admitted = 0
+        self.promised = 0
+        """Blocks set aside for the decode rows of the step being scheduled."""
+        self.pledged = 0
+        """Blocks set aside for the decode rows of batches in flight (pipelines)."""
+        self.batch: list[tuple[Request, int]] = []
+        """Prefill work of the step being scheduled: (request, new tokens)."""
+        self.held: list[Request] = []
+        """Static batching: finished requests that still occupy their place."""
+        self.peak_blocks = 0
+        self.now = 0
+        reservation = limits.fixed_reservation
+        self.reservation_blocks = None if reservation is None else self.blocks_for(reservation)
+
+    # -- what a policy may ask ------------------------------------------------------------------------------------
+
+    @property
+    def num_decoding(self) -> int:
+        """Sequences that would produce a token in this step."""
+        return self.lane.num_seqs
+
+    @property
+    def prefilling(self) -> list[Request]:
+        """Requests of this batch whose prompt is under way, oldest first."""
+        return self.lane.prefilling
+
+    def admissible(self) -> Iterator[Request]:
+        """Waiting requests the scheduler has seen, first come first; admit the one at hand before asking for the next."""
+        waiting = self.waiting
+        while waiting and waiting[0].arrival_tick <= self.admissible_until:
+            yield waiting[0]
+
+    # -- verbs ----------------------------------------------------------------------------------------------------
+
+    def make_room_for_decode(self) -> bool:
+        """Set blocks aside for one token of every decoding sequence, preempting the newest requests if there are none.
+
+        Returns False when somebody had to be preempted (vLLM then admits nobody in the same step).
+        """
+        lane = self.lane
+        if self.reservation_blocks is not None or not lane.num_seqs:
+            return True
+        need = lane.blocks_for_next_step()
+        while need > self.free_blocks(at_least=need):
+            if not self.preempt_newest():
+                raise AssertionError("a single sequence does not fit into the KV cache")
+            need = lane.blocks_for_next_step()
+        self.promised = need
+        return not self.preempted_now
+
+    def admit(self, request: Request, tokens: int) -> bool:
+        """Start the request at the head of the queue with up to ``tokens`` new tokens; False when blocks are short."""
+        assert request is self.waiting[0], "only the head of the queue can be admitted"
+        tokens = min(tokens, request.prompt_left)
+        if self.reservation_blocks is not None:
+            if self.reservation_blocks > self.limits.num_blocks - self.reserved_blocks:
+                return False
+            self.reserved_blocks += self.reservation_blocks
+            self._start(request)
+            self.batch.append((request, tokens))
+            return True
+        cache = self.prefix_cache
+        segments = skipped = shared = idle = 0
+        if cache is not None and request.prefix:
+            self.settle_cache()
+            segments, skipped, shared, idle = cache.match(request)
+            tokens = min(tokens, request.prompt_left - skipped)
+        ahead = request.prompt_left if self.limits.reserve_full_prompt else skipped + tokens
+        need = self.blocks_for(ahead - shared) + idle + self.limits.watermark_blocks
+        if need > self.free_blocks(at_least=need + self.promised) - self.promised:
+            return False
+        if segments and cache is not None:
+            cache.hold_first(request, segments)
+            request.shared = shared
+            request.computed = skipped
+            request.prompt_left -= skipped
+            request.cached_tokens = max(request.cached_tokens, skipped)
+        self._start(request)
+        self._grow(request, tokens)
+        self.batch.append((request, tokens))
+        return True
+
+    def extend(self, request: Request, tokens: int) -> bool:
+        """Give a request under way ``tokens`` more prompt tokens, preempting newer requests if blocks are short.
+
+        Returns False when the request itself was the newest and lost its place.
+        """
+        if self.reservation_blocks is None:
+            need = self._growth(request, tokens)
+            while need > self.free_blocks(at_least=need + self.promised) - self.promised:
+                if not self.preempt_newest(spare=self.batch):
+                    return False
+                if request.admit_seq < 0:
+                    return False
+                need = self._growth(request, tokens)
+                if self.lane.num_seqs:
+                    self.promised = min(self.promised, self.lane.blocks_for_next_step())
+            self._grow(request, tokens)
+        self.batch.append((request, tokens))
+        return True
+
+    def resume_swapped(self) -> bool:
+        """Bring back swapped requests, oldest first, as far as blocks and places allow; True when none is left outside."""
+        while self.swapped:
+            request = self.swapped[0]
+            need = self.blocks_for(request.swapped_tokens + 1)
+            if self.num_running >= self.max_num_seqs or need > self.free_blocks(need + self.promised) - self.promised:
+                return False
+            self.swapped.popleft()
+            tokens, request.swapped_tokens = request.swapped_tokens, 0
+            self.host_blocks_used -= self.blocks_for(tokens)
+            self._move(tokens)
+            request.admit_seq = self.num_admitted
+            self.num_admitted += 1
+            self.num_running += 1
+            self.lane.join(request)
+            self.promised = self.lane.blocks_for_next_step()
+            request.joined_tick = request.last_token_tick
+            self.resumed.append(request)
+        return True
+
+    # -- bookkeeping used by the drivers --------------------------------------------------------------------------
+
+    def begin_step(self) -> None:
+        """Forget what the last step promised; a policy is about to be asked."""
+        self.batch = []
+        self.promised = 0
+        self.preempted_now = False
+        self.preempted = []
+        self.resumed = []
+
+    def blocks_for(self, tokens: int) -> int:
+        """KV blocks of ``tokens`` tokens."""
+        return -(-tokens // self.limits.block_size) if tokens > 0 else 0
+
+    def used_blocks(self) -> int:
+        """Blocks held by running requests, exactly."""
+        if self.reservation_blocks is not None:
+            return self.reserved_blocks
+        shared = self.prefix_cache.held_blocks if self.prefix_cache is not None else 0
+        return self.prefill_blocks + self.pledged + shared + sum(lane.blocks() for lane in self.lanes)
+
+    def free_blocks(self, at_least: int) -> int:
+        """Free blocks: a lower bound when that is ``at_least`` already, exact otherwise."""
+        if self.reservation_blocks is not None:
+            return self.limits.num_blocks - self.reserved_blocks
+        shared = self.prefix_cache.held_blocks if self.prefix_cache is not None else 0
+        fixed = self.limits.num_blocks - self.prefill_blocks - self.pledged - shared
+        bound = fixed
+        for lane in self.lanes:
+            bound -= lane.blocks_bound()
+        if bound >= at_least:
+            return bound
+        for lane in self.lanes:
+            fixed -= lane.blocks()
+        return fixed
+
+    def note_peak(self) -> None:
+        """Update the highest number of blocks in use; exact, but computed only when it may have risen."""
+        bound = self.limits.num_blocks - self.free_blocks(at_least=-1)
+        if bound > self.peak_blocks:
+            self.peak_blocks = max(self.peak_blocks, self.used_blocks())
+
+    def complete_prefill(self, request: Request, tokens: int) -> bool:
+        """Account for ``tokens`` computed prompt tokens; True when the prompt is complete (a token was produced)."""
+        request.computed += tokens
+        request.prompt_left -= tokens
+        if request.prompt_left:
+            return False
+        self.lane.prefilling.remove(request)
+        if self.reservation_blocks is None:
+            self.prefill_blocks -= request.blocks
+            request.blocks = 0
+        request.generated += 1
+        return True
+
+    def finish(self, request: Request) -> None:
+        """Give back the place and the blocks of a request that is done and no longer in the lane's sums."""
+        if self.limits.hold_finished:
+            self.held.append(request)
+            return
+        self._free(request)
+
+    def release_held(self) -> list[Request]:
+        """Static batching: the whole batch is done; free it and return its requests."""
+        held, self.held = self.held, []
+        for request in held:
+            self._free(request)
+        return held
+
+    def _free(self, request: Request) -> None:
+        self.num_running -= 1
+        if self.reservation_blocks is not None:
+            self.reserved_blocks -= self.reservation_blocks
+        if self.prefix_cache is not None and request.prefix:
+            self.prefix_cache.release(request, request.input_tokens + request.output_tokens - 1)
+            self.settle_cache()
+
+    def _start(self, request: Request) -> None:
+        self.waiting.popleft()
+        request.admit_seq = self.num_admitted
+        self.num_admitted += 1
+        self.num_running += 1
+        if request.scheduled_tick < 0:
+            request.scheduled_tick = self.now
+        self.lane.prefilling.append(request)
+
+    def _growth(self, request: Request, tokens: int) -> int:
+        """New blocks that ``tokens`` more prompt tokens need (before identities are given to complete segments)."""
+        return self.blocks_for(request.computed + tokens - request.shared) - request.blocks
+
+    def _grow(self, request: Request, tokens: int) -> None:
+        cache = self.prefix_cache
+        if cache is not None and request.prefix:
+            request.shared += cache.register(request, request.computed + tokens)
+        blocks = self.blocks_for(request.computed + tokens - request.shared)
+        self.prefill_blocks += blocks - request.blocks
+        request.blocks = blocks
+        self.settle_cache()
+
+    def settle_cache(self) -> None:
+        """Evict idle prefixes whose blocks are in use by now. Called wherever usage may have peaked since the last call:
+        the blocks of a decode span only grow, so its end decides."""
+        if self.prefix_cache is not None:
+            self.prefix_cache.shrink(self.limits.num_blocks - self.used_blocks() - self.promised)
+
+    def preempt_newest(self, spare: list[tuple[Request, int]] | None = None) -> bool:
+        """Preempt the request admitted last in this batch (never one that already has work in this step)."""
+        lane = self.lane
+        busy = {id(request) for request, _ in spare} if spare else set()
+        candidates = [r for r in lane.prefilling if id(r) not in busy]
+        newest = lane.newest()
+        if newest is not None:
+            candidates.append(newest)
+        if not candidates or (len(candidates) == 1 and self.num_running == 1):
+            return False
+        self.note_peak()
+        victim = max(candidates, key=lambda r: r.admit_seq)
+        self.preempted_now = True
+        self.num_preemptions += 1
+        victim.num_preemptions += 1
+        if victim.prompt_left:
+            self._drop_prefill(victim)
+        else:
+            self._drop_decode(victim)
+        return True
+
+    def _drop_prefill(self, victim: Request) -> None:
+        self.lane.prefilling.remove(victim)
+        self.prefill_blocks -= victim.blocks
+        self._requeue(victim, victim.input_tokens + victim.generated)
+
+    def _drop_decode(self, victim: Request) -> None:
+        lane = self.lane
+        length = lane.length(victim)
+        victim.generated = length - victim.input_tokens
+        victim.last_token_tick = lane.last_token_tick(victim)
+        lane.remove(victim)
+        self.preempted.append(victim)
+        blocks = self.blocks_for(length - 1)
+        limits = self.limits
+        if limits.swap and not victim.shared and self.host_blocks_used + blocks <= limits.host_blocks:
+            self.host_blocks_used += blocks
+            victim.swapped_tokens = length - 1
+            self._move(length - 1)
+            victim.admit_seq = -1
+            self.num_running -= 1
+            self.swapped.append(victim)
+            return
+        self._requeue(victim, length)
+
+    def _requeue(self, victim: Request, length: int) -> None:
+        if self.prefix_cache is not None and victim.prefix:
+            self.prefix_cache.release(victim)
+        victim.blocks = 0
+        victim.shared = 0
+        victim.computed = 0
+        victim.prompt_left = length
+        victim.admit_seq = -1
+        self.num_running -= 1
+        self.waiting.appendleft(victim)
+
+    def _move(self, tokens: int) -> None:
+        self.swap_tokens += tokens
+        self.swapped_tokens_total += tokens
+
+    def enqueue(self, request: Request) -> None:
+        """Put a new request at the end of the queue."""
+        self.waiting.append(request)
+
+
+def check_fits(limits: CoreLimits) -> None:
+    """Refuse limits under which a legal request could never run."""
+    if limits.num_blocks * limits.block_size < limits.max_model_len:
+        raise UserError(
+            f"max_model_len {limits.max_model_len} needs {-(-limits.max_model_len // limits.block_size)} KV blocks; "
+            f"{limits.num_blocks} fit. Use --max-model-len {limits.num_blocks * limits.block_size} or less"
+        )

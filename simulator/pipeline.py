@@ -1,0 +1,221 @@
+"""One engine over several pipeline stages: as many batches in flight as stages, each passing through all of them.
+
+A request stays in the batch (lane) it was admitted to, as in vLLM, whose scheduler cannot touch it while that batch is in
+flight and finds it again when the batch returns. Every pass is an event of its own: the stages couple the lanes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import simpy
+
+from simulator.batching import BatchingPolicy
+from simulator.clock import Clock, Phase, to_ticks
+from simulator.core import EngineCore
+from simulator.costs import StepCosts
+from simulator.recorder import ReplicaRecord
+from simulator.replica import OnFinish, step_shape
+from simulator.request import Request
+
+LANES = 1 << 10
+"""More than any number of pipeline stages: rank of a lane = replica * LANES + lane."""
+
+
+@dataclass(slots=True)
+class Flight:
+    """State of one lane: its pass through the pipeline, or idle."""
+
+    busy: bool = False
+    begin: int = 0
+    decode: bool = True
+    joules: float = 0.0
+    batch: list[tuple[Request, int]] = field(default_factory=list)
+    late: dict[int, int] = field(default_factory=dict)
+    """Last-token tick -> sequences whose last token is not from the lane's previous pass."""
+    last_end: int = 0
+    pledged: int = 0
+    """KV blocks its decode rows will fill."""
+
+
+class PipelineReplica:
+    """Drives one :class:`EngineCore` with a lane per stage."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        index: int,
+        core: EngineCore,
+        policy: BatchingPolicy,
+        costs: StepCosts,
+        on_finish: OnFinish,
+        *,
+        swap_token_s: float = 0.0,
+    ) -> None:
+        self.clock = clock
+        self.index = index
+        self.core = core
+        self.policy = policy
+        self.costs = costs
+        self.record = ReplicaRecord()
+        self.num_outstanding = 0
+        self.outstanding_tokens = 0
+        self._on_finish = on_finish
+        self._swap_token_s = swap_token_s
+        self._flights = [Flight() for _ in core.lanes]
+        self._stage_free = [0] * len(core.lanes)
+        self._start_at = -1
+
+    def enqueue(self, request: Request) -> None:
+        """A request reaches the engine's queue."""
+        self.core.waiting.append(request)
+        self.num_outstanding += 1
+        self.outstanding_tokens += request.input_tokens
+        counters = self.record.counters
+        counters.peak_waiting = max(counters.peak_waiting, len(self.core.waiting))
+
+    def notify(self, tick: int, alone: bool) -> None:
+        """Requests were enqueued at ``tick``."""
+        self._start_later(tick)
+
+    def _start_later(self, tick: int) -> None:
+        if self._start_at != tick:
+            self._start_at = tick
+            self.clock.at(tick, Phase.START, self.index * LANES, self._on_start)
+
+    def _on_start(self, event: simpy.Event) -> None:
+        """Send idle lanes into the first stage, fullest first, while it is free."""
+        now = self.clock.now
+        self._start_at = -1
+        tick = int(now)
+        idle = [i for i, flight in enumerate(self._flights) if not flight.busy]
+        idle.sort(key=lambda i: -self.core.lanes[i].num_seqs - len(self.core.lanes[i].prefilling))
+        for index in idle:
+            if self._stage_free[0] > tick:
+                self._start_later(self._stage_free[0])
+                return
+            self._launch(index, tick)
+
+    def _launch(self, index: int, tick: int) -> None:
+        """Schedule a step of the lane and send it through the stages, unless there is nothing to do."""
+        core, flight = self.core, self._flights[index]
+        lane = core.lane = core.lanes[index]
+        core.now = core.admissible_until = tick
+        core.begin_step()
+        flight.decode = self.policy.plan(core)
+        self._note_moves(flight)
+        if not core.batch and not (flight.decode and lane.num_seqs):
+            return
+        flight.batch = core.batch
+        if flight.decode and core.reservation_blocks is None:
+            flight.pledged = lane.blocks_for_next_step()
+            core.pledged += flight.pledged
+        core.promised = 0
+        shape = step_shape(core, flight.decode, self.costs.window)
+        stages, flight.joules = self.costs.stages(shape)
+        flight.busy = True
+        flight.begin = tick
+        at = tick
+        if core.swap_tokens:
+            at += to_ticks(core.swap_tokens * self._swap_token_s)
+            core.swap_tokens = 0
+        free = self._stage_free
+        for stage, duration in enumerate(stages):
+            at = max(at, free[stage]) + duration
+            free[stage] = at
+        rank = self.index * LANES + index
+        self.clock.at(at, Phase.FINISH, rank, lambda event: self._land(index))
+        counters = self.record.counters
+        counters.prefill_tokens += shape.prefill_tokens
+        counters.prefill_pairs += shape.prefill_pairs
+        counters.mixed_steps += bool(flight.batch)
+        counters.busy_ticks += stages[0]
+        counters.peak_running = max(counters.peak_running, core.num_running)
+
+    def _land(self, index: int) -> None:
+        """A lane's pass has ended: tokens are out, finished requests leave, the lane may start again."""
+        core, flight = self.core, self._flights[index]
+        lane = core.lane = core.lanes[index]
+        now = int(self.clock.now)
+        counters = self.record.counters
+        counters.steps += 1
+        counters.joules += flight.joules
+        core.pledged -= flight.pledged
+        flight.pledged = 0
+        seqs = lane.num_seqs
+        if seqs and flight.decode:
+            self._commit_decode(index, now)
+        elif seqs:
+            regular = seqs - sum(flight.late.values())
+            if regular:
+                flight.late[flight.last_end] = flight.late.get(flight.last_end, 0) + regular
+        for request, tokens in flight.batch:
+            if core.complete_prefill(request, tokens):
+                self._token_after_prefill(request, now)
+        flight.batch = []
+        flight.busy = False
+        core.promised = 0
+        flight.last_end = now
+        core.settle_cache()
+        if lane.heap and lane.heap[0][0] <= lane.it:
+            core.note_peak()
+            while (done := lane.pop_finished()) is not None:
+                self._leave(done, now)
+        timeline = self.record.timeline
+        if now >= timeline.next_tick:
+            timeline.add(now, core.num_running, len(core.waiting), core.used_blocks(), counters.joules)
+        self._start_later(max(now, self._stage_free[0]))
+
+    def _commit_decode(self, index: int, now: int) -> None:
+        lane, flight, counters = self.core.lane, self._flights[index], self.record.counters
+        producing = len(lane.heap)
+        counters.decode_tokens += producing
+        counters.decode_context += lane.context
+        regular = producing
+        for tick, count in flight.late.items():
+            self.record.gaps.add(count, 1, now - tick, 0)
+            regular -= count
+        flight.late = {}
+        if regular:
+            self.record.gaps.add(regular, 1, now - flight.last_end, 0)
+        lane.advance(1)
+        lane.last_decode_tick = now
+
+    def _token_after_prefill(self, request: Request, now: int) -> None:
+        if request.first_token_tick < 0:
+            request.first_token_tick = now
+        else:
+            self.record.gaps.add(1, 1, now - request.last_token_tick, 0)
+        if request.generated >= request.output_tokens:
+            self.core.note_peak()
+            self._leave(request, now)
+            return
+        self.core.lane.join(request)
+        request.joined_tick = now
+
+    def _leave(self, request: Request, now: int) -> None:
+        core = self.core
+        core.finish(request)
+        leaving = [request]
+        if core.lane.hold:
+            all_done = not core.lane.heap and not core.lane.prefilling
+            leaving = core.release_held() if all_done else []
+        for done in leaving:
+            self.num_outstanding -= 1
+            self.outstanding_tokens -= done.input_tokens
+            self._on_finish(done, now, self.index)
+
+    def _note_moves(self, flight: Flight) -> None:
+        core = self.core
+        for request in core.preempted:
+            tick = request.last_token_tick
+            if tick != flight.last_end and flight.late.get(tick, 0):
+                flight.late[tick] -= 1
+                if not flight.late[tick]:
+                    del flight.late[tick]
+        for request in core.resumed:
+            flight.late[request.last_token_tick] = flight.late.get(request.last_token_tick, 0) + 1
+        if core.preempted_now or core.resumed:
+            counters = self.record.counters
+            counters.preemptions = core.num_preemptions
+            counters.swapped_tokens = core.swapped_tokens_total

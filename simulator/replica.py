@@ -1,0 +1,405 @@
+"""One engine on one pipeline stage: asks its policy for a step, jumps over as many equal steps as are certain, commits.
+
+Nothing about a decode batch is uncertain between two scheduling events: its size is fixed and its context grows by that
+size per step. A *span* of such steps is one event, its end a closed form in integers, so jumping and stepping give the
+same ticks (``max_span=1`` steps one by one through this same code).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import sqrt
+
+import simpy
+
+from simulator.batching import BatchingPolicy
+from simulator.clock import Clock, Phase, to_ticks
+from simulator.core import EngineCore
+from simulator.costs import StepCosts
+from simulator.physics.shape import StepShape
+from simulator.recorder import ReplicaRecord
+from simulator.request import Request
+
+FOREVER = 1 << 62
+
+OnFinish = Callable[[Request, int, int], None]
+"""Called with (request, tick, replica index) when a request is done."""
+
+
+def steps_until(elapsed: int, first: int, slope: int) -> int:
+    """Smallest k >= 1 with k * first + slope * k (k-1) / 2 >= elapsed, for steps of first, first + slope, ... ticks."""
+    if elapsed <= first:
+        return 1
+    if slope:
+        half = first - slope / 2
+        k = int((sqrt(half * half + 2.0 * slope * elapsed) - half) / slope)
+    else:
+        k = elapsed // first
+    k = max(k, 1)
+    while k * first + slope * (k * (k - 1) // 2) < elapsed:
+        k += 1
+    while k > 1 and (k - 1) * first + slope * ((k - 1) * (k - 2) // 2) >= elapsed:
+        k -= 1
+    return k
+
+
+def window_pairs(new: int, cached: int, window: int) -> int:
+    """Query-key pairs of ``new`` tokens after ``cached`` ones when each sees at most ``window`` keys (itself included)."""
+    ramp = min(new, max(0, window - cached))
+    return ramp * cached + ramp * (ramp + 1) // 2 + (new - ramp) * window
+
+
+def step_shape(core: EngineCore, decode: bool, window: int | None) -> StepShape:
+    """Sufficient statistics of the step that ``core`` has scheduled."""
+    lane = core.lane
+    tokens = pairs = near = cached = done = 0
+    for request, new in core.batch:
+        past = request.computed
+        tokens += new
+        pairs += new * past + new * (new + 1) // 2
+        cached += past
+        if new == request.prompt_left:
+            done += 1
+        if window is not None:
+            near += window_pairs(new, past, window)
+    seqs = lane.num_seqs if decode else 0
+    return StepShape(
+        seqs,
+        lane.context if seqs else 0,
+        (lane.window_context if window is not None else lane.context) if seqs else 0,
+        tokens,
+        pairs,
+        near if window is not None else pairs,
+        len(core.batch),
+        cached,
+        seqs + done,
+    )
+
+
+class Replica:
+    """Drives one :class:`EngineCore` through time."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        index: int,
+        core: EngineCore,
+        policy: BatchingPolicy,
+        costs: StepCosts,
+        on_finish: OnFinish,
+        *,
+        max_span: int = FOREVER,
+        async_scheduling: bool = False,
+        swap_token_s: float = 0.0,
+    ) -> None:
+        self.clock = clock
+        self.index = index
+        self.core = core
+        self.policy = policy
+        self.costs = costs
+        self.record = ReplicaRecord()
+        self.num_outstanding = 0
+        self.outstanding_tokens = 0
+        self._on_finish = on_finish
+        self._max_span = max_span
+        self._async = async_scheduling
+        self._swap_token_s = swap_token_s
+        self._idle = True
+        self._changed = False
+        self._wake: simpy.Event | None = None
+        self._now = 0
+        self._begin = 0
+        self._end = 0
+        self._steps = 0
+        self._first = 0
+        self._slope = 0
+        self._joules = 0.0
+        self._line_j: tuple[float, float, float] | None = None
+        self._batch: list[tuple[Request, int]] = []
+        self._decode = True
+        self._last_start = -1
+        self._late: dict[int, int] = {}
+        """Last-token tick -> sequences that missed a step since (prefill-first stalls, swaps)."""
+
+    # -- the outside world ----------------------------------------------------------------------------------------
+
+    def enqueue(self, request: Request) -> None:
+        """A request reaches the engine's queue (EXTERNAL phase); follow the last one of an instant by :meth:`notify`."""
+        waiting = self.core.waiting
+        self._changed = self._changed or not waiting
+        waiting.append(request)
+        self.num_outstanding += 1
+        self.outstanding_tokens += request.input_tokens
+        counters = self.record.counters
+        if len(waiting) > counters.peak_waiting:
+            counters.peak_waiting = len(waiting)
+
+    def notify(self, tick: int, alone: bool) -> None:
+        """Requests were enqueued at ``tick``. ``alone``: no other replica has anything to do at this instant that is not in
+        the event queue already, so this one may run ahead.
+
+        A request behind others that wait in vain cannot be admitted before something finishes: no need to look up then.
+        """
+        changed, self._changed = self._changed, False
+        if self._idle:
+            self._idle = False
+            self._now = self._last_start = tick
+            if alone and self.clock.peek() > tick:
+                self._run()
+            else:
+                self._start_later()
+        elif changed and self._steps > 1:
+            self._cut(tick, alone)
+
+    def _cut(self, tick: int, alone: bool) -> None:
+        """Something changed at ``tick``: end the span at the first step boundary that can see it."""
+        steps = steps_until(tick - self._begin, self._first, self._slope)
+        if self._async:
+            steps += 1
+        if steps >= self._steps:
+            return
+        self._steps = steps
+        self._end = self._begin + steps * self._first + self._slope * (steps * (steps - 1) // 2)
+        if alone and self._end < self.clock.peek():
+            self._wake = None
+            self._finish()
+        else:
+            self._wake = self.clock.at(self._end, Phase.FINISH, self.index, self._on_end)
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def _start_later(self) -> None:
+        self._wake = self.clock.at(self._now, Phase.START, self.index, self._on_start)
+
+    def _on_start(self, event: simpy.Event) -> None:
+        if event is self._wake:
+            self._wake = None
+            self._run()
+
+    def _on_end(self, event: simpy.Event) -> None:
+        if event is self._wake:
+            self._wake = None
+            self._finish()
+
+    def _finish(self) -> None:
+        self._commit()
+        if self.clock.peek() > self._now:
+            self._run()
+        else:
+            self._start_later()
+
+    def _run(self) -> None:
+        """Take steps from ``_now`` on, as far ahead as no other event of the simulation can interfere."""
+        peek = self.clock.peek
+        while self._schedule():
+            if self._end >= peek():
+                self._wake = self.clock.at(self._end, Phase.FINISH, self.index, self._on_end)
+                return
+            self._commit()
+            if peek() <= self._now:
+                self._start_later()
+                return
+        self._idle = True
+
+    def _schedule(self) -> bool:
+        """Decide the next step or span and when it ends; False when there is nothing to do."""
+        core, lane, now = self.core, self.core.lane, self._now
+        horizon = self._max_span
+        self._begin = now
+        self._decode = True
+        core.now = now
+        if core.waiting or lane.prefilling or core.swapped or not self.policy.steady:
+            core.admissible_until = self._last_start if self._async else now
+            core.begin_step()
+            self._decode = self.policy.plan(core)
+            if self._async and not core.batch and not lane.num_seqs and core.waiting:
+                core.admissible_until = now
+                core.begin_step()
+                self._decode = self.policy.plan(core)
+            if core.preempted or core.resumed:
+                self._note_moves()
+            if core.batch:
+                self._mixed_step()
+                return True
+            if core.preempted_now or core.resumed or not self.policy.steady:
+                horizon = 1
+            elif core.waiting and core.waiting[0].arrival_tick > core.admissible_until:
+                horizon = 1
+        self._batch = []
+        if not lane.num_seqs:
+            assert not (core.waiting or core.swapped), "requests wait although nothing runs"
+            return False
+        self._decode_span(horizon)
+        return True
+
+    def _mixed_step(self) -> None:
+        """A step with prefill work: one event."""
+        core = self.core
+        self._batch = core.batch
+        shape = step_shape(core, self._decode, self.costs.window)
+        self._first, self._joules = self.costs.step(shape)
+        self._line_j = None
+        self._slope = 0
+        self._steps = 1
+        if core.swap_tokens:
+            self._add_swap()
+        self._end = self._begin + self._first
+        counters = self.record.counters
+        counters.mixed_steps += 1
+        counters.prefill_tokens += shape.prefill_tokens
+        counters.prefill_pairs += shape.prefill_pairs
+        if core.num_running > counters.peak_running:
+            counters.peak_running = core.num_running
+
+    def _decode_span(self, horizon: int) -> None:
+        """Decode steps up to the first finish, window crossing, or shortage of blocks."""
+        core = self.core
+        lane = core.lane
+        steps = lane.heap[0][0] - lane.it
+        if steps > horizon:
+            steps = horizon
+        if lane.crossings:
+            steps = lane.steps_to_crossing(steps)
+        if core.reservation_blocks is None:
+            size = lane.block_size
+            free = core.free_blocks(at_least=lane.num_seqs * ((steps + size - 1) // size))
+            steps = lane.steps_within(free, steps)
+            if steps == 0:
+                core.begin_step()
+                core.make_room_for_decode()
+                self._note_moves()
+                steps = 1
+        seqs = lane.num_seqs
+        base, per_token, per_window, base_j, token_j, window_j = self.costs.decode(seqs)
+        first = base + per_token * lane.context
+        slope = per_token * seqs
+        if lane.window is not None:
+            first += per_window * lane.window_context
+            slope += per_window * lane.growing
+        self._first, self._slope = first, slope
+        self._line_j = (base_j, token_j, window_j)
+        if core.swap_tokens:
+            self._add_swap()
+            steps = 1
+        self._steps = steps
+        self._end = self._begin + steps * self._first + slope * (steps * (steps - 1) // 2)
+
+    def _add_swap(self) -> None:
+        """KV blocks move over the host link before the step, in the same stream as its kernels (vLLM v0)."""
+        self._first += to_ticks(self.core.swap_tokens * self._swap_token_s)
+        self.core.swap_tokens = 0
+
+    # -- accounting -----------------------------------------------------------------------------------------------
+
+    def _commit(self) -> None:
+        """What is in flight has ended: tokens are out, finished requests leave."""
+        core, lane = self.core, self.core.lane
+        now = self._now = self._end
+        steps, begin = self._steps, self._begin
+        self._steps = 0
+        counters = self.record.counters
+        counters.steps += steps
+        counters.busy_ticks += now - begin
+        line = self._line_j
+        if line is None:
+            counters.joules += self._joules
+        else:
+            pairs = steps * (steps - 1) // 2
+            joules = steps * line[0] + line[1] * (steps * lane.context + lane.num_seqs * pairs)
+            if lane.window is not None:
+                joules += line[2] * (steps * lane.window_context + lane.growing * pairs)
+            counters.joules += joules
+        if self._async:
+            self._last_start = now - self._first - self._slope * (steps - 1)
+        seqs = lane.num_seqs
+        if seqs:
+            if self._decode:
+                self._commit_decode(seqs, steps)
+            else:
+                self._stall(seqs)
+        for request, tokens in self._batch:
+            if core.complete_prefill(request, tokens):
+                self._token_after_prefill(request)
+        if core.prefix_cache is not None:
+            core.promised = 0
+            core.settle_cache()
+        heap = lane.heap
+        if heap and heap[0][0] <= lane.it:
+            core.note_peak()
+            while (done := lane.pop_finished()) is not None:
+                core.finish(done)
+                if not lane.hold:
+                    self._done(done)
+            if lane.hold and not lane.heap and not lane.prefilling:
+                for request in core.release_held():
+                    self._done(request)
+        timeline = self.record.timeline
+        if now >= timeline.next_tick:
+            timeline.add(now, core.num_running, len(core.waiting), core.used_blocks(), counters.joules)
+
+    def _commit_decode(self, seqs: int, steps: int) -> None:
+        lane, counters = self.core.lane, self.record.counters
+        producing = len(lane.heap)
+        counters.decode_tokens += producing * steps
+        counters.decode_context += steps * lane.context + seqs * (steps * (steps - 1) // 2)
+        if self._late:
+            self._commit_late(producing, steps)
+        else:
+            self.record.gaps.add(producing, steps, self._first, self._slope)
+        lane.advance(steps)
+        lane.last_decode_tick = self._now
+
+    def _commit_late(self, producing: int, steps: int) -> None:
+        """The first step of the span ends longer gaps for the sequences that had been left out before."""
+        gaps, first_end = self.record.gaps, self._begin + self._first
+        for tick, count in self._late.items():
+            gaps.add(count, 1, first_end - tick, 0)
+        regular = producing - sum(self._late.values())
+        if regular:
+            gaps.add(regular, 1, self._first, 0)
+        if steps > 1:
+            gaps.add(producing, steps - 1, self._first + self._slope, self._slope)
+        self._late = {}
+
+    def _stall(self, seqs: int) -> None:
+        """A step without decode: the sequences that had their last token at its begin fall behind."""
+        regular = seqs - sum(self._late.values())
+        if regular:
+            self._late[self._begin] = self._late.get(self._begin, 0) + regular
+
+    def _note_moves(self) -> None:
+        """Keep ``_late`` right when sequences leave by preemption or return from host memory."""
+        core, now = self.core, self._now
+        for request in core.preempted:
+            tick = request.last_token_tick
+            if tick != now and tick in self._late:
+                self._late[tick] -= 1
+                if not self._late[tick]:
+                    del self._late[tick]
+        for request in core.resumed:
+            self._late[request.last_token_tick] = self._late.get(request.last_token_tick, 0) + 1
+        self.record.counters.preemptions = core.num_preemptions
+        self.record.counters.swapped_tokens = core.swapped_tokens_total
+
+    def _token_after_prefill(self, request: Request) -> None:
+        now, lane = self._now, self.core.lane
+        if request.first_token_tick < 0:
+            request.first_token_tick = now
+        else:
+            self.record.gaps.add(1, 1, now - request.last_token_tick, 0)
+        if request.generated >= request.output_tokens:
+            self.core.note_peak()
+            self.core.finish(request)
+            if not lane.hold:
+                self._done(request)
+            elif not lane.heap and not lane.prefilling:
+                for held in self.core.release_held():
+                    self._done(held)
+            return
+        lane.join(request)
+        request.joined_tick = now
+
+    def _done(self, request: Request) -> None:
+        self.num_outstanding -= 1
+        self.outstanding_tokens -= request.input_tokens
+        self._on_finish(request, self._now, self.index)

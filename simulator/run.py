@@ -1,0 +1,218 @@
+"""The event loop: replicas behind a router, fed by a trace, run to the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from simulator import clock
+from simulator.batching import BatchingPolicy
+from simulator.clock import Clock, to_ticks
+from simulator.core import CoreLimits, EngineCore, check_fits
+from simulator.costs import StepCosts, StepModelLike
+from simulator.pipeline import PipelineReplica
+from simulator.prefix_cache import PrefixCache
+from simulator.recorder import REJECTED, ReplicaRecord, RequestTable
+from simulator.replica import FOREVER, Replica
+from simulator.request import Request
+from simulator.routing import RoutingPolicy
+from simulator.sources import Followers, OpenLoop
+from workloads.trace import Trace
+
+Progress = Callable[[int, int], None]
+"""Called now and then with (finished, total)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaSetup:
+    """One replica as the event loop sees it: limits, physics and behaviour."""
+
+    limits: CoreLimits
+    step_model: StepModelLike
+    batching: Callable[[], BatchingPolicy]
+    stages: int = 1
+    async_scheduling: bool = False
+    prefix_caching: bool = False
+    request_fixed_s: float = 0.0
+    request_token_s: float = 0.0
+    response_s: float = 0.0
+    swap_token_s: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class RunRecord:
+    """What the event loop measured."""
+
+    table: RequestTable
+    replicas: list[ReplicaRecord]
+    end_s: float
+    """When the last request finished [s]."""
+
+
+class Simulation:
+    """Builds and runs one event loop. Use :func:`run`."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        setup: ReplicaSetup,
+        num_replicas: int,
+        router: RoutingPolicy,
+        *,
+        exact_steps: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        check_fits(setup.limits)
+        self.trace = trace
+        self.setup = setup
+        self.clock = Clock()
+        self.table = RequestTable(len(trace))
+        self._router = router
+        self._progress = progress
+        self._finished = 0
+        self._next_report = 0
+        self._rows_left = 0
+        costs = StepCosts(setup.step_model)
+        self.replicas = [self._replica(i, costs, exact_steps) for i in range(num_replicas)]
+        self._prefixes = trace.prefix_ids is not None and setup.prefix_caching
+        self._followers: dict[int, list[int]] = {}
+        self._start_sources()
+
+    def _replica(self, index: int, costs: StepCosts, exact_steps: bool) -> Replica | PipelineReplica:
+        setup, trace = self.setup, self.trace
+        cache = None
+        if setup.prefix_caching and trace.prefix_ids is not None and setup.limits.fixed_reservation is None:
+            cache = PrefixCache(setup.limits.block_size, trace.prefix_block_tokens)
+        core = EngineCore(setup.limits, setup.stages, costs.window, cache)
+        if setup.stages > 1:
+            return PipelineReplica(
+                self.clock, index, core, setup.batching(), costs, self._done, swap_token_s=setup.swap_token_s
+            )
+        return Replica(
+            self.clock,
+            index,
+            core,
+            setup.batching(),
+            costs,
+            self._done,
+            max_span=1 if exact_steps else FOREVER,
+            async_scheduling=setup.async_scheduling,
+            swap_token_s=setup.swap_token_s,
+        )
+
+    # -- arrivals -------------------------------------------------------------------------------------------------
+
+    def _start_sources(self) -> None:
+        trace, setup = self.trace, self.setup
+        self._follow = Followers(self.clock, self._deliver)
+        self._inputs = trace.input_tokens
+        self._outputs = trace.output_tokens
+        self._delay_s = setup.request_fixed_s + setup.request_token_s * trace.input_tokens
+        rows = np.arange(len(trace), dtype=np.int64)
+        if trace.concurrency is not None:
+            rows = rows[: trace.concurrency]
+            self._rows_left = min(trace.concurrency, len(trace))
+        elif trace.previous is not None:
+            rows = np.flatnonzero(trace.previous < 0)
+            for row in np.flatnonzero(trace.previous >= 0).tolist():
+                self._followers.setdefault(int(trace.previous[row]), []).append(row)
+        self._open = OpenLoop(self.clock, rows, trace.arrival_s[rows] + self._delay_s[rows], self._deliver)
+        arrivals = self.table.arrival_s
+        for row, arrival in zip(rows.tolist(), trace.arrival_s[rows].tolist(), strict=True):
+            arrivals[row] = arrival
+
+    def _deliver(self, rows: list[int], tick: int) -> None:
+        """Requests reach the engines: route each, then let the replicas look."""
+        replicas = self.replicas
+        if len(replicas) == 1:
+            replica = replicas[0]
+            for row in rows:
+                request = self._request(row, tick)
+                if request is not None:
+                    replica.enqueue(request)
+            replica.notify(tick, True)
+            return
+        touched: list[int] = []
+        for row in rows:
+            request = self._request(row, tick)
+            if request is None:
+                continue
+            index = self._router.choose(request, replicas)
+            replicas[index].enqueue(request)
+            if index not in touched:
+                touched.append(index)
+        for index in sorted(touched):
+            replicas[index].notify(tick, len(touched) == 1)
+
+    def _request(self, row: int, tick: int) -> Request | None:
+        """The request of a row, or None when the engine refuses it (no room for a single output token)."""
+        room = self.setup.limits.max_model_len
+        inputs, outputs = int(self._inputs[row]), int(self._outputs[row])
+        if inputs >= room:
+            self.table.status[row] = REJECTED
+            self._after(row, tick)
+            return None
+        prefix: tuple[int, ...] = ()
+        if self._prefixes:
+            offsets, ids = self.trace.prefix_offsets, self.trace.prefix_ids
+            assert offsets is not None and ids is not None
+            prefix = tuple(ids[offsets[row] : offsets[row + 1]].tolist())
+        return Request(row, tick, inputs, min(outputs, room - inputs), prefix)
+
+    def _done(self, request: Request, tick: int, replica: int) -> None:
+        self.table.finish(request, tick, replica)
+        self._after(request.row, tick)
+
+    def _after(self, row: int, tick: int) -> None:
+        """A request has left: send what waits for it, report progress."""
+        self._finished += 1
+        if self._progress is not None and self._finished >= self._next_report:
+            self._next_report = self._finished + max(1, len(self.trace) // 200)
+            self._progress(self._finished, len(self.trace))
+        trace = self.trace
+        if trace.concurrency is not None:
+            if self._rows_left < len(trace):
+                following, self._rows_left = self._rows_left, self._rows_left + 1
+                self._send(following, tick, 0.0)
+        elif self._followers:
+            assert trace.think_s is not None
+            for following in self._followers.pop(row, ()):
+                self._send(following, tick, float(trace.think_s[following]))
+
+    def _send(self, row: int, tick: int, think_s: float) -> None:
+        sent = tick + to_ticks(self.setup.response_s + think_s)
+        self.table.arrival_s[row] = sent / clock.TICKS_PER_S
+        self._follow.send(row, sent + to_ticks(float(self._delay_s[row])))
+
+    # -- run ------------------------------------------------------------------------------------------------------
+
+    def run(self) -> RunRecord:
+        """Run until nothing is left to happen."""
+        self.clock.run()
+        for replica in self.replicas:
+            counters, core = replica.record.counters, replica.core
+            counters.peak_blocks = core.peak_blocks
+            counters.preemptions = core.num_preemptions
+            counters.swapped_tokens = core.swapped_tokens_total
+            assert core.num_running == 0 and not core.waiting and not core.swapped, "requests left behind"
+            assert core.used_blocks() == 0, "KV blocks left behind"
+        return RunRecord(
+            table=self.table,
+            replicas=[replica.record for replica in self.replicas],
+            end_s=max((t for t in self.table.finish_s if t == t), default=0.0),
+        )
+
+
+def run(
+    trace: Trace,
+    setup: ReplicaSetup,
+    num_replicas: int,
+    router: RoutingPolicy,
+    *,
+    exact_steps: bool = False,
+    progress: Progress | None = None,
+) -> RunRecord:
+    """Replay ``trace`` on ``num_replicas`` equal replicas behind ``router``; see :class:`ReplicaSetup` for the rest."""
+    return Simulation(trace, setup, num_replicas, router, exact_steps=exact_steps, progress=progress).run()
