@@ -116,6 +116,21 @@ class Interconnect:
         outer_bytes = nbytes if op == "all_to_all" else nbytes / inner.ranks
         return inside + self._over(op, outer_bytes, rest)
 
+    def routed(self, token_bytes: float, choices: int, ranks: int) -> tuple[float, float]:
+        """(seconds, bytes sent per rank) of an all-to-all that sends every token to ``choices`` of the ranks at random.
+
+        ``token_bytes``: all tokens of one rank, once [B]. A token crosses a link once per distinct group it goes to,
+        n (1 - (1 - 1/n)^choices) of n groups, and is copied inside, as DeepSeek's DeepEP does. Tiers one by one.
+        """
+        seconds, sent, peers = 0.0, 0.0, ranks
+        for tier in self.tiers(ranks):
+            copies = peers * (1.0 - (1.0 - 1.0 / peers) ** choices)
+            nbytes = token_bytes * copies
+            seconds += float(collective_s("all_to_all", nbytes, tier.ranks, self._fit("all_to_all", tier)))
+            sent += float(collective_bytes("all_to_all", nbytes, tier.ranks))
+            peers = max(1, peers // tier.ranks)
+        return seconds, sent
+
     def link_bytes(self, op: CollectiveOp, nbytes: float, ranks: int) -> float:
         """Bytes one rank sends over all tiers together [B]."""
         total, size = 0.0, nbytes

@@ -189,15 +189,21 @@ class Stage:
                 if tp > 1
                 else []
             )
-        routed = tokens / tp * experts.experts_per_token * hidden
+        once = tokens / tp * hidden
         dispatch = min(element, experts.format.activation_bytes)
         costs = [
-            self._collective("all_to_all.dispatch", "all_to_all", routed * dispatch, experts.ep, count),
-            self._collective("all_to_all.combine", "all_to_all", routed * element, experts.ep, count),
+            self._routed("all_to_all.dispatch", once * dispatch, experts, count),
+            self._routed("all_to_all.combine", once * element, experts, count),
         ]
         if tp > 1:
             costs.append(self._collective("all_gather.moe", "all_gather", tokens * hidden * element, tp, count))
         return costs
+
+    def _routed(self, name: str, token_bytes: float, experts: RankExperts, count: int) -> Cost:
+        route = self._context.interconnect.routed
+        seconds, sent = route(token_bytes, experts.experts_per_token, experts.ep)
+        start_s, _ = route(0.0, experts.experts_per_token, experts.ep)
+        return Cost(name, seconds * count, "link" if seconds > 2 * start_s else "latency", link_bytes=sent * count)
 
     def _elementwise(self, tokens: int) -> Cost:
         efficiency = self._context.efficiency

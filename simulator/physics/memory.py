@@ -1,0 +1,220 @@
+"""Where a device's memory goes and how many KV blocks are left, as vLLM counts, or a refusal that says what is short."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from hardware_profiles.errors import UserError
+from hardware_profiles.schema import Cluster
+from simulator.engine import EngineProfile
+from simulator.physics.layout import Layout, StageLayout, check_plan, lay_out, valid_tp
+from simulator.physics.precision import Precision, quantisation, resolve_precision
+from simulator.plan import ParallelPlan
+from workloads.model import ModelSpec
+
+DRIVER_SHARE = 0.01
+"""Part of the nominal memory that the driver keeps: an 80 GiB H100 shows 79.2 GiB, a 48 GiB A6000 47.4 GiB and a 24 GiB
+RTX 4090 23.5 GiB to programs."""
+LOGIT_COPIES = 8
+"""float32 copies of the logits alive in vLLM's profiled sampler (logits, probabilities, sorted values, 64-bit indices,
+cumulative sum, mask ...). Chosen so that 128 and 256 sequences (Llama-3.1-8B, A6000, vLLM 0.11 and 0.13) differ by the
+0.6 GiB their logs show."""
+HIDDEN_COPIES = 4
+"""Hidden-size buffers alive beside the widest MLP: residual, input and output of the block, attention output."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlan:
+    """Bytes of the fullest device (that of the stage with the fewest KV tokens), and the KV cache of a replica."""
+
+    device_bytes: int
+    """Nominal memory of a device."""
+    budget_bytes: float
+    """What the engine may use: usable memory times gpu_memory_utilization."""
+    weight_bytes: float
+    activation_bytes: float
+    """Peak of the engine's profile run."""
+    reserve_bytes: float
+    state_bytes: float
+    """Constant states of linear-attention layers for max_num_seqs sequences."""
+    kv_bytes: float
+    """KV cache: what is left, in whole blocks."""
+    kv_bytes_per_token: float
+    """Per device, all its layers."""
+    block_size: int
+    num_blocks: int
+    """Blocks of the replica (every device holds its share of each)."""
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that fit in the KV cache of a replica."""
+        return self.num_blocks * self.block_size
+
+    @property
+    def free_bytes(self) -> float:
+        """Budget that is left for KV; negative when the rest alone does not fit."""
+        used = self.weight_bytes + self.activation_bytes + self.reserve_bytes + self.state_bytes
+        return self.budget_bytes - used
+
+
+def stage_weight_bytes(stage: StageLayout, layout: Layout, model: ModelSpec, precision: Precision) -> float:
+    """Weights on one device of a stage [B]; embedding in the first, LM head and final norm in the last.
+
+    Tied embeddings are stored once when one stage has both ends.
+    """
+    table = layout.vocab_per_rank * layout.hidden * precision.base.weight_bytes
+    total = sum(layer.weight_bytes * count for layer, count in stage.layers)
+    if stage.is_first:
+        total += table
+    if stage.is_last:
+        total += model.other_params * precision.element_bytes
+        total += 0.0 if model.tie_word_embeddings and stage.is_first else table
+    return total
+
+
+def kv_bytes_per_token(stage: StageLayout, precision: Precision) -> float:
+    """KV cache per token on one device of a stage [B].
+
+    Every layer with a KV cache counts in full, windowed ones too: vLLM's blocks are of one size for all layers. KV
+    heads are repeated when TP exceeds their number, MLA's latent is on every rank.
+    """
+    elements = sum(layer.attention.kv_elements_per_token * count for layer, count in stage.layers)
+    return elements * precision.kv_bytes
+
+
+def _state_bytes(stage: StageLayout, precision: Precision, engine: EngineProfile) -> float:
+    elements = sum(layer.attention.state_elements * count for layer, count in stage.layers)
+    return elements * precision.element_bytes * engine.max_num_seqs
+
+
+def activation_bytes(stage: StageLayout, layout: Layout, precision: Precision, engine: EngineProfile) -> float:
+    """Peak of a profile run [B]: a forward pass over the token budget, or the sampler over max_num_seqs if larger.
+
+    Forward: a few hidden-size buffers and the widest pair of MLP buffers (dense: gate-up output and activation; MoE: the
+    same per routed copy). The engine's ``activation_bytes_per_token`` replaces this estimate.
+    """
+    tokens, element = engine.max_num_batched_tokens, precision.element_bytes
+    if engine.activation_bytes_per_token is not None:
+        forward = engine.activation_bytes_per_token * tokens * layout.hidden * element
+    else:
+        widest = max(_mlp_width(stage), default=0)
+        forward = tokens * element * (HIDDEN_COPIES * layout.hidden + widest)
+    rows = min(engine.max_num_seqs, tokens)
+    sampler = rows * layout.padded_vocab * 4.0 * LOGIT_COPIES if stage.is_last else 0.0
+    return max(forward, sampler)
+
+
+def _mlp_width(stage: StageLayout) -> Iterator[int]:
+    """Elements per token of the two MLP buffers of every kind of block."""
+    for layer, _ in stage.layers:
+        yield sum(m.n for m in layer.matrices if m.name.startswith("mlp.") and "down" not in m.name) * 3 // 2
+        if layer.experts is not None:
+            e = layer.experts
+            yield e.experts_per_token * (max(2 * e.intermediate, e.hidden) + e.intermediate)
+
+
+def _stage_plan(
+    stage: StageLayout, layout: Layout, model: ModelSpec, cluster: Cluster, precision: Precision, engine: EngineProfile
+) -> MemoryPlan:
+    per_token = kv_bytes_per_token(stage, precision)
+    device_bytes = cluster.device.memory_bytes
+    plan = MemoryPlan(
+        device_bytes=device_bytes,
+        budget_bytes=device_bytes * (1.0 - DRIVER_SHARE) * engine.gpu_memory_utilization,
+        weight_bytes=stage_weight_bytes(stage, layout, model, precision),
+        activation_bytes=activation_bytes(stage, layout, precision, engine),
+        reserve_bytes=engine.non_kv_reserve_bytes,
+        state_bytes=_state_bytes(stage, precision, engine),
+        kv_bytes=0.0,
+        kv_bytes_per_token=per_token,
+        block_size=engine.block_size,
+        num_blocks=0,
+    )
+    return _with_blocks(plan, int(plan.free_bytes // (per_token * engine.block_size)) if per_token else 2**31)
+
+
+def _with_blocks(plan: MemoryPlan, blocks: int) -> MemoryPlan:
+    num_blocks = max(0, blocks)
+    return replace(plan, num_blocks=num_blocks, kv_bytes=num_blocks * plan.block_size * plan.kv_bytes_per_token)
+
+
+def estimate_memory(model: ModelSpec, cluster: Cluster, plan: ParallelPlan, engine: EngineProfile) -> MemoryPlan:
+    """Memory of the fullest device, whether it fits (``num_blocks`` > 0) or not; for searches over plans.
+
+    The number of devices in the cluster is not checked.
+    """
+    precision = resolve_precision(model, cluster.device, plan)
+    layout = lay_out(model, plan, precision)
+    stages = [_stage_plan(stage, layout, model, cluster, precision, engine) for stage in layout.stages]
+    return min(stages, key=lambda p: (p.num_blocks, p.free_bytes))
+
+
+def memory_plan(
+    model: ModelSpec,
+    cluster: Cluster,
+    plan: ParallelPlan,
+    engine: EngineProfile,
+    max_model_len: int | None = None,
+    num_gpu_blocks_override: int | None = None,
+) -> MemoryPlan:
+    """Memory of the fullest device and the KV blocks of a replica, as vLLM computes them.
+
+    UserError when the plan cannot be laid out, the weights do not fit, or one request of ``max_model_len`` tokens would
+    not fit in the KV cache.
+    """
+    check_plan(model, cluster, plan)
+    result = estimate_memory(model, cluster, plan, engine)
+    if num_gpu_blocks_override is not None:
+        result = _with_blocks(result, num_gpu_blocks_override)
+    if result.num_blocks <= 0:
+        raise UserError(_short_message(model, cluster, plan, engine, result))
+    if max_model_len is not None and result.kv_bytes_per_token and result.kv_tokens < max_model_len:
+        raise UserError(
+            f"{model.name}: max_model_len {max_model_len} needs {_gb(max_model_len * result.kv_bytes_per_token)} of KV "
+            f"cache per device; {_gb(result.kv_bytes)} is left, enough for {result.kv_tokens} tokens. "
+            f"Lower max_model_len or {_remedy(model, cluster, plan, engine, max_model_len)}"
+        )
+    return result
+
+
+def _gb(nbytes: float) -> str:
+    return f"{nbytes / 1e9:.1f} GB"
+
+
+def _short_message(
+    model: ModelSpec, cluster: Cluster, plan: ParallelPlan, engine: EngineProfile, result: MemoryPlan
+) -> str:
+    other = result.activation_bytes + result.reserve_bytes + result.state_bytes
+    one_block = result.kv_bytes_per_token * result.block_size
+    place = f"1 x {cluster.device.name}" if plan.devices_per_replica == 1 else f"each {cluster.device.name}"
+    remedy = _remedy(model, cluster, plan, engine, 1)
+    share = "" if plan.devices_per_replica == 1 else f" per device (tp={plan.tp}, pp={plan.pp})"
+    return (
+        f"{model.name} needs {_gb(result.weight_bytes)} of weights + {_gb(other)} of activations and reserve{share}; "
+        f"{place} has {_gb(result.device_bytes)} x {engine.gpu_memory_utilization:.2f}: "
+        f"short by {_gb(one_block - result.free_bytes)}. {remedy[0].upper()}{remedy[1:]}"
+    )
+
+
+def _fits(model: ModelSpec, cluster: Cluster, plan: ParallelPlan, engine: EngineProfile, tokens: int) -> bool:
+    result = estimate_memory(model, cluster, plan, engine)
+    return result.num_blocks > 0 and result.kv_tokens >= tokens
+
+
+def _remedy(model: ModelSpec, cluster: Cluster, plan: ParallelPlan, engine: EngineProfile, tokens: int) -> str:
+    """What would fit: the smallest larger TP (expert parallelism following it), FP8 weights, or a larger device."""
+    options = []
+    for tp in valid_tp(model, 64):
+        if tp <= plan.tp:
+            continue
+        ep = plan.ep if plan.ep == 1 else plan.ep // plan.tp * tp
+        wider = replace(plan, tp=tp, ep=ep)
+        if _fits(model, cluster, wider, engine, tokens):
+            more = f" (on {wider.num_devices} devices)" if wider.num_devices > cluster.num_devices else ""
+            options.append(f"use tp >= {tp}{more}")
+            break
+    quant = quantisation(model, plan)
+    if quant is None and _fits(model, cluster, replace(plan, quantization="fp8"), engine, tokens):
+        options.append(f"use --quantization fp8 (fits with tp={plan.tp})")
+    return " or ".join(options) if options else "use devices with more memory or more pipeline stages"
