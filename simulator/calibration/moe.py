@@ -1,0 +1,97 @@
+"""Fits MoeFit per device and dtype from measured fused experts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from hardware_profiles.schema import DeviceProfile, MoeFit
+from simulator.calibration.dtypes import BY_KEY, RULES
+from simulator.calibration.fitting import Bound, Parameters, fit_and_score, group_keys, rounded, rounded_all
+from simulator.calibration.points import Points
+from simulator.calibration.tables import FloatColumn, Mask, Table
+from simulator.physics.kernels import grouped_gemm_s
+
+FRAMEWORKS = ("vllm", "sglang", "trtllm")
+"""In order of preference; the first with rows of balanced routing is used (SGLang's Triton kernel descends from the one
+vLLM uses, and on A100 only its rows are balanced)."""
+
+UNTUNED = ("vllm_modeloptfp8moe_flashinfer_cutlass",)
+"""Kernels whose rows are left out: timed without autotuning, they take 2.6 times as long as the same shapes in bf16;
+TRT-LLM's rows of the same CUTLASS kernels are used instead."""
+
+SHAPE = ("model", "num_tokens", "moe_tp_size", "moe_ep_size")
+
+BOUNDS: Mapping[str, Bound] = {
+    "compute": Bound(0.5, 0.02, 1.0),
+    "memory": Bound(0.7, 0.05, 1.0),
+    "launch_s": Bound(3e-5, 1e-6, 5e-4),
+    "norm": Bound(2.0, 1.0, 12.0),
+    "row_pad": Bound(16.0, 1.0, 256.0),
+    "activation": Bound(1.0, 0.05, 10.0),
+}
+
+
+def fit_moes(table: Table, device: DeviceProfile) -> tuple[dict[str, MoeFit], list[Points]]:
+    """Fits of every dtype the table has for a device."""
+    fits: dict[str, MoeFit] = {}
+    shown: list[Points] = []
+    usable = usable_rows(table)
+    for dtype in usable.distinct("moe_dtype"):
+        of_dtype = usable.select(moe_dtype=dtype)
+        framework = next(f for f in FRAMEWORKS if f in of_dtype.distinct("framework"))
+        fits[RULES[dtype].key], seen = fit_moe(of_dtype.select(framework=framework), device, RULES[dtype].key)
+        shown.append(seen)
+    return fits, shown
+
+
+def usable_rows(table: Table) -> Table:
+    """Rows of balanced routing and of tuned kernels.
+
+    Left out too: DeepSeek's experts split over ranks outside TRT-LLM. Its group-limited routing is not balanced there
+    (one eighth of the experts takes up to 0.7 of the time of all of them). And batches with less than one row per rank:
+    the benchmark times the rank that has the row.
+    """
+    untuned = np.array([kernel.startswith(UNTUNED) for kernel in table["kernel_source"].tolist()], dtype=bool)
+    grouped = (table["model"] == "deepseek-v3/r1") & (table["moe_ep_size"] > 1) & (table["framework"] != "trtllm")
+    some_row = table["num_tokens"] * table["topk"] >= table["moe_ep_size"]
+    return table.where((table["distribution"] == "balanced") & ~untuned & ~grouped & some_row)
+
+
+def predict(rows: Table, device: DeviceProfile, key: str, fit: MoeFit) -> FloatColumn:
+    """Seconds of the rows under ``fit``, with uniform routing."""
+    rule = BY_KEY[key]
+    tokens, experts, topk, ep = (rows[c] for c in ("num_tokens", "num_experts", "topk", "moe_ep_size"))
+    # distinct experts of this rank that T tokens hit when each picks k of E uniformly
+    active = experts / ep * (1.0 - (1.0 - topk / experts) ** tokens)
+    seconds = grouped_gemm_s(
+        tokens * topk / ep,
+        active,
+        hidden=rows["hidden_size"],  # type: ignore[arg-type]  # elementwise, like every argument
+        intermediate=rows["inter_size"] / rows["moe_tp_size"],  # type: ignore[arg-type]
+        peak_flop_per_s=device.dense_flop_per_s[rule.peak],
+        bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s,
+        weight_bytes=rule.weight_bytes,
+        activation_bytes=rule.activation_bytes,
+        fit=fit,
+    )
+    return np.asarray(seconds, dtype=np.float64)
+
+
+def fit_moe(rows: Table, device: DeviceProfile, key: str) -> tuple[MoeFit, Points]:
+    """Fit one dtype of one device; (hidden, inter, tp, ep) are held out as a whole."""
+
+    def predicted(p: Parameters, mask: Mask) -> FloatColumn:
+        return predict(rows.where(mask), device, key, MoeFit(**p))
+
+    measured_s = rows["latency_ms"] * 1e-3
+    groups = group_keys(*(rows[c] for c in ("hidden_size", "inter_size", "moe_tp_size", "moe_ep_size")))
+    scored = fit_and_score(predicted, measured_s, groups, BOUNDS)
+    result = MoeFit(
+        **rounded_all(scored.parameters),
+        median_error=rounded(scored.median_error, 3),
+        p90_error=rounded(scored.p90_error, 3),
+        source=f"{rows.name}: {rows.describe('framework', 'version')}, balanced routing; {len(rows)} rows",
+    )
+    return result, Points("moe", device.name, key, rows, measured_s, scored.held_out_s, SHAPE)

@@ -1,0 +1,181 @@
+"""Efficiencies of devices nobody measured: from the nearest measured one, with the error of such steps between measured ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from hardware_profiles.schema import CollectiveFit, DeviceProfile, Efficiency
+from simulator.calibration import attention, collectives, gemm, moe
+from simulator.calibration.dtypes import BY_KEY
+from simulator.calibration.fitting import rounded
+from simulator.calibration.points import Points
+from simulator.calibration.tables import FloatColumn
+
+Distance = Literal["same generation", "other generation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Where a device's parameters come from."""
+
+    source: str
+    distance: Distance
+    reason: str
+
+
+FAMILIES: Mapping[str, str] = {
+    "gemm": "gemm",
+    "prefill attention": "prefill_attention",
+    "decode attention": "decode_attention",
+    "moe": "moe",
+    "collectives": "collectives",
+}
+"""Family of points -> field of Efficiency."""
+
+PREDICT: Mapping[str, Any] = {
+    "gemm": gemm.predict,
+    "prefill attention": attention.predict_prefill,
+    "decode attention": attention.predict_decode,
+    "moe": moe.predict,
+    "collectives": collectives.predict,
+}
+
+LEFT_OUT: Mapping[Distance, tuple[tuple[str, str], ...]] = {
+    "same generation": (
+        ("h100-sxm", "h200-sxm"),
+        ("h200-sxm", "h100-sxm"),
+        ("b200-sxm", "b300-sxm"),
+        ("b300-sxm", "b200-sxm"),
+        ("gb200", "gb300"),
+        ("gb300", "gb200"),
+        ("l40s", "rtx-4090"),
+        ("rtx-4090", "l40s"),
+        ("rtx-a6000", "rtx-3090"),
+        ("rtx-3090", "rtx-a6000"),
+    ),
+    "other generation": (
+        ("a100-sxm-80gb", "h100-sxm"),
+        ("h100-sxm", "a100-sxm-80gb"),
+        ("b200-sxm", "h100-sxm"),
+        ("h100-sxm", "b200-sxm"),
+        ("l40s", "rtx-pro-6000"),
+        ("rtx-pro-6000", "l40s"),
+        ("rtx-a6000", "a100-sxm-80gb"),
+        ("rtx-4090", "rtx-a6000"),
+    ),
+}
+"""(device treated as unmeasured, the measured device its parameters are taken from)."""
+
+Errors = dict[tuple[Distance, str, str], tuple[float, float, int]]
+"""(distance, family, key) -> median and p90 error and rows; key '' pools all keys of the family."""
+
+
+def transferred(
+    known: Efficiency, source: DeviceProfile, target: DeviceProfile, transfer: Transfer, errors: Errors
+) -> Efficiency:
+    """``known`` carried to another device: shares of peaks and launches stay, bandwidths follow the datasheet."""
+    carried = {
+        field: {
+            key: _carried(fit, family, key, source, target, transfer, errors)
+            for key, fit in getattr(known, field).items()
+            if _has_peak(target, family, key) and (family != "collectives" or _linked(source, target))
+        }
+        for family, field in FAMILIES.items()
+    }
+    ratio = source.memory_bandwidth_bytes_per_s / target.memory_bandwidth_bytes_per_s
+    return Efficiency(
+        provenance="transferred",
+        **carried,
+        layer_fixed_s=known.layer_fixed_s,
+        layer_token_s=rounded(known.layer_token_s * ratio),
+        step_fixed_s=known.step_fixed_s,
+        logits_row_s=rounded(known.logits_row_s * ratio),
+        transferred_from=source.name,
+        source=f"transferred from {source.name}: {transfer.reason}",
+    )
+
+
+def completed(own: Efficiency, other: Efficiency) -> Efficiency:
+    """A measured device's own fits, with those it lacks from a transferred set."""
+    fields = {field: {**getattr(other, field), **getattr(own, field)} for field in FAMILIES.values()}
+    return replace(own, **{field: dict(sorted(fits.items())) for field, fits in fields.items()})
+
+
+def left_out_errors(
+    points: Iterable[Points], efficiencies: Mapping[str, Efficiency], devices: Mapping[str, DeviceProfile]
+) -> Errors:
+    """Errors of devices whose parameters are taken from another one, pooled per distance, family and key."""
+    by_device: dict[str, list[Points]] = {}
+    for p in points:
+        by_device.setdefault(p.device, []).append(p)
+    pooled: dict[tuple[Distance, str, str], list[FloatColumn]] = {}
+    for distance, pairs in LEFT_OUT.items():
+        for target, source in pairs:
+            for p in by_device.get(target, []):
+                error = _error_with(p, efficiencies.get(source), devices, source)
+                if error is not None:
+                    for key in (p.key, ""):
+                        pooled.setdefault((distance, p.family, key), []).append(error)
+    return {key: _summary(np.concatenate(parts)) for key, parts in sorted(pooled.items())}
+
+
+def _error_with(
+    p: Points, known: Efficiency | None, devices: Mapping[str, DeviceProfile], source: str
+) -> FloatColumn | None:
+    """Absolute errors of a device's rows under the parameters of another one; None where that one lacks the key."""
+    fit = None if known is None else getattr(known, FAMILIES[p.family]).get(p.key)
+    if fit is None:
+        return None
+    target = devices[p.device]
+    if isinstance(fit, CollectiveFit):
+        if not _linked(devices[source], target):
+            return None
+        fit = scaled_collective(fit, devices[source], target)
+    return np.asarray(np.abs(PREDICT[p.family](p.rows, target, p.key, fit) / p.measured_s - 1.0), dtype=np.float64)
+
+
+def scaled_collective(fit: CollectiveFit, source: DeviceProfile, target: DeviceProfile) -> CollectiveFit:
+    """The same start-ups, bandwidths in proportion to the links'."""
+    assert source.scaleup is not None and target.scaleup is not None
+    ratio = target.scaleup.bandwidth_bytes_per_s / source.scaleup.bandwidth_bytes_per_s
+    return replace(
+        fit,
+        bandwidth1_bytes_per_s=rounded(fit.bandwidth1_bytes_per_s * ratio),
+        bandwidth2_bytes_per_s=rounded(fit.bandwidth2_bytes_per_s * ratio),
+    )
+
+
+def _carried(
+    fit: Any,
+    family: str,
+    key: str,
+    source: DeviceProfile,
+    target: DeviceProfile,
+    transfer: Transfer,
+    errors: Errors,
+) -> Any:
+    if isinstance(fit, CollectiveFit):
+        fit = scaled_collective(fit, source, target)
+    found = errors.get((transfer.distance, family, key)) or errors.get((transfer.distance, family, ""))
+    median, p90 = (found[0], found[1]) if found else (None, None)
+    return replace(fit, median_error=median, p90_error=p90, source=f"transferred from {source.name}")
+
+
+def _has_peak(target: DeviceProfile, family: str, key: str) -> bool:
+    """True when the target has the arithmetic of a dtype (16-bit fits serve bfloat16 and float16 alike)."""
+    if family not in ("gemm", "moe"):
+        return True
+    peak = BY_KEY[key].peak
+    return peak in target.dense_flop_per_s or (peak == "bfloat16" and "float16" in target.dense_flop_per_s)
+
+
+def _linked(source: DeviceProfile, target: DeviceProfile) -> bool:
+    return source.scaleup is not None and target.scaleup is not None
+
+
+def _summary(error: FloatColumn) -> tuple[float, float, int]:
+    return rounded(float(np.median(error)), 3), rounded(float(np.quantile(error, 0.9)), 3), len(error)
