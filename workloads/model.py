@@ -2,10 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from hardware_profiles.errors import UserError, unknown_name
+
 AttentionKind = Literal["gqa", "mla", "linear"]
+
+DTYPE_BYTES: Mapping[str, float] = {
+    "float32": 4.0,
+    "bfloat16": 2.0,
+    "float16": 2.0,
+    "fp8": 1.0,
+    "int8": 1.0,
+    "int4": 0.5,
+}
+"""Bytes per element of the dtypes that hold plain numbers (block formats with scales are ``QuantSpec``)."""
+
+_DTYPE_ALIASES: Mapping[str, str] = {
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "half": "float16",
+    "fp32": "float32",
+    "float": "float32",
+    "fp8_e4m3": "fp8",
+    "fp8_e5m2": "fp8",
+    "float8_e4m3fn": "fp8",
+}
+
+
+def dtype_bytes(dtype: str) -> float:
+    """Bytes per element of a dtype; common short names are understood."""
+    key = _DTYPE_ALIASES.get(dtype.lower(), dtype.lower())
+    if key not in DTYPE_BYTES:
+        raise unknown_name("dtype", dtype, DTYPE_BYTES)
+    return DTYPE_BYTES[key]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +94,47 @@ class AttentionSpec:
             return self.kv_lora_rank + self.qk_rope_head_dim
         return self.num_kv_heads * (self.head_dim + self.v_head_dim)
 
+    def kv_elements_per_token_per_rank(self, tp: int) -> int:
+        """The same on one of ``tp`` ranks: MLA's latent is whole on each; a rank holds at least one KV head."""
+        if self.kind != "gqa":
+            return self.kv_elements_per_token
+        return _share(self.num_kv_heads, tp) * (self.head_dim + self.v_head_dim)
+
+    def cached_tokens(self, context_tokens: int) -> int:
+        """Tokens of a sequence that this layer keeps and reads: all, the last window, or none (linear attention)."""
+        if self.kind == "linear":
+            return 0
+        return context_tokens if self.sliding_window is None else min(context_tokens, self.sliding_window)
+
+    @property
+    def params(self) -> int:
+        """All parameters of the attention part."""
+        return _total(self.matrices) + self.small_params
+
+    def params_per_rank(self, tp: int) -> int:
+        """Matrix parameters on one of ``tp`` ranks, without small_params; at least one KV head per rank."""
+        total = 0
+        for matrix in self.matrices:
+            if matrix.name == "qkv_proj":
+                kv_rows = min(matrix.rows, self.kv_elements_per_token)
+                total += matrix.cols * (
+                    -(-(matrix.rows - kv_rows) // tp) + min(kv_rows, self.kv_elements_per_token_per_rank(tp))
+                )
+            else:
+                total += _matrix_share(matrix, tp)
+        return total
+
+    def flop_per_token(self, context_tokens: int) -> float:
+        """FLOP one query spends on scores and values (projections not included).
+
+        ``2 * heads * (head_dim + v_head_dim)`` per cached token; MLA is counted in its expanded form, as MFU is usually
+        defined. Linear attention: three multiply-adds per element of state (read with k, rank-one update, read with q;
+        Yang et al., Gated Delta Networks, arXiv 2412.06464, eq. 10).
+        """
+        if self.kind == "linear":
+            return 6.0 * self.state_elements
+        return 2.0 * self.num_heads * (self.head_dim + self.v_head_dim) * self.cached_tokens(context_tokens)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MlpSpec:
@@ -78,11 +151,38 @@ class MlpSpec:
     router: Matrix | None = None
     small_params: int = 0
     """Biases (all experts), router bias: counted, never timed."""
+    expert_small_params: int = 0
+    """The part of small_params that belongs to each routed expert."""
 
     @property
     def is_moe(self) -> bool:
         """True when tokens are routed to experts."""
         return self.num_experts > 0
+
+    @property
+    def expert_params(self) -> int:
+        """Matrix parameters of one routed expert; 0 when dense."""
+        return _total(self.matrices) if self.is_moe else 0
+
+    @property
+    def dense_params(self) -> int:
+        """Matrix parameters every token uses and quantisation covers: a dense MLP, or the shared experts."""
+        return _total(self.shared_matrices if self.is_moe else self.matrices)
+
+    @property
+    def router_params(self) -> int:
+        """Parameters of the gate."""
+        return 0 if self.router is None else self.router.params
+
+    @property
+    def params(self) -> int:
+        """All parameters of the feed-forward part, every expert included."""
+        return self.expert_params * self.num_experts + self.dense_params + self.router_params + self.small_params
+
+    @property
+    def active_matrix_params(self) -> int:
+        """Matrix parameters one token is multiplied with."""
+        return self.expert_params * self.experts_per_token + self.dense_params + self.router_params
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +194,11 @@ class LayerGroup:
     mlp: MlpSpec
     norm_params: int = 0
     """Norm weights per layer."""
+
+    @property
+    def params(self) -> int:
+        """All parameters of one such layer."""
+        return self.attention.params + self.mlp.params + self.norm_params
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +215,10 @@ class QuantSpec:
     """Which matrices are stored so: all linear layers of the blocks, or the routed experts only (gpt-oss)."""
     activation_dtype: str | None = None
     """Dtype the GEMM runs in; None when weights are dequantised to the model's dtype (weight-only)."""
+    lm_head: bool = False
+    """True when the checkpoint quantises the LM head as well (a few GPTQ checkpoints)."""
+    kv_cache_dtype: str | None = None
+    """KV cache dtype the checkpoint was calibrated for (``kv_cache_scheme``, ``kv_cache_quant_algo``), or None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,8 +239,261 @@ class ModelSpec:
     """Position embeddings, final norm, lm_head bias, extra projections: counted, never timed."""
     source: str = ""
     """Where the numbers come from (URL, file)."""
+    layer_pattern: tuple[int, ...] = ()
+    """Index into ``layers`` of each transformer block in network order; empty: the groups one after another."""
+
+    # ---- layers
 
     @property
     def num_layers(self) -> int:
         """Transformer blocks."""
         return sum(g.count for g in self.layers)
+
+    @property
+    def num_full_layers(self) -> int:
+        """Layers whose attention reads the whole context."""
+        return sum(g.count for g in self.layers if g.attention.kind != "linear" and g.attention.sliding_window is None)
+
+    @property
+    def num_window_layers(self) -> int:
+        """Layers whose attention reads a sliding window."""
+        return sum(g.count for g in self.layers if g.attention.sliding_window is not None)
+
+    @property
+    def num_linear_layers(self) -> int:
+        """Layers with a constant state in place of a KV cache."""
+        return sum(g.count for g in self.layers if g.attention.kind == "linear")
+
+    @property
+    def sliding_window(self) -> int | None:
+        """Window of the sliding-window layers [tokens] (the widest, should they differ), or None."""
+        return max((w for g in self.layers if (w := g.attention.sliding_window) is not None), default=None)
+
+    @property
+    def is_moe(self) -> bool:
+        """True when any layer routes tokens to experts."""
+        return any(g.mlp.is_moe for g in self.layers)
+
+    @property
+    def is_mla(self) -> bool:
+        """True when any layer caches a compressed latent."""
+        return any(g.attention.kind == "mla" for g in self.layers)
+
+    @property
+    def layer_sequence(self) -> tuple[int, ...]:
+        """Group index of each block in network order."""
+        if self.layer_pattern:
+            return self.layer_pattern
+        return tuple(i for i, group in enumerate(self.layers) for _ in range(group.count))
+
+    def stage_layers(self, pp: int) -> tuple[tuple[int, ...], ...]:
+        """Group index of each block, one tuple per pipeline stage, split as vLLM splits.
+
+        Even shares; what is left over goes one each to the last stages before the very last (which holds the LM head).
+        """
+        _check_degree("pp", pp)
+        if pp > self.num_layers:
+            raise UserError(
+                f"{self.name} has {self.num_layers} layers; pp={pp} leaves stages empty. Use pp <= {self.num_layers}"
+            )
+        sizes = [self.num_layers // pp] * pp
+        for i in range(2, self.num_layers % pp + 2):
+            sizes[-i] += 1
+        sequence, stages = self.layer_sequence, []
+        for size in sizes:
+            stages.append(sequence[:size])
+            sequence = sequence[size:]
+        return tuple(stages)
+
+    # ---- parameters
+
+    @property
+    def embedding_params(self) -> int:
+        """Token embedding."""
+        return self.vocab_size * self.hidden_size
+
+    @property
+    def lm_head_params(self) -> int:
+        """Output matrix; 0 when it is the embedding (tied)."""
+        return 0 if self.tie_word_embeddings else self.vocab_size * self.hidden_size
+
+    @property
+    def expert_params(self) -> int:
+        """Matrix parameters of all routed experts of all layers."""
+        return sum(g.count * g.mlp.expert_params * g.mlp.num_experts for g in self.layers)
+
+    @property
+    def num_params(self) -> int:
+        """All parameters; multi-token-prediction heads and vision towers are not part of the model served here."""
+        blocks = sum(g.count * g.params for g in self.layers)
+        return blocks + self.embedding_params + self.lm_head_params + self.other_params
+
+    @property
+    def num_active_params(self) -> int:
+        """Parameters one token uses: experts_per_token of num_experts; embedding and LM head counted whole."""
+        idle = sum(
+            g.count * (g.mlp.num_experts - g.mlp.experts_per_token) * (g.mlp.expert_params + g.mlp.expert_small_params)
+            for g in self.layers
+        )
+        return self.num_params - idle
+
+    def params_by_component(self) -> dict[str, int]:
+        """Parameters per component; the values add up to num_params."""
+        parts = {
+            "embedding": self.embedding_params,
+            "attention": sum(g.count * g.attention.params for g in self.layers),
+            "mlp": sum(g.count * g.mlp.dense_params for g in self.layers if not g.mlp.is_moe),
+            "routed experts": self.expert_params,
+            "shared experts": sum(g.count * g.mlp.dense_params for g in self.layers if g.mlp.is_moe),
+            "router": sum(g.count * g.mlp.router_params for g in self.layers),
+            "mlp biases": sum(g.count * g.mlp.small_params for g in self.layers),
+            "norms": sum(g.count * g.norm_params for g in self.layers),
+            "lm_head": self.lm_head_params,
+            "other": self.other_params,
+        }
+        return {name: count for name, count in parts.items() if count}
+
+    # ---- KV cache
+
+    def kv_bytes_per_token(self, kv_dtype_bytes: float = 2.0) -> float:
+        """KV bytes one token adds over all layers, windows not yet full [B] (all ranks together)."""
+        return kv_dtype_bytes * sum(g.count * g.attention.kv_elements_per_token for g in self.layers)
+
+    def kv_bytes_per_token_per_device(self, tp: int = 1, pp: int = 1, kv_dtype_bytes: float = 2.0) -> float:
+        """The same on the device that holds most: MLA whole on every TP rank, at least one KV head per rank."""
+        elements = [g.attention.kv_elements_per_token_per_rank(tp) for g in self.layers]
+        return kv_dtype_bytes * max(sum(elements[i] for i in stage) for stage in self.stage_layers(pp))
+
+    def kv_bytes(self, context_tokens: int, kv_dtype_bytes: float = 2.0) -> float:
+        """KV bytes of one sequence [B]: full layers keep the context L, sliding layers min(L, window)."""
+        return kv_dtype_bytes * sum(
+            g.count * g.attention.kv_elements_per_token * g.attention.cached_tokens(context_tokens) for g in self.layers
+        )
+
+    @property
+    def state_elements(self) -> int:
+        """Constant state per sequence of all linear-attention layers [elements]."""
+        return sum(g.count * g.attention.state_elements for g in self.layers)
+
+    # ---- weights
+
+    def weight_bytes(self) -> float:
+        """Bytes of all weights as the checkpoint stores them (quantised matrices with their scales)."""
+        return self._stored_bytes(
+            linear=sum(g.count * (_total(g.attention.matrices) + g.mlp.dense_params) for g in self.layers),
+            experts=self.expert_params,
+            lm_head=self.lm_head_params,
+            plain=self.embedding_params
+            + self.other_params
+            + sum(
+                g.count * (g.attention.small_params + g.mlp.router_params + g.mlp.small_params + g.norm_params)
+                for g in self.layers
+            ),
+        )
+
+    def weight_bytes_per_device(self, tp: int = 1, pp: int = 1, ep: int = 1) -> float:
+        """Weight bytes of the fullest device under TP x PP, experts over ``ep`` ranks when ep > 1 (else split by TP).
+
+        Embedding and LM head are split over the vocabulary; replicated: MLA down projections, KV heads beyond one per
+        rank, routers, norms and biases (expert biases stay with their expert). Engine padding is not included.
+        """
+        self.check_tp(tp)
+        _check_degree("ep", ep)
+        stages = self.stage_layers(pp)
+        return max(self._stage_bytes(stage, tp, ep, first=i == 0, last=i == pp - 1) for i, stage in enumerate(stages))
+
+    def _stage_bytes(self, stage: tuple[int, ...], tp: int, ep: int, *, first: bool, last: bool) -> float:
+        groups = [self.layers[i] for i in stage]
+        vocab = -(-self.vocab_size // tp) * self.hidden_size
+        tied = self.tie_word_embeddings
+        expert_bias = [g.mlp.expert_small_params * _experts_per_rank(g.mlp, tp, ep) for g in groups]
+        plain = sum(
+            g.attention.small_params + g.mlp.router_params + g.norm_params
+            + g.mlp.small_params - g.mlp.expert_small_params * g.mlp.num_experts
+            for g in groups
+        )  # fmt: skip
+        return self._stored_bytes(
+            linear=sum(g.attention.params_per_rank(tp) + _dense_share(g.mlp, tp) for g in groups),
+            experts=sum(g.mlp.expert_params * _experts_per_rank(g.mlp, tp, ep) for g in groups),
+            lm_head=vocab if last and not tied else 0,
+            plain=plain
+            + sum(expert_bias)
+            + (vocab if first or (last and tied) else 0)
+            + (self.other_params if first or last else 0),
+        )
+
+    def _stored_bytes(self, *, linear: float, experts: float, lm_head: float, plain: float) -> float:
+        """Bytes of four kinds of parameters: which of them are quantised is the checkpoint's scope."""
+        base = dtype_bytes(self.dtype)
+        quant = self.quant
+        if quant is None:
+            return base * (linear + experts + lm_head + plain)
+        linear_bytes = quant.bytes_per_weight if quant.scope == "linear" else base
+        head_bytes = quant.bytes_per_weight if quant.lm_head else base
+        return linear_bytes * linear + quant.bytes_per_weight * experts + head_bytes * lm_head + base * plain
+
+    # ---- work
+
+    def flop_per_token(self, context_tokens: int = 0) -> float:
+        """FLOP to compute one token with ``context_tokens`` before it: projections, active experts, LM head, attention.
+
+        A multiply-add is two. Norms, rotary embedding, softmax and biases (below 1 %) are left out.
+        """
+        matrices = sum(g.count * (_total(g.attention.matrices) + g.mlp.active_matrix_params) for g in self.layers)
+        attention = sum(g.count * g.attention.flop_per_token(context_tokens) for g in self.layers)
+        return 2.0 * (matrices + self.vocab_size * self.hidden_size) + attention
+
+    # ---- tensor parallelism
+
+    def valid_tps(self, limit: int = 64) -> tuple[int, ...]:
+        """Tensor-parallel degrees up to ``limit`` that divide heads and MLP widths."""
+        return tuple(tp for tp in range(1, limit + 1) if self._tp_obstacle(tp) is None)
+
+    def check_tp(self, tp: int) -> None:
+        """Raise UserError unless ``tp`` divides attention heads, KV heads (or is a multiple of them) and MLP widths."""
+        _check_degree("tp", tp)
+        if (obstacle := self._tp_obstacle(tp)) is not None:
+            valid = ", ".join(str(n) for n in self.valid_tps())
+            raise UserError(f"{self.name}: {obstacle} not divisible by tp={tp}. Valid TP: {valid}")
+
+    def _tp_obstacle(self, tp: int) -> str | None:
+        for group in self.layers:
+            attention = group.attention
+            if attention.num_heads % tp:
+                return f"{attention.num_heads} attention heads are"
+            kv = attention.num_kv_heads
+            if attention.kind != "mla" and kv % tp and (tp % kv or attention.kind == "linear"):
+                return f"{kv} KV heads are"
+            for matrix in (*group.mlp.matrices, *group.mlp.shared_matrices):
+                width = matrix.rows if matrix.parallel == "column" else matrix.cols
+                if matrix.parallel != "replicated" and width % tp:
+                    return f"MLP width {width} ({matrix.name}) is"
+        return None
+
+
+def _total(matrices: Iterable[Matrix]) -> int:
+    return sum(m.params for m in matrices)
+
+
+def _share(heads: int, tp: int) -> int:
+    """Heads on one rank: an equal share, at least one."""
+    return max(1, -(-heads // tp))
+
+
+def _matrix_share(matrix: Matrix, tp: int) -> int:
+    """Parameters of a matrix on the fullest of ``tp`` ranks."""
+    return matrix.params if matrix.parallel == "replicated" else -(-matrix.params // tp)
+
+
+def _dense_share(mlp: MlpSpec, tp: int) -> int:
+    return sum(_matrix_share(m, tp) for m in (mlp.shared_matrices if mlp.is_moe else mlp.matrices))
+
+
+def _experts_per_rank(mlp: MlpSpec, tp: int, ep: int) -> float:
+    """Routed experts' worth of parameters on one rank: whole experts under EP, a slice of each under TP."""
+    return float(-(-mlp.num_experts // ep)) if ep > 1 else mlp.num_experts / tp
+
+
+def _check_degree(name: str, degree: int) -> None:
+    if degree < 1:
+        raise UserError(f"{name}={degree}: parallel degrees are 1 or more")
