@@ -1,0 +1,126 @@
+"""A deployment: which model on which devices, in which layout, under which engine settings, behind which router."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hardware_profiles.errors import UserError, unknown_name
+from hardware_profiles.schema import Cluster
+from simulator.batching import BATCHING, RESERVING
+from simulator.core import CoreLimits
+from simulator.engine import EngineProfile
+from simulator.physics.memory import MemoryPlan, memory_plan
+from simulator.physics.step_model import StepModel
+from simulator.plan import ParallelPlan
+from simulator.routing import ROUTING
+from simulator.run import ReplicaSetup
+from workloads.model import ModelSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """Everything that serves: model, cluster, plan, engine profile (with the user's settings), router."""
+
+    model: ModelSpec
+    cluster: Cluster
+    plan: ParallelPlan
+    engine: EngineProfile
+    max_model_len: int | None = None
+    """Longest request [tokens]; None: as long as model and KV memory allow."""
+    num_gpu_blocks_override: int | None = None
+    swap_space_bytes: float = 4 * 2**30
+    """Host memory for swapped KV blocks, per device [B] (vLLM v0's --swap-space, 4 GiB)."""
+    routing: str = "round-robin"
+    moe_skew: float = 0.0
+    _cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.routing not in ROUTING:
+            raise unknown_name("routing policy", self.routing, ROUTING)
+        engine = self.engine
+        for name, value in (
+            ("max_num_seqs", engine.max_num_seqs),
+            ("max_num_batched_tokens", engine.max_num_batched_tokens),
+            ("block_size", engine.block_size),
+        ):
+            if value < 1:
+                raise UserError(f"{name} is {value}; it must be at least 1")
+        if engine.batching == "chunked" and engine.max_num_batched_tokens < engine.max_num_seqs:
+            raise UserError(
+                f"max_num_batched_tokens ({engine.max_num_batched_tokens}) is less than max_num_seqs "
+                f"({engine.max_num_seqs}); the engine needs a token for every sequence. Use --max-num-seqs "
+                f"{engine.max_num_batched_tokens} or less"
+            )
+        if not 0 < engine.gpu_memory_utilization <= 1:
+            raise UserError(
+                f"gpu_memory_utilization is {engine.gpu_memory_utilization}; it must be in (0, 1], for example 0.9"
+            )
+
+    @property
+    def step_model(self) -> StepModel:
+        """Physics of one replica, compiled once."""
+        if "step_model" not in self._cache:
+            self._cache["step_model"] = StepModel(
+                self.model, self.cluster, self.plan, self.engine, moe_skew=self.moe_skew
+            )
+        model: StepModel = self._cache["step_model"]
+        return model
+
+    @property
+    def memory(self) -> MemoryPlan:
+        """Bytes and KV blocks per device. Raises UserError when the model does not fit."""
+        if "memory" not in self._cache:
+            self._cache["memory"] = memory_plan(
+                self.model,
+                self.cluster,
+                self.plan,
+                self.engine,
+                max_model_len=self.max_model_len,
+                num_gpu_blocks_override=self.num_gpu_blocks_override,
+            )
+        plan: MemoryPlan = self._cache["memory"]
+        return plan
+
+    @property
+    def effective_max_model_len(self) -> int:
+        """The longest request the deployment serves [tokens]."""
+        capacity = self.memory.num_blocks * self.engine.block_size
+        if self.max_model_len is not None:
+            return self.max_model_len
+        return min(self.model.max_position_embeddings, capacity)
+
+    def replica_setup(self) -> ReplicaSetup:
+        """What the event loop needs of one replica."""
+        engine = self.engine
+        blocks = self.memory.num_blocks
+        kv_block_bytes = self.memory.kv_bytes / max(1, blocks)
+        host_link = self.cluster.device.host_link
+        limits = CoreLimits(
+            num_blocks=blocks,
+            block_size=engine.block_size,
+            max_num_seqs=engine.max_num_seqs,
+            max_num_batched_tokens=engine.max_num_batched_tokens,
+            max_model_len=self.effective_max_model_len,
+            reserve_full_prompt=engine.reserve_full_prompt,
+            swap=engine.preemption == "swap",
+            host_blocks=int(self.swap_space_bytes // kv_block_bytes) if blocks else 0,
+            watermark_blocks=int(engine.watermark * blocks),
+            fixed_reservation=self.effective_max_model_len if engine.batching in RESERVING else None,
+            hold_finished=engine.batching == "static",
+        )
+        if engine.preemption == "swap" and host_link is None:
+            raise UserError(f"{self.cluster.device.name} has no host_link in its profile; swapping needs one")
+        bandwidth = host_link.bandwidth_bytes_per_s * host_link.efficiency if host_link else float("inf")
+        return ReplicaSetup(
+            limits=limits,
+            step_model=self.step_model,
+            batching=BATCHING[engine.batching],
+            stages=self.plan.pp,
+            async_scheduling=engine.async_scheduling and self.plan.pp == 1,
+            prefix_caching=engine.prefix_caching,
+            request_fixed_s=engine.request_fixed_s,
+            request_token_s=engine.request_token_s,
+            response_s=engine.response_s,
+            swap_token_s=kv_block_bytes / engine.block_size / bandwidth,
+        )

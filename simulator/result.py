@@ -1,0 +1,313 @@
+"""What a simulation returns: a table of requests, a summary in vLLM's own field names, a time series."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.deployment import Deployment
+from simulator.physics.shape import StepShape
+from simulator.recorder import COMPLETED, REJECTED
+from simulator.run import RunRecord
+from workloads.slo import Slo
+from workloads.trace import Trace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats = npt.NDArray[np.float64]
+
+STATUS_NAMES = {0: "unfinished", COMPLETED: "completed", REJECTED: "rejected"}
+PERCENTILES = (50, 90, 95, 99)
+
+
+def weighted_percentile(values: Floats, counts: npt.NDArray[np.int64], percents: tuple[float, ...]) -> list[float]:
+    """Percentiles of a sample in which ``values[i]`` occurs ``counts[i]`` times: the smallest value that at least the
+    given share of the sample does not exceed."""
+    if not len(values):
+        return [float("nan")] * len(percents)
+    order = np.argsort(values, kind="stable")
+    cumulative = np.cumsum(counts[order])
+    ranks = [max(1, int(np.ceil(p / 100 * cumulative[-1]))) for p in percents]
+    return [float(values[order[np.searchsorted(cumulative, rank)]]) for rank in ranks]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Mean, standard deviation and percentiles of one latency [s]."""
+
+    mean: float
+    std: float
+    percentiles: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Floats) -> Spread:
+        """Of a sample; NaN when it is empty."""
+        if not len(values):
+            nan = float("nan")
+            return cls(nan, nan, (nan,) * len(PERCENTILES))
+        return cls(float(values.mean()), float(values.std()), tuple(np.percentile(values, PERCENTILES).tolist()))
+
+    @classmethod
+    def of_weighted(cls, values: Floats, counts: npt.NDArray[np.int64]) -> Spread:
+        """Of a sample given with multiplicities."""
+        total = counts.sum()
+        if not total:
+            return cls.of(np.zeros(0))
+        mean = float((values * counts).sum() / total)
+        std = float(np.sqrt(((values - mean) ** 2 * counts).sum() / total))
+        return cls(mean, std, tuple(weighted_percentile(values, counts, PERCENTILES)))
+
+    def to_ms(self, name: str) -> dict[str, float]:
+        """Fields as ``vllm bench serve`` names them: mean_ttft_ms, median_ttft_ms, std_ttft_ms, p90_ttft_ms ..."""
+        fields = {f"mean_{name}_ms": self.mean, f"median_{name}_ms": self.percentiles[0], f"std_{name}_ms": self.std}
+        for percent, value in zip(PERCENTILES[1:], self.percentiles[1:], strict=True):
+            fields[f"p{percent}_{name}_ms"] = value
+        return {key: value * 1e3 for key, value in fields.items()}
+
+
+@dataclass(eq=False)
+class SimulationResult:
+    """One simulated run. Latencies are the client's (queueing, tokenisation and response included)."""
+
+    deployment: Deployment
+    trace: Trace
+    record: RunRecord
+    slo: Slo | None = None
+    seed: int = 0
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    # -- columns ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _columns(self) -> dict[str, npt.NDArray[Any]]:
+        table, response_s = self.record.table, self.deployment.engine.response_s
+        first = np.frombuffer(table.first_token_s) + response_s
+        finish = np.frombuffer(table.finish_s) + response_s
+        arrival = np.frombuffer(table.arrival_s)
+        outputs = np.frombuffer(table.output_tokens, dtype=np.int64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            tpot = np.where(outputs > 1, (finish - first) / (outputs - 1), np.nan)
+        return {
+            "replica": np.frombuffer(table.replica, dtype=np.int32),
+            "status": np.frombuffer(table.status, dtype=np.int8),
+            "arrival_s": arrival,
+            "scheduled_s": np.frombuffer(table.scheduled_s),
+            "first_token_s": first,
+            "finish_s": finish,
+            "input_tokens": self.trace.input_tokens,
+            "output_tokens": outputs,
+            "cached_tokens": np.frombuffer(table.cached_tokens, dtype=np.int64),
+            "num_preemptions": np.frombuffer(table.preemptions, dtype=np.int32),
+            "ttft_s": first - arrival,
+            "tpot_s": tpot,
+            "e2e_s": finish - arrival,
+        }
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """One column of the request table as an array, in trace order."""
+        return self._columns[name]
+
+    @cached_property
+    def requests(self) -> pd.DataFrame:
+        """One row per request: times and latencies in seconds, NaN where not finished; see docs/mechanics.md."""
+        import pandas as pd
+
+        frame = pd.DataFrame(self._columns)
+        frame["status"] = frame["status"].map(STATUS_NAMES)
+        frame.index.name = "request"
+        return frame
+
+    @cached_property
+    def timeline(self) -> pd.DataFrame:
+        """Samples at step boundaries: replica, time_s, running, waiting, kv_usage (share of blocks), power_w (mean since
+        the sample before, of the replica's devices while busy)."""
+        import pandas as pd
+
+        blocks = self.deployment.memory.num_blocks
+        frames = []
+        for index, replica in enumerate(self.record.replicas):
+            rows = np.frombuffer(replica.timeline.rows).reshape(-1, 5)
+            elapsed = np.diff(rows[:, 0], prepend=0.0)
+            joules = np.diff(rows[:, 4], prepend=0.0)
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "replica": index,
+                        "time_s": rows[:, 0],
+                        "running": rows[:, 1].astype(np.int64),
+                        "waiting": rows[:, 2].astype(np.int64),
+                        "kv_usage": rows[:, 3] / blocks,
+                        "power_w": np.divide(joules, elapsed, out=np.zeros(len(rows)), where=elapsed > 0),
+                    }
+                )
+            )
+        return pd.concat(frames, ignore_index=True)
+
+    # -- aggregates ------------------------------------------------------------------------------------------------
+
+    @property
+    def completed(self) -> npt.NDArray[np.bool_]:
+        """bool[n]: requests that finished."""
+        done: npt.NDArray[np.bool_] = self.column("status") == COMPLETED
+        return done
+
+    @cached_property
+    def duration_s(self) -> float:
+        """From the first arrival to the last token [s]."""
+        done = self.completed
+        if not done.any():
+            return 0.0
+        return float(self.column("finish_s")[done].max() - np.nanmin(self.column("arrival_s")))
+
+    @cached_property
+    def good(self) -> npt.NDArray[np.bool_]:
+        """bool[n]: requests that meet the SLO (all that completed, when there is none)."""
+        if self.slo is None:
+            return self.completed
+        return self.slo.good(self.column("ttft_s"), self.column("tpot_s"), self.column("e2e_s"))
+
+    @property
+    def attainment(self) -> float:
+        """Share of all requests that meet the SLO; rejected ones count as missing it."""
+        return float(self.good.mean())
+
+    @cached_property
+    def _gaps(self) -> Spread:
+        parts = [replica.gaps.weighted() for replica in self.record.replicas]
+        return Spread.of_weighted(np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]))
+
+    @cached_property
+    def energy_j(self) -> float:
+        """Joules of all devices from the first arrival to the end: steps, and idle power in between."""
+        busy_j = sum(replica.counters.joules for replica in self.record.replicas)
+        idle_w = self.deployment.cluster.device.idle_w or 0.0
+        devices = self.deployment.plan.devices_per_replica
+        idle_s = sum(max(0.0, self.duration_s - self._busy_s(replica.counters.busy_ticks)) for replica in self.record.replicas)
+        return busy_j + idle_w * devices * idle_s
+
+    @staticmethod
+    def _busy_s(ticks: int) -> float:
+        from simulator import clock
+
+        return ticks / clock.TICKS_PER_S
+
+    @cached_property
+    def utilisation(self) -> float:
+        """Share of the time in which a replica has a step in flight, mean over replicas."""
+        if not self.duration_s:
+            return 0.0
+        busy = [self._busy_s(replica.counters.busy_ticks) for replica in self.record.replicas]
+        return float(np.mean(busy)) / self.duration_s
+
+    @cached_property
+    def mfu(self) -> float:
+        """Model FLOP utilisation: FLOP executed over dense peak, all devices, idle time included."""
+        totals = [replica.counters for replica in self.record.replicas]
+        shape = StepShape(
+            decode_seqs=sum(c.decode_tokens for c in totals),
+            context_tokens=sum(c.decode_context for c in totals),
+            window_tokens=sum(c.decode_context for c in totals),
+            prefill_tokens=sum(c.prefill_tokens for c in totals),
+            prefill_pairs=sum(c.prefill_pairs for c in totals),
+            window_pairs=sum(c.prefill_pairs for c in totals),
+            logits_rows=sum(c.decode_tokens for c in totals) + len(self.trace),
+        )
+        model = self.deployment.step_model
+        capacity = model.peak_flop_per_s * self.deployment.plan.num_devices * self.duration_s
+        return model.flop(shape) / capacity if capacity else 0.0
+
+    @property
+    def usd_per_hour(self) -> float | None:
+        """Rent of the devices in use [$/h]; None without a price in the profile."""
+        price = self.deployment.cluster.device.price
+        return None if price is None else price.usd_per_hour * self.deployment.plan.num_devices
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Scalars of the run. Names, units and definitions of ``vllm bench serve`` where it has the metric; TPOT leaves
+        out requests of one output token, ITL is the gap between tokens (so their means differ)."""
+        return {**self._volume(), **self._latencies(), **self._engine_state(), **self._economics()}
+
+    def _volume(self) -> dict[str, Any]:
+        done, duration = self.completed, self.duration_s
+        inputs = int(self.column("input_tokens")[done].sum())
+        outputs = int(self.column("output_tokens").sum())
+        count = int(done.sum())
+
+        def rate(amount: float) -> float:
+            return amount / duration if duration else 0.0
+
+        return {
+            "backend": "apex-sim",
+            "model_id": self.deployment.model.name,
+            "num_prompts": len(self.trace),
+            "request_rate": rate(len(self.trace)) if self.trace.concurrency else self.trace.request_rate_per_s,
+            "max_concurrency": self.trace.concurrency,
+            "duration": duration,
+            "completed": count,
+            "failed": len(self.trace) - count,
+            "total_input_tokens": inputs,
+            "total_output_tokens": outputs,
+            "request_throughput": rate(count),
+            "request_goodput": rate(int(self.good.sum())),
+            "output_throughput": rate(outputs),
+            "total_token_throughput": rate(inputs + outputs),
+            "output_throughput_per_gpu": rate(outputs) / self.deployment.plan.num_devices,
+            "slo": None if self.slo is None else str(self.slo),
+            "slo_attainment": self.attainment if self.slo is not None else None,
+        }
+
+    def _latencies(self) -> dict[str, float]:
+        done = self.completed
+        tpot = self.column("tpot_s")[done]
+        return {
+            **Spread.of(self.column("ttft_s")[done]).to_ms("ttft"),
+            **Spread.of(tpot[~np.isnan(tpot)]).to_ms("tpot"),
+            **self._gaps.to_ms("itl"),
+            **Spread.of(self.column("e2e_s")[done]).to_ms("e2el"),
+            **Spread.of((self.column("scheduled_s") - self.column("arrival_s"))[done]).to_ms("queue"),
+        }
+
+    def _engine_state(self) -> dict[str, Any]:
+        counters = [replica.counters for replica in self.record.replicas]
+        blocks = self.deployment.memory.num_blocks
+        done = self.completed
+        inputs = int(self.column("input_tokens")[done].sum())
+        return {
+            "num_gpu_blocks": blocks,
+            "peak_kv_usage": max(c.peak_blocks for c in counters) / blocks,
+            "peak_running": max(c.peak_running for c in counters),
+            "peak_waiting": max(c.peak_waiting for c in counters),
+            "num_preemptions": sum(c.preemptions for c in counters),
+            "prefix_hit_rate": float(self.column("cached_tokens")[done].sum()) / inputs if inputs else 0.0,
+            "engine_steps": sum(c.steps for c in counters),
+            "utilisation": self.utilisation,
+            "mfu": self.mfu,
+            "itl_exact": all(replica.gaps.is_exact for replica in self.record.replicas),
+        }
+
+    def _economics(self) -> dict[str, Any]:
+        outputs = int(self.column("output_tokens").sum())
+        tokens = outputs + int(self.column("input_tokens")[self.completed].sum())
+        hourly, energy = self.usd_per_hour, self.energy_j
+        usd = None if hourly is None else hourly * self.duration_s / 3600
+
+        def per_million(amount: float | None, count: int) -> float | None:
+            return None if amount is None or not count else amount / count * 1e6
+
+        return {
+            "num_gpus": self.deployment.plan.num_devices,
+            "usd_per_hour": hourly,
+            "usd_per_million_output_tokens": per_million(usd, outputs),
+            "usd_per_million_tokens": per_million(usd, tokens),
+            "energy_j": energy,
+            "joules_per_output_token": energy / outputs if outputs else None,
+            "joules_per_request": energy / max(1, int(self.completed.sum())),
+            "average_power_w": energy / self.duration_s if self.duration_s else 0.0,
+            "provenance": self.deployment.step_model.provenance,
+        }
