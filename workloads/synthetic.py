@@ -135,6 +135,14 @@ def generate(
     return replace(trace, name=name, source=source)
 
 
+def sessions_from_turns(
+    *, starts: FloatArray, turns: IntArray, think_s: FloatArray, question: IntArray, output: IntArray, block: int
+) -> Trace:
+    """Sessions whose questions and answers are known: ``turns[i]`` rows of ``question``/``output`` for session i."""
+    groups = _Groups.draw(None, len(starts), 0, block)
+    return _ordered(_unroll(starts, turns, think_s, question, output, groups, None), block)
+
+
 def _length(value: LengthLike, what: str, role: Role | None = None, folder: Path | None = None) -> Length:
     return parse_length(value, what=what, role=role, folder=folder)
 
@@ -352,8 +360,8 @@ def _popular(text: str, choices: int, n: int, rng: np.random.Generator, what: st
     if call.name != "zipf":
         raise call.error("use uniform or zipf(1.0)")
     exponent = number(call, "s", bind(call, ("s",))["s"])
-    weights: FloatArray = np.power(np.arange(1.0, choices + 1.0), -exponent)
-    cumulative = np.cumsum(weights) / weights.sum()
+    weights = np.exp(-exponent * np.log(np.arange(1, choices + 1, dtype=np.float64)))
+    cumulative = np.cumsum(weights / weights.sum())
     return np.minimum(np.searchsorted(cumulative, rng.random(n), side="right"), choices - 1).astype(np.int64)
 
 
