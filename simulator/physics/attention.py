@@ -57,11 +57,11 @@ class AttentionCoefficients:
 def _linear(
     attention: RankAttention, layers: int, device: DeviceProfile, precision: Precision
 ) -> AttentionCoefficients:
-    """Linear attention / SSM: state read and written once per sequence; update and readout per token."""
+    """Linear attention / SSM: state read and written once per sequence; as AttentionSpec.flop_per_token."""
     bandwidth = device.memory_bandwidth_bytes_per_s
     decode, prefill = precision.decode_attention, precision.prefill_attention
     state_bytes = 2.0 * attention.state_elements * precision.element_bytes * layers
-    flop = 4.0 * attention.state_elements * layers
+    flop = 6.0 * attention.state_elements * layers
     spec = attention.spec
     io_bytes = 2.0 * attention.num_heads * (spec.head_dim + spec.v_head_dim) * OUTPUT_BYTES * layers
     state_s = state_bytes / (decode.memory * bandwidth)

@@ -109,32 +109,6 @@ class Layout:
     hidden: int
 
 
-def layers_per_stage(num_layers: int, pp: int) -> tuple[int, ...]:
-    """Blocks per stage as vLLM cuts them: evenly, the remainder one each to the stages before the last, from the back.
-
-    The last stage comes last because it also has the LM head (vLLM ``get_pp_indices``).
-    """
-    counts = [num_layers // pp] * pp
-    for i in range(num_layers % pp):
-        counts[-2 - i] += 1
-    return tuple(counts)
-
-
-def layer_order(model: ModelSpec) -> tuple[int, ...]:
-    """Group index of every block from first to last: dense blocks of an MoE model first, the other groups interleaved.
-
-    ``LayerGroup`` does not say where its blocks are; this is where DeepSeek's dense and Gemma's windowed blocks are.
-    """
-    has_moe = any(g.mlp.is_moe for g in model.layers)
-    first, rest = [], []
-    for index, group in enumerate(model.layers):
-        if has_moe and not group.mlp.is_moe:
-            first += [index] * group.count
-        else:
-            rest += [((i + 0.5) / group.count, index) for i in range(group.count)]
-    return (*first, *(index for _, index in sorted(rest)))
-
-
 def valid_tp(model: ModelSpec, limit: int = 1024) -> list[int]:
     """Tensor-parallel degrees up to ``limit`` that split all heads evenly (KV heads may be replicated instead)."""
     return [tp for tp in range(1, limit + 1) if all(_heads_split(g.attention, tp) for g in model.layers)]
@@ -273,11 +247,8 @@ def _rank_layer(group: LayerGroup, model: ModelSpec, plan: ParallelPlan, precisi
 def lay_out(model: ModelSpec, plan: ParallelPlan, precision: Precision) -> Layout:
     """Cut a model for a plan that ``check_plan`` accepts."""
     blocks = [_rank_layer(g, model, plan, precision) for g in model.layers]
-    order = layer_order(model)
-    stages, start = [], 0
-    for index, count in enumerate(layers_per_stage(model.num_layers, plan.pp)):
-        part = order[start : start + count]
-        start += count
+    stages = []
+    for index, part in enumerate(model.stage_layers(plan.pp)):
         layers = tuple((blocks[g], part.count(g)) for g in range(len(blocks)) if g in part)
         stages.append(StageLayout(index=index, layers=layers, is_first=index == 0, is_last=index == plan.pp - 1))
     padded = -(-model.vocab_size // VOCAB_PAD) * VOCAB_PAD

@@ -1,4 +1,4 @@
-"""Where a device's memory goes and how many KV blocks are left, as vLLM counts, or a refusal that says what is short."""
+"""Where a device's memory goes and how many KV blocks are left, as vLLM counts; a refusal says what is short."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def stage_weight_bytes(stage: StageLayout, layout: Layout, model: ModelSpec, pre
 
     Tied embeddings are stored once when one stage has both ends.
     """
-    table = layout.vocab_per_rank * layout.hidden * precision.base.weight_bytes
+    entries = layout.vocab_per_rank * layout.hidden
     total = sum(layer.weight_bytes * count for layer, count in stage.layers)
     if stage.is_first:
-        total += table
+        total += entries * precision.base.weight_bytes
     if stage.is_last:
         total += model.other_params * precision.element_bytes
-        total += 0.0 if model.tie_word_embeddings and stage.is_first else table
+        total += 0.0 if model.tie_word_embeddings and stage.is_first else entries * precision.lm_head.weight_bytes
     return total
 
 
@@ -91,8 +91,8 @@ def _state_bytes(stage: StageLayout, precision: Precision, engine: EngineProfile
 def activation_bytes(stage: StageLayout, layout: Layout, precision: Precision, engine: EngineProfile) -> float:
     """Peak of a profile run [B]: a forward pass over the token budget, or the sampler over max_num_seqs if larger.
 
-    Forward: a few hidden-size buffers and the widest pair of MLP buffers (dense: gate-up output and activation; MoE: the
-    same per routed copy). The engine's ``activation_bytes_per_token`` replaces this estimate.
+    Forward: a few hidden-size buffers and the widest pair of MLP buffers (dense: gate-up output and activation; MoE:
+    the same per routed copy). The engine's ``activation_bytes_per_token`` replaces this estimate.
     """
     tokens, element = engine.max_num_batched_tokens, precision.element_bytes
     if engine.activation_bytes_per_token is not None:

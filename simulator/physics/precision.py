@@ -79,10 +79,11 @@ class Precision:
     """Formats of all parts of a model on a device."""
 
     base: KernelFormat
-    """Embedding, router, LM head, and everything a quantisation leaves alone."""
+    """Embedding, router, and everything a quantisation leaves alone."""
     linear: KernelFormat
     """Projections, dense MLPs and shared experts."""
     experts: KernelFormat
+    lm_head: KernelFormat
     element_bytes: float
     """Bytes of an unquantised activation element (hidden states, collectives)."""
     kv_bytes: float
@@ -193,8 +194,11 @@ def _quantised_format(
     )
 
 
-def _kv_dtype(plan: ParallelPlan, dtype: str) -> tuple[str, float]:
+def _kv_dtype(plan: ParallelPlan, quant: QuantSpec | None, dtype: str) -> tuple[str, float]:
+    """(dtype, bytes per element) of the KV cache; auto follows the checkpoint's calibration, then the activations."""
     asked = _DTYPE_ALIASES.get(plan.kv_cache_dtype, plan.kv_cache_dtype)
+    if asked == "auto" and quant is not None and quant.kv_cache_dtype is not None:
+        asked = quant.kv_cache_dtype
     if asked == "auto":
         return dtype, _DTYPE_BYTES[dtype]
     if asked in _DTYPE_BYTES:
@@ -211,7 +215,7 @@ def resolve_precision(model: ModelSpec, device: DeviceProfile, plan: ParallelPla
     base = _base_format(dtype, device, efficiency)
     quant = quantisation(model, plan)
     quantised = base if quant is None else _quantised_format(quant, base, device, efficiency)
-    kv_dtype, kv_bytes = _kv_dtype(plan, dtype)
+    kv_dtype, kv_bytes = _kv_dtype(plan, quant, dtype)
     kv_keys = ["fp8", *_base_keys(dtype)] if kv_dtype == "fp8" else _base_keys(kv_dtype)
     prefill = _pick(efficiency.prefill_attention, DEFAULT_PREFILL_ATTENTION, kv_keys)
     decode = _pick(efficiency.decode_attention, DEFAULT_DECODE_ATTENTION, kv_keys)
@@ -221,6 +225,7 @@ def resolve_precision(model: ModelSpec, device: DeviceProfile, plan: ParallelPla
         base=base,
         linear=quantised if quant is not None and quant.scope == "linear" else base,
         experts=quantised,
+        lm_head=quantised if quant is not None and quant.lm_head else base,
         element_bytes=_DTYPE_BYTES[dtype],
         kv_bytes=kv_bytes,
         attention_peak_flop_per_s=base.peak_flop_per_s,

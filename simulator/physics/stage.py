@@ -246,7 +246,7 @@ class Stage:
             return []
         context = self._context
         layout = context.layout
-        costs = [self._gemm("lm_head", rows, layout.vocab_per_rank, layout.hidden, context.precision.base, 1)]
+        costs = [self._gemm("lm_head", rows, layout.vocab_per_rank, layout.hidden, context.precision.lm_head, 1)]
         if self._ranks > 1:
             nbytes = rows * layout.padded_vocab * context.precision.element_bytes
             costs.append(self._collective("all_gather.logits", "all_gather", nbytes, self._ranks, 1))
