@@ -51,19 +51,24 @@ def length_statistics(tokens: IntArray) -> dict[str, float]:
 
 
 def window_counts(arrival_s: FloatArray, window_s: float) -> IntArray:
-    """Arrivals per window from the first arrival on; the last window, usually partial, is counted too."""
+    """Arrivals per window from the first arrival on; the last window may be partial."""
     window = ((arrival_s - arrival_s[0]) // window_s).astype(np.int64)
     return np.bincount(window)
 
 
-def dispersion(arrival_s: FloatArray, window_s: float) -> float | None:
-    """Index of dispersion of counts: variance over mean of the arrivals per window; None with a single window."""
+def _whole_windows(arrival_s: FloatArray, window_s: float) -> IntArray:
     counts = window_counts(arrival_s, window_s)
+    return counts[: int((arrival_s[-1] - arrival_s[0]) // window_s)]
+
+
+def dispersion(arrival_s: FloatArray, window_s: float) -> float | None:
+    """Index of dispersion of counts: variance over mean of the arrivals per whole window; None below two windows."""
+    counts = _whole_windows(arrival_s, window_s)
     return float(counts.var() / counts.mean()) if len(counts) > 1 else None
 
 
 def _peak_to_mean(arrival_s: FloatArray, window_s: float) -> float | None:
-    counts = window_counts(arrival_s, window_s)
+    counts = _whole_windows(arrival_s, window_s)
     return float(counts.max() / counts.mean()) if len(counts) > 1 else None
 
 

@@ -286,7 +286,7 @@ def _unroll(
     session = np.repeat(np.arange(len(turns), dtype=np.int64), turns)
     first = _starts(turns)
     turn = np.arange(len(session), dtype=np.int64) - np.repeat(first, turns)
-    think_s = np.round(np.where(turn == 0, 0.0, think_s), MICROSECOND_DIGITS)
+    think_s = np.asarray(np.round(think_s * (turn > 0), MICROSECOND_DIGITS), dtype=np.float64)
     spoken = _within(question + output, first, turns)
     inputs = groups.tokens[session] + spoken - output
     nominal_s = starts[session] + _within(think_s, first, turns)
