@@ -132,6 +132,16 @@ _GPT2 = Family(
     tied=True,
     position_offset=0,
 )
+_GPTJ = Family(
+    attention_bias="none",
+    qk_norm="none",
+    gated_mlp=False,
+    mlp_bias="all",
+    norms=1,
+    norm_bias=True,
+    lm_head_bias=True,
+)
+_PHIMOE = Family(qk_norm="none", mlp_bias="none", norm_bias=True, lm_head_bias=True)
 _GPT_NEOX = Family(attention_bias="all", qk_norm="none", gated_mlp=False, mlp_bias="all", norm_bias=True)
 
 FAMILIES: Mapping[str, Family] = {
@@ -165,6 +175,8 @@ FAMILIES: Mapping[str, Family] = {
     "falcon": _FALCON,
     "opt": _OPT,
     "gpt2": _GPT2,
+    "gptj": _GPTJ,
     "gpt_neox": _GPT_NEOX,
+    "phimoe": _PHIMOE,
 }
 """Families by ``model_type``; anything else is read as a Llama, with a warning."""

@@ -27,15 +27,16 @@ def _is_moe_layer(fields: Fields, index: int) -> bool:
     """Whether a layer routes: Qwen's, DeepSeek's and Llama 4's ways of saying which layers stay dense."""
     if not fields.optional_count("num_experts"):
         return False
-    listed = fields.counts("moe_layers")
-    if listed:
-        return index in listed
+    if fields.get("moe_layers") is not None:
+        return index in fields.counts("moe_layers")
     if index in fields.counts("mlp_only_layers") or index < (fields.optional_count("first_k_dense_replace") or 0):
         return False
     if index % fields.count("moe_layer_freq", 1):
         return False
-    step = fields.count("decoder_sparse_step", fields.count("interleave_moe_layer_step", 1))
-    return (index + 1) % step == 0
+    step = fields.optional_count("decoder_sparse_step")
+    if step is None:
+        step = fields.optional_count("interleave_moe_layer_step")
+    return step != 0 and (index + 1) % (step or 1) == 0
 
 
 def _moe(fields: Fields, family: Family) -> MlpSpec:
