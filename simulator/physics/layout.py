@@ -232,7 +232,8 @@ def _rank_layer(group: LayerGroup, model: ModelSpec, plan: ParallelPlan, precisi
             matrices.append(_split(mlp.router, 1, precision.base, "moe"))
         matrices += [_split(m, plan.tp, precision.linear, "shared_experts") for m in mlp.shared_matrices]
         experts = _rank_experts(mlp, plan, model.hidden_size, precision)
-        unsplit += -(-mlp.small_params // max(plan.tp, plan.ep))
+        shared = mlp.small_params - mlp.expert_small_params * mlp.num_experts
+        unsplit += shared + mlp.expert_small_params * experts.local_experts
     else:
         matrices += [_split(m, plan.tp, precision.linear, "mlp") for m in mlp.matrices]
         unsplit += mlp.small_params
