@@ -94,7 +94,7 @@ class Deployment:
         """What the event loop needs of one replica."""
         engine = self.engine
         blocks = self.memory.num_blocks
-        kv_block_bytes = self.memory.kv_bytes / max(1, blocks)
+        kv_token_bytes = self.memory.kv_bytes_per_token
         host_link = self.cluster.device.host_link
         limits = CoreLimits(
             num_blocks=blocks,
@@ -104,7 +104,7 @@ class Deployment:
             max_model_len=self.effective_max_model_len,
             reserve_full_prompt=engine.reserve_full_prompt,
             swap=engine.preemption == "swap",
-            host_blocks=int(self.swap_space_bytes // kv_block_bytes) if blocks else 0,
+            host_blocks=int(self.swap_space_bytes // (kv_token_bytes * engine.block_size)) if kv_token_bytes else 0,
             watermark_blocks=int(engine.watermark * blocks),
             fixed_reservation=self.effective_max_model_len if engine.batching in RESERVING else None,
             hold_finished=engine.batching == "static",
@@ -122,5 +122,5 @@ class Deployment:
             request_fixed_s=engine.request_fixed_s,
             request_token_s=engine.request_token_s,
             response_s=engine.response_s,
-            swap_token_s=kv_block_bytes / engine.block_size / bandwidth,
+            swap_token_s=kv_token_bytes / bandwidth,
         )

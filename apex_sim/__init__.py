@@ -1,0 +1,64 @@
+"""apex-sim: predict and plan the serving of large language models, without a GPU.
+
+``simulate`` and ``plan`` take names (as the CLI does) or objects; see their docstrings. Everything is imported on first
+use, so that ``import apex_sim`` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from apex_sim.api import generate_trace, load_cluster, load_model, load_trace, plan, simulate
+    from hardware_profiles.errors import UserError
+    from planners.parallel import PlanResult
+    from simulator.deployment import Deployment
+    from simulator.result import SimulationResult
+    from workloads.slo import Slo, parse_slo
+    from workloads.trace import Trace
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "simulate": "apex_sim.api",
+    "plan": "apex_sim.api",
+    "load_model": "apex_sim.api",
+    "load_cluster": "apex_sim.api",
+    "load_trace": "apex_sim.api",
+    "generate_trace": "apex_sim.api",
+    "Deployment": "simulator.deployment",
+    "SimulationResult": "simulator.result",
+    "PlanResult": "planners.parallel",
+    "Slo": "workloads.slo",
+    "parse_slo": "workloads.slo",
+    "Trace": "workloads.trace",
+    "UserError": "hardware_profiles.errors",
+}
+
+__all__ = [
+    "Deployment",
+    "PlanResult",
+    "SimulationResult",
+    "Slo",
+    "Trace",
+    "UserError",
+    "__version__",
+    "generate_trace",
+    "load_cluster",
+    "load_model",
+    "load_trace",
+    "parse_slo",
+    "plan",
+    "simulate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'apex_sim' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

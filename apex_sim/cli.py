@@ -1,0 +1,62 @@
+"""The command line: parses, runs a subcommand, turns users' mistakes into one line and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+
+COMMANDS = ("simulate", "plan", "explain", "models", "hardware", "traces")
+"""One module of apex_sim.commands each."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors of the arguments look like all others."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.exit(2, f"apex-sim: error: {message} (see '{self.prog} --help')\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    from apex_sim import __version__
+
+    parser = _Parser(
+        prog="apex-sim",
+        description="Predict and plan the serving of large language models, without a GPU.",
+        epilog="Start with: apex-sim plan --model llama-3.1-8b --cluster h100-sxm:1 --slo ttft=1s,tpot=50ms",
+    )
+    parser.add_argument("--version", action="version", version=f"apex-sim {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        import_module(f"apex_sim.commands.{name}").add_parser(subparsers)
+    return parser
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    print(f"apex-sim: warning: {message}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (0 success, 2 a user's mistake)."""
+    from hardware_profiles.errors import UserError
+
+    args = build_parser().parse_args(argv)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = _show_warning  # type: ignore[assignment]
+        try:
+            code: int = import_module(f"apex_sim.commands.{args.command}").run(args)
+            sys.stdout.flush()
+        except UserError as error:
+            print(f"apex-sim: error: {error}", file=sys.stderr)
+            return 2
+        except BrokenPipeError:
+            sys.stderr.close()
+            return 0
+        except KeyboardInterrupt:
+            print("apex-sim: interrupted", file=sys.stderr)
+            return 130
+    return code

@@ -1,0 +1,94 @@
+"""``apex-sim simulate``: one deployment, one workload, what the clients see."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from apex_sim import options
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the subcommand."""
+    parser = subparsers.add_parser(
+        "simulate",
+        help="predict latency, throughput, cost and energy of one deployment",
+        description="Predict how one deployment serves a workload.",
+        epilog="Example: apex-sim simulate --model llama-3.1-70b --cluster h100-sxm:8 --tp 8 --rate 4 "
+        "--input-len 'lognormal(median=660,sigma=0.9)' --output-len 180 --slo ttft=1s,tpot=50ms",
+    )
+    options.add_deployment(parser)
+    options.add_plan(parser)
+    options.add_workload(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", metavar="FILE", help="write the summary, field names as vllm bench serve ('-': stdout)")
+    output.add_argument("--out", metavar="DIR", help="write requests, timeline, summary, plots and configuration")
+    parser.add_argument("--exact-steps", action="store_true", help="one engine step per event: same result, slower")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Simulate, print, write."""
+    from apex_sim.api import build_deployment
+    from apex_sim.files import prepare_file, prepare_folder, to_json, write_text
+    from apex_sim.report import summary_text, write_run
+    from apex_sim.text import ProgressBar
+    from simulator.simulate import simulate_deployment
+    from workloads.slo import parse_slo
+
+    json_file = prepare_file(args.json) if args.json not in (None, "-") else None
+    folder = prepare_folder(args.out) if args.out is not None else None
+    slo = parse_slo(args.slo) if args.slo is not None else None
+    settings: Any = options.engine_settings(args)
+    deployment = build_deployment(
+        args.model, args.cluster, engine=args.engine, tp=args.tp, pp=args.pp, dp=args.dp, ep=args.ep, **settings
+    )
+    _ = deployment.memory
+    trace = options.workload_of(args)
+    progress = ProgressBar("simulating")
+    result = simulate_deployment(
+        deployment, trace, slo=slo, seed=args.seed, exact_steps=args.exact_steps, progress=progress
+    )
+    progress.close()
+    if args.json == "-":
+        print(to_json(result.summary), end="")
+    else:
+        print(summary_text(result))
+    if json_file is not None:
+        write_text(json_file, to_json(result.summary))
+    if folder is not None:
+        paths = write_run(result, folder, resolved_config(args, deployment))
+        print(f"\nwrote {', '.join(path.name for path in paths)} to {folder}")
+    return 0
+
+
+def resolved_config(args: argparse.Namespace, deployment: Any) -> dict[str, Any]:
+    """All that is needed to repeat the run, with every default filled in."""
+    import dataclasses
+
+    from apex_sim import __version__
+
+    return {
+        "apex_sim_version": __version__,
+        "model": deployment.model.name,
+        "cluster": deployment.cluster.name,
+        "parallel": dataclasses.asdict(deployment.plan),
+        "engine": dataclasses.asdict(deployment.engine),
+        "max_model_len": deployment.effective_max_model_len,
+        "num_gpu_blocks": deployment.memory.num_blocks,
+        "routing": deployment.routing,
+        "workload": options.workload_config(args),
+        "command": _command(args),
+    }
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The command line that repeats the run."""
+    import shlex
+
+    parts = ["apex-sim", args.command]
+    for name, value in vars(args).items():
+        if name in ("command", "json", "out") or value is None or value is False:
+            continue
+        flag = "--" + name.replace("_", "-")
+        parts += [flag] if value is True else [flag, str(value)]
+    return shlex.join(parts)

@@ -1,0 +1,118 @@
+"""Arguments that several subcommands share: the deployment, the workload, the SLO."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from workloads.trace import Trace
+
+ENGINE_SETTINGS = (
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "gpu_memory_utilization",
+    "block_size",
+    "max_model_len",
+    "num_gpu_blocks_override",
+    "kv_cache_dtype",
+    "quantization",
+    "dtype",
+    "enable_prefix_caching",
+    "async_scheduling",
+    "preemption_mode",
+    "swap_space",
+    "routing",
+    "moe_skew",
+)
+"""Names of the settings in arguments, API keywords and resolved configuration: the engine's own where it has them."""
+
+DEFAULT_NUM_REQUESTS = 1000
+SAMPLE_WORKLOAD = "chat-small"
+
+
+def add_deployment(parser: argparse.ArgumentParser) -> None:
+    """--model, --cluster, --engine and the engine's settings."""
+    group = parser.add_argument_group("deployment")
+    group.add_argument("--model", required=True, metavar="NAME", help="Hub name, alias, or path to a config.json")
+    group.add_argument("--cluster", required=True, metavar="SPEC", help="h100-sxm:8, h100-sxm:8x4, or a YAML file")
+    group.add_argument("--engine", default="vllm-v1", help="engine profile: vllm-v1, vllm-v0, orca, static, or a YAML")
+    engine = parser.add_argument_group("engine settings (the engine's own names and defaults)")
+    engine.add_argument("--max-num-seqs", type=int, metavar="N", help="most sequences in a step")
+    engine.add_argument("--max-num-batched-tokens", type=int, metavar="N", help="token budget of a step")
+    engine.add_argument("--gpu-memory-utilization", type=float, metavar="SHARE", help="share of memory to use")
+    engine.add_argument("--block-size", type=int, metavar="TOKENS", help="tokens per KV block")
+    engine.add_argument("--max-model-len", type=int, metavar="TOKENS", help="longest request")
+    engine.add_argument("--num-gpu-blocks-override", type=int, metavar="N", help="KV blocks, when measured")
+    engine.add_argument("--kv-cache-dtype", default="auto", help="auto or fp8")
+    engine.add_argument("--quantization", metavar="METHOD", help="fp8, int8, awq, gptq, mxfp4 ...")
+    engine.add_argument("--dtype", default="auto", help="auto, bfloat16, float16, float32")
+    caching = engine.add_mutually_exclusive_group()
+    caching.add_argument("--enable-prefix-caching", action="store_true", default=None, help="share prompts' KV blocks")
+    caching.add_argument("--no-enable-prefix-caching", dest="enable_prefix_caching", action="store_false")
+    engine.add_argument("--async-scheduling", action=argparse.BooleanOptionalAction, default=None)
+    engine.add_argument("--preemption-mode", choices=("recompute", "swap"), help="what happens to a preempted request")
+    engine.add_argument("--swap-space", type=float, metavar="GIB", help="host memory for swapped KV, per device")
+    engine.add_argument("--routing", default="round-robin", metavar="POLICY", help="router of the dp replicas")
+    engine.add_argument("--moe-skew", type=float, default=0.0, metavar="S", help="Zipf exponent of expert popularity")
+
+
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    """--tp --pp --dp --ep."""
+    group = parser.add_argument_group("parallel layout")
+    group.add_argument("--tp", type=int, default=1, help="tensor parallel degree")
+    group.add_argument("--pp", type=int, default=1, help="pipeline parallel degree")
+    group.add_argument("--dp", type=int, default=1, help="replicas")
+    group.add_argument("--ep", type=int, default=1, help="expert parallel degree (vLLM: tp * dp)")
+
+
+def add_workload(parser: argparse.ArgumentParser) -> None:
+    """--trace or a synthetic workload."""
+    group = parser.add_argument_group("workload (a trace, a workload YAML, or a synthetic one)")
+    group.add_argument("--trace", metavar="FILE", help="trace file (format detected) or workload YAML")
+    group.add_argument("--trace-format", metavar="NAME", help="force the format of --trace")
+    group.add_argument("--trace-sort", action="store_true", help="sort an unsorted trace by arrival")
+    group.add_argument("--spread-ties", action="store_true", help="spread arrivals of a coarse clock (Mooncake)")
+    group.add_argument("--rate-scale", type=float, default=1.0, metavar="X", help="replay the trace X times as fast")
+    group.add_argument("--rate", "--request-rate", type=float, metavar="PER_S", help="requests per second")
+    group.add_argument("--input-len", metavar="DIST", help="a number or e.g. 'lognormal(median=660,sigma=0.9)'")
+    group.add_argument("--output-len", metavar="DIST", help="the same for output tokens")
+    group.add_argument("--num-requests", type=int, metavar="N", help="requests to send (with a trace: its first N)")
+    group.add_argument(
+        "--arrival", metavar="PROCESS", help="poisson, gamma(cv=2), constant, closed(concurrency=64) ... (default poisson)"
+    )
+    group.add_argument("--seed", type=int, default=0)
+    group.add_argument("--slo", metavar="LIMITS", help="e.g. ttft=1s,tpot=50ms,e2e=30s,attainment=0.95")
+
+
+def engine_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The engine settings among the arguments, by name."""
+    return {name: getattr(args, name) for name in ENGINE_SETTINGS}
+
+
+def workload_of(args: argparse.Namespace) -> Trace:
+    """The trace that the arguments ask for."""
+    from apex_sim.api import make_trace
+
+    return make_trace(
+        trace=args.trace,
+        trace_format=args.trace_format,
+        trace_sort=args.trace_sort,
+        spread_ties=args.spread_ties,
+        rate_scale=args.rate_scale,
+        rate=args.rate,
+        input_len=args.input_len,
+        output_len=args.output_len,
+        num_requests=args.num_requests,
+        arrival=args.arrival,
+        seed=args.seed,
+    )
+
+
+def workload_config(args: argparse.Namespace) -> dict[str, Any]:
+    """The workload arguments as a mapping that repeats the run."""
+    trace = None if args.trace is None else str(Path(args.trace).resolve())
+    names = ("trace_format", "trace_sort", "spread_ties", "rate_scale", "rate", "input_len", "output_len")
+    more = ("num_requests", "arrival", "seed", "slo")
+    return {"trace": trace, **{name: getattr(args, name) for name in (*names, *more)}}

@@ -1,0 +1,107 @@
+"""The summary of a run as text, and its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from apex_sim.files import to_json, to_yaml, write_atomically, write_text
+from apex_sim.text import milliseconds, number, share, table
+from simulator.deployment import Deployment
+from simulator.result import SimulationResult
+
+METRICS = (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("E2E", "e2el"), ("queue", "queue"))
+PROVENANCE = {
+    "measured": "kernel efficiencies fitted on measurements of this device",
+    "transferred": "kernel efficiencies taken over from the nearest measured device: expect larger errors",
+    "datasheet": "no kernel measurements behind this device: datasheet peaks with typical efficiencies",
+}
+
+
+def describe_deployment(deployment: Deployment) -> str:
+    """One line: what serves."""
+    plan, engine = deployment.plan, deployment.engine
+    layout = " ".join(f"{n}={getattr(plan, n)}" for n in ("tp", "pp", "dp", "ep") if getattr(plan, n) > 1) or "tp=1"
+    extras = [f"quantization={plan.quantization}"] if plan.quantization else []
+    if plan.kv_cache_dtype != "auto":
+        extras.append(f"kv-cache-dtype={plan.kv_cache_dtype}")
+    return (
+        f"{deployment.model.name} on {plan.num_devices} of {deployment.cluster.name} ({layout}), {engine.name}, "
+        f"max-num-seqs={engine.max_num_seqs} max-num-batched-tokens={engine.max_num_batched_tokens}"
+        + "".join(f" {extra}" for extra in extras)
+    )
+
+
+def summary_text(result: SimulationResult) -> str:
+    """The run in a screenful."""
+    s = result.summary
+    rows = [
+        [label, *(milliseconds(s[f"{stat}_{key}_ms"]) for stat in ("mean", "median", "p90", "p95", "p99"))]
+        for label, key in METRICS
+    ]
+    lines = [
+        describe_deployment(result.deployment),
+        f"workload: {result.trace.name}, {s['num_prompts']:,} requests"
+        + (
+            f", closed loop of {s['max_concurrency']}"
+            if s["max_concurrency"]
+            else f" at {number(s['request_rate'])} req/s"
+        )
+        + f", {number(s['duration'])} s simulated",
+        "",
+        table(["latency", "mean", "median", "p90", "p95", "p99"], rows),
+        "",
+        f"throughput   {number(s['request_throughput'])} req/s, {number(s['output_throughput'])} output tok/s "
+        f"({number(s['output_throughput_per_gpu'])} per GPU), {number(s['total_token_throughput'])} total tok/s",
+    ]
+    if result.slo is not None:
+        lines.append(
+            f"SLO          {s['slo']}: {share(s['slo_attainment'])} of requests, goodput {number(s['request_goodput'])} req/s"
+        )
+    lines += [
+        f"engine       {share(s['utilisation'])} busy, MFU {share(s['mfu'])}, KV peak {share(s['peak_kv_usage'])} of "
+        f"{s['num_gpu_blocks']:,} blocks, running/waiting at most {s['peak_running']}/{s['peak_waiting']}, "
+        f"{s['num_preemptions']:,} preemptions, prefix hits {share(s['prefix_hit_rate'])}",
+        f"cost         {_usd(s['usd_per_hour'])}/h, {_usd(s['usd_per_million_output_tokens'])} per 1M output tokens, "
+        f"{_usd(s['usd_per_million_tokens'])} per 1M tokens",
+        f"energy       {number(s['average_power_w'])} W on average, {number(s['joules_per_output_token'])} J per output token",
+    ]
+    if s["failed"]:
+        lines.append(f"refused      {s['failed']:,} requests longer than max-model-len {result.deployment.effective_max_model_len:,}")
+    lines.append(f"basis        {PROVENANCE[s['provenance']]}")
+    return "\n".join(lines)
+
+
+def _usd(value: float | None) -> str:
+    return "no price" if value is None else f"${value:,.2f}" if value >= 1 else f"${value:.3g}"
+
+
+def write_run(result: SimulationResult, folder: Path, config: dict[str, Any]) -> list[Path]:
+    """Write requests, timeline, summary, configuration and plots into ``folder``; returns the paths."""
+    from apex_sim.plots import plot_latency, plot_timeline
+
+    requests, timeline = result.requests, result.timeline
+    written = [_write_frame(requests, folder / "requests", index=True)]
+    written.append(folder / "timeline.csv")
+    write_atomically(written[-1], lambda path: timeline.to_csv(path, index=False))
+    written.append(folder / "summary.json")
+    write_text(written[-1], to_json(result.summary))
+    written.append(folder / "config.yaml")
+    write_text(written[-1], to_yaml(config))
+    for name, plot in (("latency.png", plot_latency), ("timeline.png", plot_timeline)):
+        written.append(folder / name)
+        write_atomically(written[-1], lambda path, plot=plot: plot(result, path))  # type: ignore[misc]
+    return written
+
+
+def _write_frame(frame: Any, stem: Path, index: bool) -> Path:
+    """Parquet when pyarrow is installed, CSV otherwise."""
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        target = stem.with_suffix(".csv")
+        write_atomically(target, lambda path: frame.to_csv(path, index=index))
+    else:
+        target = stem.with_suffix(".parquet")
+        write_atomically(target, lambda path: frame.to_parquet(path, index=index))
+    return target

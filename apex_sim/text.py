@@ -1,0 +1,72 @@
+"""Tables and numbers for terminals."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with ``digits`` significant digits, thousands separated; a dash for None and NaN."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    if value == 0:
+        return "0"
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
+
+
+def milliseconds(value: float | None) -> str:
+    """Milliseconds, in seconds from ten thousand on."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    return f"{value / 1e3:,.1f} s" if abs(value) >= 1e4 else f"{number(value)} ms"
+
+
+def share(value: float | None) -> str:
+    """A share as a percentage."""
+    return "-" if value is None or not math.isfinite(value) else f"{100 * value:.1f}%"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Aligned columns: the first ``left`` to the left, the others to the right."""
+    cells = [list(header), *[list(row) for row in rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        parts = [cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        return "  ".join(parts).rstrip()
+
+    return "\n".join([line(cells[0]), "  ".join("-" * w for w in widths), *map(line, cells[1:])])
+
+
+class ProgressBar:
+    """A bar on stderr while a run is long; silent when stderr is not a terminal."""
+
+    WIDTH = 30
+
+    def __init__(self, label: str, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._label = label
+        self._shown = -1
+        self.enabled = self._stream.isatty() and os.environ.get("TERM") != "dumb"
+
+    def __call__(self, done: int, total: int) -> None:
+        percent = 100 * done // max(1, total)
+        if not self.enabled or percent == self._shown:
+            return
+        self._shown = percent
+        filled = self.WIDTH * percent // 100
+        bar = "#" * filled + "." * (self.WIDTH - filled)
+        self._stream.write(f"\r{self._label} [{bar}] {percent:3d}%")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self.enabled and self._shown >= 0:
+            self._stream.write("\r\033[K")
+            self._stream.flush()
