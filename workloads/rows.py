@@ -61,7 +61,7 @@ def finish(rows: Rows, options: ReadOptions) -> Trace:
     elif rows.time_s is None:
         raise UserError(
             f"{table.path}: has lengths but no arrival column; give an arrival process "
-            "(arrival: poisson with rate_per_s: 5), or add a column arrival_s"
+            "(arrival=poisson and rate_per_s=5; --trace-arrival poisson --trace-rate 5), or add a column arrival_s"
         )
     else:
         arrival_s, concurrency = rows.time_s[kept], rows.concurrency

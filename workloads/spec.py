@@ -160,19 +160,44 @@ def _replayed(keys: _Reader, folder: Path | None) -> Trace:
     if window is not None:
         if not isinstance(window, list) or len(window) != 2:
             raise UserError(f"slice_s is {window!r}; write [start, end] in seconds")
-        start_s, end_s = (_number("slice_s", value) for value in window)
-        trace = trace.slice_time(start_s, end_s)
-    fraction, head = keys.number("sample"), keys.integer("head")
-    if fraction is not None:
-        trace = trace.sample(fraction, keys.integer("seed") or 0)
+        window = (_number("slice_s", window[0]), _number("slice_s", window[1]))
+    return cut(
+        trace,
+        slice_s=window,
+        sample=keys.number("sample"),
+        seed=keys.integer("seed") or 0,
+        head=keys.integer("head"),
+        scale_rate=keys.number("scale_rate"),
+        rate_per_s=keys.number("rate_per_s"),
+    )
+
+
+def cut(
+    trace: Trace,
+    *,
+    slice_s: tuple[float, float] | None = None,
+    sample: float | None = None,
+    seed: int = 0,
+    head: int | None = None,
+    scale_rate: float | None = None,
+    rate_per_s: float | None = None,
+) -> Trace:
+    """Slice, sample, head and pace, in this order; what is None is left out."""
+    if scale_rate is not None and rate_per_s is not None:
+        raise UserError("scale_rate and rate_per_s exclude each other; drop one of them")
+    if slice_s is not None:
+        trace = trace.slice_time(*slice_s)
+    if sample is not None:
+        trace = trace.sample(sample, seed)
     if head is not None:
         trace = trace.head(head)
-    factor, rate = keys.number("scale_rate"), keys.number("rate_per_s")
-    if factor is not None and rate is not None:
-        raise UserError("scale_rate and rate_per_s exclude each other; drop one of them")
-    if rate is not None:
-        factor = rate / trace.request_rate_per_s
-    return trace if factor is None else trace.scale_rate(factor)
+    if rate_per_s is not None:
+        if trace.duration_s == 0:
+            raise UserError(
+                f"{trace.name}: all requests arrive at once, so there is no rate to scale; give an arrival process"
+            )
+        scale_rate = rate_per_s / trace.request_rate_per_s
+    return trace if scale_rate is None else trace.scale_rate(scale_rate)
 
 
 class _Reader:

@@ -1,0 +1,217 @@
+"""``apex-sim traces``: look at a trace, convert it, or generate one.
+
+``add_read_arguments`` and ``trace_from_args`` give other subcommands the same options (``--trace-sort`` ...).
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from workloads.trace import Trace
+
+DESCRIPTION = "Statistics and plots of a request trace, conversion between formats, and synthetic traces."
+FORMATS = "azure, burstgpt, mooncake, bailian, sharegpt, csv, jsonl, parquet"
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``traces`` and its three actions."""
+    parser = subparsers.add_parser(
+        "traces", help="describe, convert or generate request traces", description=DESCRIPTION
+    )
+    parser.set_defaults(run=run)
+    actions = parser.add_subparsers(dest="action", required=True, metavar="describe|convert|generate")
+
+    describe = actions.add_parser("describe", help="statistics and a figure of a trace")
+    describe.add_argument("file", metavar="FILE", help="trace file, workload YAML, or the sample 'chat_small'")
+    describe.add_argument("--plot", metavar="FILE.png", help="write a figure")
+    describe.add_argument("--out", metavar="DIR", help="write NAME.json and NAME.png there")
+    describe.add_argument("--json", action="store_true", help="print JSON")
+    add_read_arguments(describe)
+
+    convert = actions.add_parser("convert", help="write a trace as .csv, .jsonl or .parquet")
+    convert.add_argument("file", metavar="IN", help="trace file, workload YAML, or the sample 'chat_small'")
+    convert.add_argument("out", metavar="OUT", help="file to write; its ending says the format")
+    add_read_arguments(convert)
+
+    generate = actions.add_parser("generate", help="write a synthetic trace")
+    generate.add_argument("--workload", metavar="FILE.yaml", help="workload YAML (instead of the options below)")
+    generate.add_argument("--out", metavar="FILE", required=True, help="file to write: .csv, .jsonl or .parquet")
+    _add_generate_arguments(generate)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do the action that was asked for."""
+    return {"describe": _describe, "convert": _convert, "generate": _generate}[args.action](args)
+
+
+def add_read_arguments(parser: argparse.ArgumentParser, prefix: str = "") -> None:
+    """Options of reading and cutting a trace, each with ``prefix`` (``trace-``) in front of its name."""
+    group = parser.add_argument_group("reading the trace")
+
+    def add(name: str, help: str, **kwargs: Any) -> None:
+        group.add_argument(f"--{prefix}{name}", help=help, **kwargs)
+
+    add("format", f"trace format, detected if not given: {FORMATS}", metavar="NAME")
+    add("sort", "sort rows by arrival time", action="store_true")
+    add("sessions", "link the turns of a session", action="store_true")
+    add("spread-ties", "spread requests of one timestamp up to the next", action="store_true")
+    add("drop-empty", "drop rows with zero tokens", action="store_true")
+    add("block-tokens", "tokens per prefix id, if not the format's own", type=int, metavar="N")
+    add("column", "column to read NAME from (repeatable)", action="append", metavar="NAME=COLUMN", default=[])
+    add("time-unit", "unit of the arrival column", choices=("s", "ms", "us", "ns"))
+    add("arrival", "draw arrivals instead of the recorded ones: poisson, 'gamma(cv=2)' ...", metavar="PROCESS")
+    add("rate", "mean requests/s: of --arrival, or recorded arrivals scaled to it", type=float, metavar="R")
+    add("think", "pauses of ShareGPT sessions [s]: 'exponential(mean=30)'", metavar="DISTRIBUTION")
+    add("seed", "seed of whatever is drawn here (default 0)", type=int, default=0, metavar="N")
+    add("slice", "keep requests that arrive in [START, END) seconds", metavar="START:END")
+    add("sample", "keep this fraction of the requests, or sessions", type=float, metavar="F")
+    add("head", "keep the first N requests", type=int, metavar="N")
+    add("scale-rate", "run the trace's clock this many times as fast", type=float, metavar="FACTOR")
+
+
+def trace_from_args(path: str, args: argparse.Namespace, prefix: str = "") -> Trace:
+    """The trace that ``path`` and the options of ``add_read_arguments`` (same prefix) ask for."""
+    from hardware_profiles.errors import UserError
+    from workloads.spec import cut, open_workload
+
+    def get(name: str) -> Any:
+        return getattr(args, f"{prefix}{name}".replace("-", "_"))
+
+    options = {
+        "sort": get("sort"),
+        "sessions": get("sessions"),
+        "spread_ties": get("spread-ties"),
+        "drop_empty": get("drop-empty"),
+        "block_tokens": get("block-tokens"),
+        "columns": _columns(get("column")),
+        "time_unit": get("time-unit"),
+        "arrival": get("arrival"),
+        "rate_per_s": get("rate") if get("arrival") else None,
+        "think_s": get("think"),
+        "seed": get("seed"),
+    }
+    given = {key: value for key, value in options.items() if value}
+    if given.keys() == {"seed"}:  # of --sample alone
+        given = {}
+    trace = open_workload(path, get("format"), **given)
+    window = None
+    if get("slice"):
+        start, colon, end = get("slice").partition(":")
+        try:
+            window = (float(start or 0), float(end or "inf"))
+        except ValueError:
+            colon = ""
+        if not colon:
+            raise UserError(f"--{prefix}slice is '{get('slice')}'; write START:END in seconds, as in 0:600")
+    return cut(
+        trace,
+        slice_s=window,
+        sample=get("sample"),
+        seed=get("seed"),
+        head=get("head"),
+        scale_rate=get("scale-rate"),
+        rate_per_s=None if get("arrival") else get("rate"),
+    )
+
+
+def _columns(items: list[str]) -> dict[str, str]:
+    from hardware_profiles.errors import UserError
+
+    pairs = [item.partition("=") for item in items]
+    for (name, equals, column), item in zip(pairs, items, strict=True):
+        if not (name and equals and column):
+            raise UserError(f"--column is '{item}'; write NAME=COLUMN, as in arrival_s=timestamp")
+    return {name: column for name, _, column in pairs}
+
+
+def _describe(args: argparse.Namespace) -> int:
+    import json
+    from pathlib import Path
+
+    from workloads.describe import describe, format_description, plot
+
+    trace = trace_from_args(args.file, args)
+    facts = describe(trace)
+    text = json.dumps(facts, indent=2)
+    print(text if args.json else format_description(facts))
+    if args.plot:
+        plot(trace, args.plot)
+    if args.out:
+        folder = Path(args.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{trace.name}.json").write_text(text + "\n", encoding="utf-8")
+        plot(trace, folder / f"{trace.name}.png")
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    trace = trace_from_args(args.file, args)
+    trace.save(args.out)
+    print(f"{args.out}: {_summary(trace)}")
+    return 0
+
+
+def _add_generate_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("a synthetic workload (docs/workloads.md has the distributions)")
+    group.add_argument("--num-requests", type=int, metavar="N", help="how many requests (or --duration)")
+    group.add_argument("--duration", type=float, metavar="S", help="how long requests keep arriving [s]")
+    group.add_argument("--rate", type=float, metavar="R", help="mean requests per second")
+    group.add_argument("--arrival", metavar="PROCESS", help="arrival process (default poisson)")
+    group.add_argument(
+        "--input-len", metavar="LENGTH", help="prompt tokens: 512, 'lognormal(median=660, sigma=0.9)' ..."
+    )
+    group.add_argument("--output-len", metavar="LENGTH", help="output tokens")
+    group.add_argument("--seed", type=int, metavar="N", help="seed (default 0)")
+    group.add_argument(
+        "--prefix", type=_pairs, metavar="KEY=VALUE,...", help="shared system prompts: groups=8,tokens=512"
+    )
+    group.add_argument("--prompts", type=_pairs, metavar="KEY=VALUE,...", help="repeated prompts: distinct=100")
+    group.add_argument("--sessions", type=_pairs, metavar="KEY=VALUE,...", help="turns='geometric(mean=4)',think_s=10")
+
+
+def _pairs(text: str) -> dict[str, Any]:
+    """``groups=8,tokens=uniform(100,200)`` as the mapping a workload YAML would have there."""
+    import re
+
+    import yaml
+
+    pairs: dict[str, Any] = {}
+    for item in re.findall(r"(?:[^,()]|\([^()]*\))+", text):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise argparse.ArgumentTypeError(f"'{item}' is not KEY=VALUE")
+        pairs[key.strip()] = yaml.safe_load(value)
+    return pairs
+
+
+def _generate(args: argparse.Namespace) -> int:
+    from hardware_profiles.errors import UserError
+    from workloads.spec import load_workload, workload_from_dict
+
+    keys = {
+        "num_requests": args.num_requests,
+        "duration_s": args.duration,
+        "rate_per_s": args.rate,
+        "arrival": args.arrival,
+        "input_len": args.input_len,
+        "output_len": args.output_len,
+        "seed": args.seed,
+        "prefix": args.prefix,
+        "prompts": args.prompts,
+        "sessions": args.sessions,
+    }
+    given = {key: value for key, value in keys.items() if value is not None}
+    if args.workload and given:
+        raise UserError(f"--workload and {', '.join(given)} exclude each other; write the keys into {args.workload}")
+    trace = load_workload(args.workload) if args.workload else workload_from_dict(given, where="traces generate")
+    trace.save(args.out)
+    print(f"{args.out}: {_summary(trace)}")
+    return 0
+
+
+def _summary(trace: Trace) -> str:
+    rate = f" over {trace.duration_s:,.1f} s" if trace.duration_s > 0 else ""
+    dropped = sum(trace.report.dropped.values()) if trace.report is not None else 0
+    return f"{len(trace):,} requests{rate}" + (f", {dropped:,} rows dropped" if dropped else "")
