@@ -1,0 +1,1 @@
+"""Calibration: fits the parameters of the kernel formulas to measured operator tables and writes efficiency files."""

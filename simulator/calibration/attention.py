@@ -33,7 +33,7 @@ DECODE_SHAPE = ("batch_size", "kv_len_minus_1", "num_heads", "num_key_value_head
 PREFILL_BOUNDS: Mapping[str, Bound] = {
     "compute": Bound(0.65, 0.05, 1.2),
     "memory": Bound(0.7, 0.1, 1.0),
-    "launch_s": Bound(1e-5, 1e-6, 1e-4),
+    "launch_s": Bound(1e-5, 4e-6, 1e-4),
     "occupancy": Bound(0.5, 1e-3, 8.0),
 }
 DECODE_BOUNDS: Mapping[str, Bound] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from hardware_profiles.efficiency import efficiency_to_yaml
@@ -146,5 +146,5 @@ def fit_powers(table: Table, devices: Mapping[str, DeviceProfile]) -> dict[str, 
         if name in devices and source in own:
             line = power.scaled(own[source], devices[source], devices[name])
             if line is not None:
-                powers[name] = replace(line)
+                powers[name] = line
     return powers

@@ -1,4 +1,4 @@
-"""The measured GPUs: their names in the tables and in the catalogue, and what decides whether a benchmark ran from cache."""
+"""The measured GPUs: names in the tables and in the catalogue, and what decides whether a benchmark ran from cache."""
 
 from __future__ import annotations
 
@@ -45,10 +45,9 @@ MEASURED: tuple[MeasuredDevice, ...] = (
     MeasuredDevice(name="h100-sxm", table="h100_sxm", cache=Cache(50e6), mixed_tile_rows=FA3_TILE_ROWS),
     MeasuredDevice(name="h200-sxm", table="h200_sxm", cache=Cache(50e6), mixed_tile_rows=FA3_TILE_ROWS),
     # on data-centre Blackwell vLLM runs prompts and decodes in separate FlashInfer kernels: no shared tiles
-    MeasuredDevice(name="b200-sxm", table="b200_sxm", cache=Cache(126e6)),
-    MeasuredDevice(name="b300-sxm", table="b300_sxm", cache=Cache(126e6)),
+    MeasuredDevice(name="b200", table="b200_sxm", cache=Cache(126e6)),
+    MeasuredDevice(name="b300", table="b300_sxm", cache=Cache(126e6)),
     MeasuredDevice(name="gb200", table="gb200", cache=Cache(126e6)),
-    MeasuredDevice(name="gb300", table="gb300", cache=Cache(126e6)),
     MeasuredDevice(name="l40s", table="l40s", cache=Cache(96e6, True), mixed_tile_rows=FA2_TILE_ROWS),
     MeasuredDevice(
         name="rtx-pro-6000",
@@ -64,11 +63,11 @@ MEASURED: tuple[MeasuredDevice, ...] = (
         completed_from="l40s",
     ),
     MeasuredDevice(
-        name="rtx-a6000", profile="A6000", cache=Cache(6e6), mixed_tile_rows=FA2_TILE_ROWS, completed_from="rtx-4090"
+        name="a6000", profile="A6000", cache=Cache(6e6), mixed_tile_rows=FA2_TILE_ROWS, completed_from="rtx-4090"
     ),
     MeasuredDevice(
-        name="rtx-3090", profile="RTX3090", cache=Cache(6e6), mixed_tile_rows=FA2_TILE_ROWS, completed_from="rtx-a6000"
+        name="rtx-3090", profile="RTX3090", cache=Cache(6e6), mixed_tile_rows=FA2_TILE_ROWS, completed_from="a6000"
     ),
 )
-"""Sizes of L2 caches: NVIDIA's architecture whitepapers (A100 40 MB, H100 50 MB, AD102 up to 96 MB, GA102 6 MB, Blackwell
-RTX 128 MB); B200 126 MB as reported by its device properties."""
+"""Sizes of L2 caches: NVIDIA's architecture whitepapers (A100 40 MB, H100 50 MB, AD102 up to 96 MB, GA102 6 MB,
+Blackwell RTX 128 MB); B200 126 MB as reported by its device properties."""

@@ -28,8 +28,8 @@ HEADS: Mapping[str, tuple[float, float]] = {
 }
 """Query and KV heads (config.json of the models)."""
 
-BANDWIDTH: Mapping[str, float] = {"RTX4090": 1.008e12, "RTXPRO6000": 1.597e12}
-"""Memory bandwidth of the profiled devices [B/s] (datasheets; RTX PRO 6000 Blackwell Server Edition)."""
+BANDWIDTH: Mapping[str, float] = {"RTX4090": 1.008e12, "RTXPRO6000": 1.792e12}
+"""Memory bandwidth of the profiled devices [B/s] (data sheets)."""
 
 PER_LAYER: Mapping[str, float] = {"layernorm": 2, "rotary_emb": 1, "act_fn": 1}
 """Launches per layer of what lies between the kernels."""
