@@ -13,7 +13,7 @@ from workloads.hf_families import FAMILIES, Family
 from workloads.hf_fields import Fields, Json, config_path, read_json, text_part
 from workloads.hf_mlp import mlp_of
 from workloads.hf_quant import quant_from_config
-from workloads.model import DTYPE_BYTES, LayerGroup, ModelSpec
+from workloads.model import FLOAT_DTYPES, LayerGroup, ModelSpec
 
 
 def model_from_config(source: str | Path | Json, name: str | None = None, *, place: str | None = None) -> ModelSpec:
@@ -97,7 +97,7 @@ def _dtype(fields: Fields) -> str:
     value = str(fields.get("dtype") or fields.get("torch_dtype") or "bfloat16").removeprefix("torch.")
     if value == "auto":
         return "bfloat16"
-    if value not in DTYPE_BYTES:
+    if value not in FLOAT_DTYPES:
         raise UserError(f"{fields.place}: torch_dtype is {value!r}; it must be bfloat16, float16 or float32")
     return value
 

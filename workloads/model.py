@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from hardware_profiles.errors import UserError, unknown_name
+from workloads.layers import AttentionKind, AttentionSpec, LayerGroup, Matrix, MlpSpec, total_params
 
-AttentionKind = Literal["gqa", "mla", "linear"]
+__all__ = [
+    "DTYPE_BYTES",
+    "FLOAT_DTYPES",
+    "AttentionKind",
+    "AttentionSpec",
+    "LayerGroup",
+    "Matrix",
+    "MlpSpec",
+    "ModelSpec",
+    "QuantSpec",
+    "dtype_bytes",
+    "full_dtype_name",
+]
 
 DTYPE_BYTES: Mapping[str, float] = {
     "float32": 4.0,
@@ -32,173 +45,21 @@ _DTYPE_ALIASES: Mapping[str, str] = {
 }
 
 
+FLOAT_DTYPES = ("bfloat16", "float16", "float32")
+"""What unquantised weights and activations can be."""
+
+
+def full_dtype_name(dtype: str) -> str:
+    """``bf16`` to ``bfloat16`` and the like; other names unchanged."""
+    return _DTYPE_ALIASES.get(dtype.lower(), dtype.lower())
+
+
 def dtype_bytes(dtype: str) -> float:
     """Bytes per element of a dtype; common short names are understood."""
-    key = _DTYPE_ALIASES.get(dtype.lower(), dtype.lower())
+    key = full_dtype_name(dtype)
     if key not in DTYPE_BYTES:
         raise unknown_name("dtype", dtype, DTYPE_BYTES)
     return DTYPE_BYTES[key]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Matrix:
-    """One weight matrix of a layer: ``rows`` outputs by ``cols`` inputs, applied to every token.
-
-    ``parallel`` says how tensor parallelism splits it: ``column`` (outputs split), ``row`` (inputs split, partial sums
-    all-reduced) or ``replicated`` (every rank holds and computes all of it).
-    """
-
-    name: str
-    rows: int
-    cols: int
-    parallel: Literal["column", "row", "replicated"] = "column"
-
-    @property
-    def params(self) -> int:
-        """Number of weights."""
-        return self.rows * self.cols
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionSpec:
-    """Attention of one layer kind. ``gqa`` covers MHA (kv heads = heads), GQA and MQA (one kv head)."""
-
-    kind: AttentionKind
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    """Query/key width per head [elements]; for MLA qk_nope_head_dim + qk_rope_head_dim."""
-    v_head_dim: int
-    """Value width per head [elements]."""
-    sliding_window: int | None = None
-    """Tokens a query can look back, or None for full attention."""
-    q_lora_rank: int | None = None
-    kv_lora_rank: int | None = None
-    """MLA: width of the compressed KV latent [elements]."""
-    qk_rope_head_dim: int = 0
-    """MLA: width of the shared rotary key [elements]."""
-    matrices: tuple[Matrix, ...] = ()
-    """Projections in execution order (q/k/v fused where engines fuse them, then o)."""
-    small_params: int = 0
-    """Biases, q/k norms, sinks: counted, never timed."""
-    state_elements: int = 0
-    """Linear attention / SSM: constant state per sequence [elements]."""
-
-    @property
-    def kv_elements_per_token(self) -> int:
-        """Elements one token adds to the KV cache of one layer (all ranks together)."""
-        if self.kind == "linear":
-            return 0
-        if self.kind == "mla":
-            assert self.kv_lora_rank is not None
-            return self.kv_lora_rank + self.qk_rope_head_dim
-        return self.num_kv_heads * (self.head_dim + self.v_head_dim)
-
-    def kv_elements_per_token_per_rank(self, tp: int) -> int:
-        """The same on one of ``tp`` ranks: MLA's latent is whole on each; a rank holds at least one KV head."""
-        if self.kind != "gqa":
-            return self.kv_elements_per_token
-        return _share(self.num_kv_heads, tp) * (self.head_dim + self.v_head_dim)
-
-    def cached_tokens(self, context_tokens: int) -> int:
-        """Tokens of a sequence that this layer keeps and reads: all, the last window, or none (linear attention)."""
-        if self.kind == "linear":
-            return 0
-        return context_tokens if self.sliding_window is None else min(context_tokens, self.sliding_window)
-
-    @property
-    def params(self) -> int:
-        """All parameters of the attention part."""
-        return _total(self.matrices) + self.small_params
-
-    def params_per_rank(self, tp: int) -> int:
-        """Matrix parameters on one of ``tp`` ranks, without small_params; at least one KV head per rank."""
-        total = 0
-        for matrix in self.matrices:
-            if matrix.name == "qkv_proj":
-                kv_rows = min(matrix.rows, self.kv_elements_per_token)
-                total += matrix.cols * (
-                    -(-(matrix.rows - kv_rows) // tp) + min(kv_rows, self.kv_elements_per_token_per_rank(tp))
-                )
-            else:
-                total += _matrix_share(matrix, tp)
-        return total
-
-    def flop_per_token(self, context_tokens: int) -> float:
-        """FLOP one query spends on scores and values (projections not included).
-
-        ``2 * heads * (head_dim + v_head_dim)`` per cached token; MLA is counted in its expanded form, as MFU is usually
-        defined. Linear attention: three multiply-adds per element of state (read with k, rank-one update, read with q;
-        Yang et al., Gated Delta Networks, arXiv 2412.06464, eq. 10).
-        """
-        if self.kind == "linear":
-            return 6.0 * self.state_elements
-        return 2.0 * self.num_heads * (self.head_dim + self.v_head_dim) * self.cached_tokens(context_tokens)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MlpSpec:
-    """Feed-forward part of one layer kind; ``num_experts == 0`` means dense.
-
-    For MoE, ``matrices`` are those of ONE expert; ``shared_matrices`` the always-active shared expert(s) together;
-    ``router`` the gate. For a dense layer only ``matrices`` is set.
-    """
-
-    matrices: tuple[Matrix, ...]
-    num_experts: int = 0
-    experts_per_token: int = 0
-    shared_matrices: tuple[Matrix, ...] = ()
-    router: Matrix | None = None
-    small_params: int = 0
-    """Biases (all experts), router bias: counted, never timed."""
-    expert_small_params: int = 0
-    """The part of small_params that belongs to each routed expert."""
-
-    @property
-    def is_moe(self) -> bool:
-        """True when tokens are routed to experts."""
-        return self.num_experts > 0
-
-    @property
-    def expert_params(self) -> int:
-        """Matrix parameters of one routed expert; 0 when dense."""
-        return _total(self.matrices) if self.is_moe else 0
-
-    @property
-    def dense_params(self) -> int:
-        """Matrix parameters every token uses and quantisation covers: a dense MLP, or the shared experts."""
-        return _total(self.shared_matrices if self.is_moe else self.matrices)
-
-    @property
-    def router_params(self) -> int:
-        """Parameters of the gate."""
-        return 0 if self.router is None else self.router.params
-
-    @property
-    def params(self) -> int:
-        """All parameters of the feed-forward part, every expert included."""
-        return self.expert_params * self.num_experts + self.dense_params + self.router_params + self.small_params
-
-    @property
-    def active_matrix_params(self) -> int:
-        """Matrix parameters one token is multiplied with."""
-        return self.expert_params * self.experts_per_token + self.dense_params + self.router_params
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerGroup:
-    """``count`` layers with the same attention and MLP (not necessarily adjacent in the network)."""
-
-    count: int
-    attention: AttentionSpec
-    mlp: MlpSpec
-    norm_params: int = 0
-    """Norm weights per layer."""
-
-    @property
-    def params(self) -> int:
-        """All parameters of one such layer."""
-        return self.attention.params + self.mlp.params + self.norm_params
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -380,7 +241,7 @@ class ModelSpec:
     def weight_bytes(self) -> float:
         """Bytes of all weights as the checkpoint stores them (quantised matrices with their scales)."""
         return self._stored_bytes(
-            linear=sum(g.count * (_total(g.attention.matrices) + g.mlp.dense_params) for g in self.layers),
+            linear=sum(g.count * (total_params(g.attention.matrices) + g.mlp.dense_params) for g in self.layers),
             experts=self.expert_params,
             lm_head=self.lm_head_params,
             plain=self.embedding_params
@@ -406,15 +267,15 @@ class ModelSpec:
         groups = [self.layers[i] for i in stage]
         vocab = -(-self.vocab_size // tp) * self.hidden_size
         tied = self.tie_word_embeddings
-        expert_bias = [g.mlp.expert_small_params * _experts_per_rank(g.mlp, tp, ep) for g in groups]
+        expert_bias = [g.mlp.expert_small_params * g.mlp.experts_per_rank(tp, ep) for g in groups]
         plain = sum(
             g.attention.small_params + g.mlp.router_params + g.norm_params
             + g.mlp.small_params - g.mlp.expert_small_params * g.mlp.num_experts
             for g in groups
         )  # fmt: skip
         return self._stored_bytes(
-            linear=sum(g.attention.params_per_rank(tp) + _dense_share(g.mlp, tp) for g in groups),
-            experts=sum(g.mlp.expert_params * _experts_per_rank(g.mlp, tp, ep) for g in groups),
+            linear=sum(g.attention.params_per_rank(tp) + g.mlp.dense_params_per_rank(tp) for g in groups),
+            experts=sum(g.mlp.expert_params * g.mlp.experts_per_rank(tp, ep) for g in groups),
             lm_head=vocab if last and not tied else 0,
             plain=plain
             + sum(expert_bias)
@@ -439,7 +300,7 @@ class ModelSpec:
 
         A multiply-add is two. Norms, rotary embedding, softmax and biases (below 1 %) are left out.
         """
-        matrices = sum(g.count * (_total(g.attention.matrices) + g.mlp.active_matrix_params) for g in self.layers)
+        matrices = sum(g.count * (total_params(g.attention.matrices) + g.mlp.active_matrix_params) for g in self.layers)
         attention = sum(g.count * g.attention.flop_per_token(context_tokens) for g in self.layers)
         return 2.0 * (matrices + self.vocab_size * self.hidden_size) + attention
 
@@ -469,29 +330,6 @@ class ModelSpec:
                 if matrix.parallel != "replicated" and width % tp:
                     return f"MLP width {width} ({matrix.name}) is"
         return None
-
-
-def _total(matrices: Iterable[Matrix]) -> int:
-    return sum(m.params for m in matrices)
-
-
-def _share(heads: int, tp: int) -> int:
-    """Heads on one rank: an equal share, at least one."""
-    return max(1, -(-heads // tp))
-
-
-def _matrix_share(matrix: Matrix, tp: int) -> int:
-    """Parameters of a matrix on the fullest of ``tp`` ranks."""
-    return matrix.params if matrix.parallel == "replicated" else -(-matrix.params // tp)
-
-
-def _dense_share(mlp: MlpSpec, tp: int) -> int:
-    return sum(_matrix_share(m, tp) for m in (mlp.shared_matrices if mlp.is_moe else mlp.matrices))
-
-
-def _experts_per_rank(mlp: MlpSpec, tp: int, ep: int) -> float:
-    """Routed experts' worth of parameters on one rank: whole experts under EP, a slice of each under TP."""
-    return float(-(-mlp.num_experts // ep)) if ep > 1 else mlp.num_experts / tp
 
 
 def _check_degree(name: str, degree: int) -> None:
