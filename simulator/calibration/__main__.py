@@ -1,4 +1,4 @@
-"""``python -m simulator.calibration --data DIR``: regenerate the efficiency files, with --docs also tables and plots."""
+"""``python -m simulator.calibration --data DIR``: regenerate the efficiency files; --docs: tables and plots too."""
 
 from __future__ import annotations
 

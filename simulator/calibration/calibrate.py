@@ -79,7 +79,7 @@ def fit_device(
     """All families of one measured device."""
     if measured.table is not None:
         rows = {name: tables[name].select(gpu=measured.table) for name in _OPERATOR_TABLES}
-        experts, seen_experts = moe.fit_moes(rows["moe"], device)
+        experts, seen_experts = moe.fit_moes(rows["moe"], device, measured.cache)
         links, seen_links = collectives.fit_collectives(rows["collectives"], device)
         gemms, prefills, decodes = rows["gemm"], rows["attention_prefill"], rows["attention_decode"]
         source = SOURCE

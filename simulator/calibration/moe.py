@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from hardware_profiles.schema import DeviceProfile, MoeFit
-from simulator.calibration.dtypes import BY_KEY, RULES
+from simulator.calibration.devices import Cache
+from simulator.calibration.dtypes import BY_KEY, RULES, DtypeRule
 from simulator.calibration.fitting import Bound, Parameters, fit_and_score, group_keys, rounded, rounded_all
 from simulator.calibration.points import Points
 from simulator.calibration.tables import FloatColumn, Mask, Table
@@ -21,6 +22,9 @@ UNTUNED = ("vllm_modeloptfp8moe_flashinfer_cutlass",)
 """Kernels whose rows are left out: timed without autotuning, they take 2.6 times as long as the same shapes in bf16;
 TRT-LLM's rows of the same CUTLASS kernels are used instead."""
 
+COLD_SHARE = 1.3
+"""Of the L2 cache: active experts below it may be read from there (see cold_rows)."""
+
 SHAPE = ("model", "num_tokens", "moe_tp_size", "moe_ep_size")
 
 BOUNDS: Mapping[str, Bound] = {
@@ -33,7 +37,7 @@ BOUNDS: Mapping[str, Bound] = {
 }
 
 
-def fit_moes(table: Table, device: DeviceProfile) -> tuple[dict[str, MoeFit], list[Points]]:
+def fit_moes(table: Table, device: DeviceProfile, cache: Cache) -> tuple[dict[str, MoeFit], list[Points]]:
     """Fits of every dtype the table has for a device."""
     fits: dict[str, MoeFit] = {}
     shown: list[Points] = []
@@ -41,7 +45,8 @@ def fit_moes(table: Table, device: DeviceProfile) -> tuple[dict[str, MoeFit], li
     for dtype in usable.distinct("moe_dtype"):
         of_dtype = usable.select(moe_dtype=dtype)
         framework = next(f for f in FRAMEWORKS if f in of_dtype.distinct("framework"))
-        fits[RULES[dtype].key], seen = fit_moe(of_dtype.select(framework=framework), device, RULES[dtype].key)
+        rows = cold_rows(of_dtype.select(framework=framework), cache, RULES[dtype])
+        fits[RULES[dtype].key], seen = fit_moe(rows, device, RULES[dtype].key)
         shown.append(seen)
     return fits, shown
 
@@ -59,15 +64,26 @@ def usable_rows(table: Table) -> Table:
     return table.where((table["distribution"] == "balanced") & ~untuned & ~grouped & some_row)
 
 
+def cold_rows(rows: Table, cache: Cache, rule: DtypeRule) -> Table:
+    """Rows whose experts cannot have stayed in the cache, where the cache outlives the benchmark's copies."""
+    if not cache.outlives_copies:
+        return rows
+    per_expert = 3 * rows["hidden_size"] * rows["inter_size"] / rows["moe_tp_size"] * rule.weight_bytes
+    return rows.where(active_experts(rows) * per_expert > COLD_SHARE * cache.l2_bytes)
+
+
+def active_experts(rows: Table) -> FloatColumn:
+    """Distinct experts of a rank that T tokens hit when each picks k of E uniformly."""
+    hit = 1.0 - (1.0 - rows["topk"] / rows["num_experts"]) ** rows["num_tokens"]
+    return np.asarray(rows["num_experts"] / rows["moe_ep_size"] * hit, dtype=np.float64)
+
+
 def predict(rows: Table, device: DeviceProfile, key: str, fit: MoeFit) -> FloatColumn:
     """Seconds of the rows under ``fit``, with uniform routing."""
     rule = BY_KEY[key]
-    tokens, experts, topk, ep = (rows[c] for c in ("num_tokens", "num_experts", "topk", "moe_ep_size"))
-    # distinct experts of this rank that T tokens hit when each picks k of E uniformly
-    active = experts / ep * (1.0 - (1.0 - topk / experts) ** tokens)
     seconds = grouped_gemm_s(
-        tokens * topk / ep,
-        active,
+        rows["num_tokens"] * rows["topk"] / rows["moe_ep_size"],
+        active_experts(rows),
         hidden=rows["hidden_size"],  # type: ignore[arg-type]  # elementwise, like every argument
         intermediate=rows["inter_size"] / rows["moe_tp_size"],  # type: ignore[arg-type]
         peak_flop_per_s=device.dense_flop_per_s[rule.peak],

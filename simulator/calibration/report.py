@@ -102,12 +102,13 @@ def _plot(family: str, points: Sequence[Points], folder: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    colours = [plt.get_cmap("tab20")(i) for i in (0, 2, 4, 6, 8, 10, 12, 16, 18, 1, 5, 9)]
     figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-    for colour, (device, group) in enumerate(_by_device(points).items()):
+    for i, (device, group) in enumerate(_by_device(points).items()):
         measured = np.concatenate([p.measured_s for p in group])
         predicted = np.concatenate([p.predicted_s for p in group])
-        axes.plot(measured * 1e6, predicted / measured, ".", ms=2.5, alpha=0.6, color=f"C{colour}", label=device)
-    axes.axhspan(0.9, 1.1, color="0.85", zorder=0)
+        axes.plot(measured * 1e6, predicted / measured, ".", ms=2.5, alpha=0.6, color=colours[i], label=device)
+    axes.axhspan(0.9, 1.1, color="0.9", zorder=0)
     axes.set(xscale="log", yscale="log", ylim=(0.25, 4), xlabel="measured [µs]", ylabel="predicted / measured")
     axes.set_yticks([0.25, 0.5, 0.8, 1, 1.25, 2, 4], ["0.25", "0.5", "0.8", "1", "1.25", "2", "4"])
     axes.minorticks_off()
