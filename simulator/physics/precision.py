@@ -96,9 +96,14 @@ class Precision:
 
 
 def base_dtype(model: ModelSpec, device: DeviceProfile, plan: ParallelPlan) -> str:
-    """Dtype of unquantised weights; float16 replaces bfloat16 where tensor cores lack it (V100, T4)."""
+    """Dtype of unquantised weights; float16 replaces bfloat16 where tensor cores lack it (V100, T4).
+
+    ``auto`` is the checkpoint's, and 16 bits for a float32 checkpoint, as in vLLM.
+    """
     asked = model.dtype if plan.dtype == "auto" else plan.dtype
     dtype = _DTYPE_ALIASES.get(asked, asked)
+    if plan.dtype == "auto" and dtype == "float32":
+        dtype = "bfloat16"
     if dtype not in _DTYPE_BYTES:
         raise unknown_name("dtype", asked, ["auto", *_DTYPE_BYTES])
     if dtype in device.dense_flop_per_s:
