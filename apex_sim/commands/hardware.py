@@ -128,11 +128,20 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
 
 
 def _print_figures(device: DeviceProfile) -> None:
+    """Print the figures, each with the number of its source, and the sources below."""
     rows = list(_figures(device))
+    numbers: dict[str, int] = {}
+    for _, _, source in rows:
+        if source and source != "default":
+            numbers.setdefault(source, len(numbers) + 1)
     name_width = max(len(name) for name, _, _ in rows)
     value_width = max(len(value) for _, value, _ in rows)
     for name, value, source in rows:
-        print(f"{name:<{name_width}}  {value:<{value_width}}  {source}".rstrip())
+        mark = f"[{numbers[source]}]" if source in numbers else source
+        print(f"{name:<{name_width}}  {value:<{value_width}}  {mark}".rstrip())
+    print("\nsources")
+    for source, number in numbers.items():
+        print(f"  [{number}] {source}")
 
 
 def _figures(device: DeviceProfile) -> Iterator[tuple[str, str, str]]:
