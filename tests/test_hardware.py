@@ -55,6 +55,12 @@ def test_fp8_peak_is_twice_bf16_so_neither_is_sparse(device):
         assert peaks["fp8"] == pytest.approx(2 * peaks["bfloat16"], rel=0.03)
 
 
+def test_no_link_is_taken_at_its_full_line_rate_but_flash_and_chip_to_chip(device):
+    for link in (device.scaleup, device.host_link):
+        if link is not None and device.kind != "nvme" and "C2C" not in link.name:
+            assert link.efficiency < 1
+
+
 def test_power_figures_are_ordered(device):
     watts = [w for w in (device.idle_w, device.min_cap_w, device.tdp_w) if w is not None]
     assert watts == sorted(watts)

@@ -163,7 +163,8 @@ def _figures(device: DeviceProfile) -> Iterator[tuple[str, str, str]]:
     for name, link, key in (("scale-up", device.scaleup, "scaleup"), ("host link", device.host_link, "host_link")):
         if link is not None:
             yield from _link_figures(name, link, key, device)
-    yield "scale-up domain", f"{device.scaleup_domain} devices", source.get("scaleup_domain", "default")
+    if device.scaleup is not None:
+        yield "scale-up domain", f"{device.scaleup_domain} devices", source.get("scaleup_domain", "default")
     yield "devices per node", f"at most {device.max_devices_per_node}", source.get("max_devices_per_node", "default")
     for name, watts, key in (
         ("TDP", device.tdp_w, "tdp_w"),
