@@ -113,10 +113,12 @@ def _compressed_tensors(block: Json, place: str) -> QuantSpec:
 
 def _compressed_weight(weights: Json, bits: int, group: int, place: str) -> tuple[str, float]:
     if weights.get("type") == "float":
+        if bits == 8 and weights.get("strategy") == "block":
+            size = weights.get("block_structure")  # a list, or "128x128" in older files
+            rows, cols = size if isinstance(size, list) and len(size) == 2 else (128, 128)
+            return "fp8_block", 1.0 + 4.0 / (rows * cols)
         if bits == 8:
-            block = weights.get("block_structure")
-            blocked = weights.get("strategy") == "block" and isinstance(block, list) and len(block) == 2
-            return ("fp8_block", 1.0 + 4.0 / (block[0] * block[1])) if blocked and block else ("fp8", 1.0)
+            return "fp8", 1.0
         return ("mxfp4", 0.5 + 1 / 32) if group == 32 else ("nvfp4", 0.5 + 1 / 16)
     zero_points = not weights.get("symmetric", True)
     return _int_dtype(bits, place), _grouped_bytes(bits, group, zero_points=zero_points)
