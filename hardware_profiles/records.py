@@ -10,6 +10,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -41,10 +42,8 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
     """Return the mapping at the top of a YAML file; syntax errors and other tops are user mistakes."""
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.load(text, Loader=loader)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_strict_loader())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a YAML file") from error
     except UnicodeDecodeError as error:
@@ -57,6 +56,24 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path.name}: holds {_shown(content)}; write 'field: value' lines")
     return content
+
+
+@lru_cache(maxsize=1)
+def _strict_loader() -> Any:
+    """Return PyYAML's safe loader (the C one where it is built) that refuses a field written twice."""
+    import yaml
+
+    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    def construct_mapping(self: Any, node: Any, deep: bool = False) -> Any:
+        keys = [key.value for key, _ in node.value]
+        twice = next((key for index, key in enumerate(keys) if key in keys[:index]), None)
+        if twice is not None:
+            problem = f"field {twice!r} is written twice"
+            raise yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark)
+        return base.construct_mapping(self, node, deep)
+
+    return type("StrictLoader", (base,), {"construct_mapping": construct_mapping})
 
 
 def from_mapping(cls: type[T], content: object, *, where: str, field: str = "") -> T:

@@ -1,4 +1,4 @@
-"""Values that describe hardware: devices, links, fitted efficiencies, nodes and clusters. Frozen, SI units in the names."""
+"""Values that describe hardware: devices, links, fitted efficiencies, nodes, clusters. Frozen, SI units."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Link:
 class GemmFit:
     """t = ((flop / (compute * peak))^norm + (bytes / (memory * bandwidth))^norm)^(1/norm) + launch_s + quantise.
 
-    The quantise term, ``m * k * (2 + bytes_per_activation) / (quantise * bandwidth)``, applies to GEMMs whose activations
-    are quantised on the fly (fp8, nvfp4); 0 switches it off.
+    The quantise term, ``m * k * (2 + bytes_per_activation) / (quantise * bandwidth)``, applies to GEMMs whose
+    activations are quantised on the fly (fp8, nvfp4); 0 switches it off.
     """
 
     compute: float
@@ -58,13 +58,13 @@ class PrefillAttentionFit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeAttentionFit:
-    """t = kv bytes / (memory * bandwidth) + launch_s + sequence_s * sequences, per layer. Linear in the context by design."""
+    """t = kv bytes / (memory * bandwidth) + launch_s + sequence_s * sequences, per layer. Linear in the context."""
 
     memory: float
     launch_s: float
     sequence_s: float = 0.0
     mixed_tile_rows: float = 0.0
-    """Rows of a compute tile that one decode row fills when it shares a kernel with a prefill chunk; 0: no interaction."""
+    """Rows of a compute tile that one decode row fills in a kernel shared with a prefill chunk; 0: no interaction."""
     median_error: float | None = None
     p90_error: float | None = None
     source: str = ""
@@ -94,7 +94,8 @@ class CollectiveFit:
     """Two-regime alpha-beta of one collective: the faster of a latency-optimal and a bandwidth-optimal algorithm.
 
     With V the bytes each rank must move (2(n-1)/n * S for all-reduce, (n-1)/n * S for the others):
-    t = min(alpha1_s + alpha1_rank_s (n-1) + V max(1, n/2) / bandwidth1, alpha2_s + alpha2_rank_s (n-1) + V / bandwidth2).
+    t = min(alpha1_s + alpha1_rank_s (n-1) + V max(1, n/2) / bandwidth1,
+            alpha2_s + alpha2_rank_s (n-1) + V / bandwidth2).
     """
 
     alpha1_s: float
@@ -110,7 +111,7 @@ class CollectiveFit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Efficiency:
-    """Fitted shares of the peaks, per kernel family. Keys of ``gemm`` and ``moe`` are compute dtypes (bfloat16, fp8, ...)."""
+    """Fitted shares of the peaks, per kernel family. Keys of ``gemm`` and ``moe``: compute dtypes (bfloat16, fp8)."""
 
     provenance: Provenance
     gemm: Mapping[str, GemmFit]
@@ -154,7 +155,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceProfile:
-    """One device. Peaks are dense, bandwidth one-way, memory in bytes. ``sources`` maps every field to where it is from."""
+    """One device. Peaks are dense, bandwidth one-way, memory in bytes. ``sources`` says where each field is from."""
 
     name: str
     kind: DeviceKind

@@ -250,6 +250,11 @@ def test_a_minimal_file_is_a_device_and_a_cluster(tmp_path):
         ("name: mine", "name: mine\nprice: {usd_per_hour: 1}", "price.provider is missing"),
         ("name: mine", "name: mine\nscaleup: {name: x}", "scaleup.bandwidth_bytes_per_s is missing"),
         ("name: mine", "name: [", "is not valid YAML at line"),
+        ("name: mine", "name: mine\nkind: cpu", "field 'kind' is written twice"),
+        ("bfloat16: 1.0e+14", "fp8: 1.0e+14, fp8: 2.0e+14", "field 'fp8' is written twice"),
+        ("name: mine", "name: mine\naliases: other", "aliases is the string 'other'; write a list"),
+        ("{spec: data sheet, memory_bytes: driver}", "none", "sources is the string 'none'"),
+        ("name: mine", "name: mine\n3: 4", "unknown field '3'"),
     ],
 )
 def test_mistakes_name_file_field_value_and_remedy_in_one_line(tmp_path, old, new, message):
@@ -258,6 +263,12 @@ def test_mistakes_name_file_field_value_and_remedy_in_one_line(tmp_path, old, ne
         read(tmp_path, MINIMAL.replace(old, new, 1))
     assert str(caught.value).startswith("mine.yaml: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "just text", "\t", "- name: x", "a: &x [*x]", "? {a: 1}\n: 2"])
+def test_what_is_no_device_at_all_is_a_user_error(tmp_path, text):
+    with pytest.raises(UserError):
+        read(tmp_path, text)
 
 
 def test_missing_file_is_a_user_error(tmp_path):
