@@ -21,7 +21,7 @@ HOSTS_FILE = Path(__file__).parent / "hosts.yaml"
 
 EXAMPLE = "write DEVICE, DEVICE:COUNT or DEVICE:COUNTxNODES, such as h100-sxm:8x4"
 
-_COUNTS = re.compile(r"(?P<device>.+?):(?P<devices>[^:x×]*)(?:[x×](?P<nodes>.*))?")
+_COUNTS = re.compile(r"(?P<device>.+?):(?P<devices>[^:xX×]*)(?:[xX×](?P<nodes>.*))?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

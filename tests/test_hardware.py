@@ -137,7 +137,7 @@ def test_unknown_device_is_told_the_nearest_name():
 
 @pytest.mark.parametrize(
     ("text", "per_node", "nodes"),
-    [("h100-sxm", 1, 1), ("h100-sxm:8", 8, 1), ("H100:8x4", 8, 4), ("l40s:2", 2, 1), ("gb200:72x2", 72, 2)],
+    [("h100-sxm", 1, 1), ("h100-sxm:8", 8, 1), ("H100:8X4", 8, 4), ("l40s:2", 2, 1), ("gb200:72x2", 72, 2)],
 )
 def test_cluster_text_gives_devices_and_nodes(text, per_node, nodes):
     cluster = parse_cluster(text)
