@@ -59,7 +59,7 @@ ENGINE = EngineProfile(
     step_fixed_s=1e-3,
     step_seq_s=5e-6,
     step_token_s=1e-8,
-    non_kv_reserve_bytes=0.45 * GIB,
+    non_kv_reserve_bytes=0.36 * GIB,
 )
 
 

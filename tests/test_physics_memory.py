@@ -97,7 +97,8 @@ def test_state_of_linear_layers_is_reserved_for_every_sequence():
     assert plan.state_bytes == 256 * 24 * 32 * 128 * 128 * 2 / 2
 
 
-MEMORY = {"RTX4090": 24 * GIB, "A6000": 48 * GIB, "H100": 80 * GIB}
+MIB = 1024**2
+MEMORY = {"RTX4090": 24564 * MIB, "A6000": 49140 * MIB, "H100": 81559 * MIB}  # totals that nvidia-smi shows
 MODELS = {"Llama-3.1-8B": LLAMA_8B, "Llama-3.1-8B-Instruct": LLAMA_8B}
 MODELS |= {"codellama/CodeLlama-34b-Instruct-hf": CODELLAMA_34B, "mistralai/Mixtral-8x7B-v0.1": MIXTRAL}
 
@@ -125,7 +126,7 @@ def _truth() -> set[tuple[str, str, int, int, int, float]]:
 
 
 @pytest.mark.skipif(not (DATA / "fits" / "kv_capacity_truth.csv").exists(), reason="measured data are not here")
-def test_block_counts_of_real_servers_within_two_percent():
+def test_block_counts_of_real_servers_within_one_percent():
     errors = {}
     for hardware, name, tp, seqs, budget, blocks in _truth():
         device = replace(H100, name=hardware, memory_bytes=MEMORY[hardware])
@@ -133,5 +134,5 @@ def test_block_counts_of_real_servers_within_two_percent():
         plan = memory_plan(MODELS[name], cluster(device), ParallelPlan(tp=tp), engine)
         errors[hardware, name, tp, seqs] = plan.num_blocks / blocks - 1
     assert len(errors) >= 6
-    assert median(abs(e) for e in errors.values()) < 0.01, errors
-    assert max(abs(e) for e in errors.values()) < 0.02, errors
+    assert median(abs(e) for e in errors.values()) < 0.005, errors
+    assert max(abs(e) for e in errors.values()) < 0.01, errors

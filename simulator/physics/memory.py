@@ -14,8 +14,9 @@ from simulator.plan import ParallelPlan
 from workloads.model import ModelSpec
 
 DRIVER_SHARE = 0.01
-"""Part of the nominal memory that the driver keeps: an 80 GiB H100 shows 79.2 GiB, a 48 GiB A6000 47.4 GiB and a 24 GiB
-RTX 4090 23.5 GiB to programs."""
+"""Part of a device's memory, as nvidia-smi reports it, that programs do not get: 79.2 of 79.6 GiB are left on an H100,
+47.4 of 48.0 on an A6000, 23.5 of 24.0 on an RTX 4090. One share for all fits the
+block counts of six real servers best at 1 %."""
 LOGIT_COPIES = 8
 """float32 copies of the logits alive in vLLM's profiled sampler (logits, probabilities, sorted values, 64-bit indices,
 cumulative sum, mask ...). Chosen so that 128 and 256 sequences (Llama-3.1-8B, A6000, vLLM 0.11 and 0.13) differ by the
