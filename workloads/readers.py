@@ -14,7 +14,7 @@ import numpy as np
 
 from hardware_profiles.errors import UserError, unknown_name
 from workloads.lengths import Role
-from workloads.options import ALIASES, OTHER_COLUMNS, PLAIN_BLOCK_TOKENS, TIME_UNITS, ReadOptions
+from workloads.options import ALIASES, PLAIN_BLOCK_TOKENS, TIME_UNITS, ReadOptions
 from workloads.prefixes import build_ids
 from workloads.rows import Rows, chain, constant, factorize, finish, ragged
 from workloads.sharegpt import read_sharegpt
@@ -112,7 +112,7 @@ def read_lengths(path: Path, *, column: str | None = None, role: Role | None = N
 def read_azure(path: Path, options: ReadOptions) -> Trace:
     """Azure LLM inference traces 2023 and 2024 (dates with 7, 6 or no fractional digits)."""
     columns = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
-    table = _need(read_csv(path, lambda c: c in columns), columns)
+    table = _need(read_csv(path), columns)
     time_s, _ = table.times("TIMESTAMP", 1.0)
     rows = Rows(
         table=table,
@@ -132,7 +132,7 @@ def read_burstgpt(path: Path, options: ReadOptions) -> Trace:
     less the earlier row's ``Elapsed time``, at least 0.
     """
     needed = ("Timestamp", "Request tokens", "Response tokens")
-    table = _need(read_csv(path, lambda c: c in (*needed, "Session ID", "Elapsed time")), needed)
+    table = _need(read_csv(path), needed)
     time_s = table.numbers("Timestamp")
     links, think_s, notes = None, None, []
     if "Session ID" in table.columns:
@@ -213,9 +213,7 @@ def _check_hashes(table: Table, counts: IntArray, block: int) -> None:
 
 def read_plain_csv(path: Path, options: ReadOptions) -> Trace:
     """CSV with our columns or their aliases (docs/workloads.md)."""
-    renamed = set(options.columns.values())
-    known = {*OTHER_COLUMNS, *ALIASES, *(alias for names in ALIASES.values() for alias in names), "timestamp"}
-    return _read_plain(read_csv(path, lambda c: c in known or c in renamed), "csv", options)
+    return _read_plain(read_csv(path), "csv", options)
 
 
 def read_plain_jsonl(path: Path, options: ReadOptions) -> Trace:
@@ -332,7 +330,7 @@ def _find(columns: Iterable[str], name: str, renamed: Mapping[str, str]) -> str 
 def _need(table: Table, columns: Iterable[str], why: str = "the format has it") -> Table:
     for column in columns:
         if column not in table.columns:
-            found = ", ".join(table.columns) or "none that is known"
+            found = ", ".join(table.columns)[:200] or "none"
             raise UserError(f"{table.path}: no column '{column}' ({why}); columns: {found}")
     return table
 

@@ -116,8 +116,8 @@ def first_line(path: Path) -> str:
     raise UserError(f"{path}: is empty; a trace needs at least one request")
 
 
-def read_csv(path: Path, wanted: Callable[[str], bool] = lambda column: True) -> Table:
-    """The wanted columns of a CSV file with a header."""
+def read_csv(path: Path) -> Table:
+    """All columns of a CSV file with a header (naming some would make pandas pass over rows with stray commas)."""
     import pandas as pd
 
     first_line(path)
@@ -125,11 +125,10 @@ def read_csv(path: Path, wanted: Callable[[str], bool] = lambda column: True) ->
         frame = pd.read_csv(
             path,
             engine="c",
-            usecols=lambda c: wanted(c.strip()),
             low_memory=False,
-            float_precision="round_trip",
             encoding="utf-8-sig",
             skipinitialspace=True,
+            **_exact_floats(pd.__version__),
         )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError, ValueError) as error:
         reason = " ".join(str(error).replace("Error tokenizing data. C error: ", "").split())
@@ -197,6 +196,12 @@ def read_parquet(path: Path) -> Table:
         num_rows=len(frame),
         place=lambda row: f"{path}: row {row + 1}",
     )
+
+
+def _exact_floats(pandas_version: str) -> dict[str, str]:
+    """From 3.1 on pandas reads floats exactly by default and deprecates the argument."""
+    major, minor = (int(part) for part in pandas_version.split(".")[:2])
+    return {} if (major, minor) >= (3, 1) else {"float_precision": "round_trip"}
 
 
 def _series(pd: Any, cells: list[Any]) -> Any:
