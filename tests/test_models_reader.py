@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -287,3 +288,19 @@ def test_a_folder_names_its_model(tmp_path: Path) -> None:
     assert load_model(str(folder)).name == "my-llama"
     assert load_model(str(folder / "config.json")).name == "my-llama"
     assert model_from_config(folder, "other").name == "other"
+
+
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "deepseek-v3", "gpt-oss-20b", "qwen3-next-80b-a3b", "gemma-3-4b"])
+def test_junk_in_any_field_is_a_user_error_or_harmless(name: str) -> None:
+    base = config_of(name, num_hidden_layers=4)
+    for field in base:
+        for junk in (None, "junk", -1, 0, 1.5, float("inf"), True, [], {}, [1, "a"], {"a": 1}):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    model = model_from_config({**base, field: junk})
+                except UserError as error:
+                    assert "\n" not in str(error)
+                else:
+                    assert model.num_params > 0
+                    assert model.weight_bytes() > 0

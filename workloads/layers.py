@@ -143,8 +143,11 @@ class MlpSpec:
         return sum(matrix_share(m, tp) for m in (self.shared_matrices if self.is_moe else self.matrices))
 
     def experts_per_rank(self, tp: int, ep: int) -> float:
-        """Routed experts' worth of parameters on one rank: whole experts under EP, a slice of each under TP."""
-        return float(-(-self.num_experts // ep)) if ep > 1 else self.num_experts / tp
+        """Routed experts' worth of parameters on one rank: whole experts under EP, a slice of each under TP.
+
+        TP beyond EP slices the experts of an EP rank.
+        """
+        return -(-self.num_experts // ep) / max(1, tp // ep)
 
     @property
     def router_params(self) -> int:
