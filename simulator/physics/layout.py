@@ -170,7 +170,7 @@ def _split(matrix: Matrix, tp: int, fmt: KernelFormat, prefix: str, extra_rows: 
         rows = -(-rows // tp) + extra_rows
     elif matrix.parallel == "row":
         cols = -(-cols // tp)
-    return RankMatrix(name=f"{prefix}.{matrix.name}", n=rows, k=cols, format=fmt)
+    return RankMatrix(name=f"{prefix}.{matrix.name.removeprefix('shared_')}", n=rows, k=cols, format=fmt)
 
 
 def _rank_attention(spec: AttentionSpec, tp: int) -> RankAttention:

@@ -38,7 +38,7 @@ class MemoryPlan:
     """Peak of the engine's profile run."""
     reserve_bytes: float
     state_bytes: float
-    """Constant states of linear-attention layers for max_num_seqs sequences."""
+    """Constant states of linear-attention layers for max_num_seqs sequences, at most half of what is left."""
     kv_bytes: float
     """KV cache: what is left, in whole blocks."""
     kv_bytes_per_token: float
@@ -85,6 +85,7 @@ def kv_bytes_per_token(stage: StageLayout, precision: Precision) -> float:
 
 
 def _state_bytes(stage: StageLayout, precision: Precision, engine: EngineProfile) -> float:
+    """Constant states of max_num_seqs sequences on one device [B]."""
     elements = sum(layer.attention.state_elements * count for layer, count in stage.layers)
     return elements * precision.element_bytes * engine.max_num_seqs
 
@@ -132,6 +133,7 @@ def _stage_plan(
         block_size=engine.block_size,
         num_blocks=0,
     )
+    plan = replace(plan, state_bytes=min(plan.state_bytes, max(0.0, plan.free_bytes + plan.state_bytes) / 2))
     return _with_blocks(plan, int(plan.free_bytes // (per_token * engine.block_size)) if per_token else 2**31)
 
 
