@@ -33,6 +33,8 @@ __all__ = [
 ]
 
 DEFAULT_NUM_REQUESTS = 1000
+SAMPLE_WORKLOAD = "chat_small"
+"""Bundled workload that is used when none is given."""
 
 
 class WorkloadSettings(TypedDict, total=False):
@@ -60,14 +62,10 @@ def load_cluster(cluster: Cluster | str) -> Cluster:
 
 
 def load_trace(path: str | Path, **options: Any) -> Trace:
-    """Read a trace file or workload YAML; ``options`` as workloads.readers.read_trace (format, sort, ...)."""
-    if str(path).lower().endswith((".yaml", ".yml")):
-        from workloads.spec import load_workload
+    """Read a trace file, a workload YAML or a bundled sample; ``options`` as workloads.options.ReadOptions, and format."""
+    from workloads.spec import open_workload
 
-        return load_workload(path)
-    from workloads.readers import read_trace
-
-    return read_trace(path, **options)
+    return open_workload(path, **options)
 
 
 def make_trace(
@@ -89,9 +87,7 @@ def make_trace(
     ``rate`` with a trace rescales its time to that mean rate. Without trace and rate, the bundled sample is used.
     """
     if trace is None and rate is None and input_len is None and output_len is None and arrival is None:
-        from workloads.samples import sample_path
-
-        trace = sample_path()
+        trace = SAMPLE_WORKLOAD
     if trace is None:
         if input_len is None or output_len is None:
             raise UserError("a synthetic workload needs both --input-len and --output-len (tokens, or a distribution)")
@@ -110,7 +106,8 @@ def make_trace(
     if isinstance(trace, Trace):
         replayed = trace
     else:
-        options: dict[str, Any] = {"format": trace_format, "sort": trace_sort, "spread_ties": spread_ties}
+        options: dict[str, Any] = {"format": trace_format} if trace_format else {}
+        options |= {name: True for name, on in (("sort", trace_sort), ("spread_ties", spread_ties)) if on}
         if arrival is not None:
             options |= {"arrival": arrival, "rate_per_s": rate, "seed": seed}
         replayed = load_trace(trace, **options)
@@ -205,7 +202,8 @@ def plan(
     highest request rate each finalist serves within the SLO. quantizations, kv_cache_dtypes: what the planner may use.
     Returns a PlanResult: ``.best``, ``.table`` (frame of all candidates with the reason each lost), ``.pareto``.
     """
-    from planners.parallel import SearchSpace, plan_parallel
+    from planners.parallel import plan_parallel
+    from planners.space import SearchSpace
 
     workload, remaining = _split(settings)
     return plan_parallel(

@@ -80,7 +80,9 @@ def add_workload(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output-len", metavar="DIST", help="the same for output tokens")
     group.add_argument("--num-requests", type=int, metavar="N", help="requests to send (with a trace: its first N)")
     group.add_argument(
-        "--arrival", metavar="PROCESS", help="poisson, gamma(cv=2), constant, closed(concurrency=64) ... (default poisson)"
+        "--arrival",
+        metavar="PROCESS",
+        help="poisson, gamma(cv=2), constant, closed(concurrency=64) ... (default poisson)",
     )
     group.add_argument("--seed", type=int, default=0)
     group.add_argument("--slo", metavar="LIMITS", help="e.g. ttft=1s,tpot=50ms,e2e=30s,attainment=0.95")

@@ -67,7 +67,9 @@ def summary_text(result: SimulationResult) -> str:
         f"energy       {number(s['average_power_w'])} W on average, {number(s['joules_per_output_token'])} J per output token",
     ]
     if s["failed"]:
-        lines.append(f"refused      {s['failed']:,} requests longer than max-model-len {result.deployment.effective_max_model_len:,}")
+        lines.append(
+            f"refused      {s['failed']:,} requests longer than max-model-len {result.deployment.effective_max_model_len:,}"
+        )
     lines.append(f"basis        {PROVENANCE[s['provenance']]}")
     return "\n".join(lines)
 

@@ -8,7 +8,7 @@ from typing import Any, TypedDict, Unpack
 from hardware_profiles.cluster import parse_cluster
 from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Cluster
-from simulator.deployment import Deployment
+from simulator.deployment import DEFAULT_SWAP_BYTES, Deployment
 from simulator.engine_loader import GIB, load_engine
 from simulator.plan import ParallelPlan
 from workloads.catalog import load_model
@@ -85,7 +85,5 @@ def build_deployment(
         num_gpu_blocks_override=settings.get("num_gpu_blocks_override"),
         routing=settings.get("routing", "round-robin"),
         moe_skew=settings.get("moe_skew", 0.0),
-        **({} if swap_gib is None else {"swap_space_bytes": swap_gib * GIB}),
+        swap_space_bytes=DEFAULT_SWAP_BYTES if swap_gib is None else swap_gib * GIB,
     )
-
-

@@ -17,6 +17,9 @@ from simulator.routing import ROUTING
 from simulator.run import ReplicaSetup
 from workloads.model import ModelSpec
 
+DEFAULT_SWAP_BYTES = 4.0 * 2**30
+"""Host memory per device for swapped KV blocks (vLLM v0's default --swap-space, 4 GiB)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
@@ -29,8 +32,8 @@ class Deployment:
     max_model_len: int | None = None
     """Longest request [tokens]; None: as long as model and KV memory allow."""
     num_gpu_blocks_override: int | None = None
-    swap_space_bytes: float = 4 * 2**30
-    """Host memory for swapped KV blocks, per device [B] (vLLM v0's --swap-space, 4 GiB)."""
+    swap_space_bytes: float = DEFAULT_SWAP_BYTES
+    """Host memory for swapped KV blocks, per device [B]."""
     routing: str = "round-robin"
     moe_skew: float = 0.0
     _cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)

@@ -21,7 +21,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     options.add_plan(parser)
     options.add_workload(parser)
     output = parser.add_argument_group("output")
-    output.add_argument("--json", metavar="FILE", help="write the summary, field names as vllm bench serve ('-': stdout)")
+    output.add_argument(
+        "--json", metavar="FILE", help="write the summary, field names as vllm bench serve ('-': stdout)"
+    )
     output.add_argument("--out", metavar="DIR", help="write requests, timeline, summary, plots and configuration")
     parser.add_argument("--exact-steps", action="store_true", help="one engine step per event: same result, slower")
 

@@ -1,0 +1,127 @@
+"""``apex-sim plan``: the best layout and settings for a workload on a cluster, and why."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING, Any
+
+from apex_sim import options
+
+if TYPE_CHECKING:
+    from planners.parallel import PlanResult
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the subcommand."""
+    parser = subparsers.add_parser(
+        "plan",
+        help="find the best parallel layout and engine settings within an SLO",
+        description="Enumerate layouts (TP x PP x DP x EP) and engine settings, drop what does not fit or cannot meet the "
+        "SLO, simulate the rest, and print the best plan, the Pareto front and why each other plan lost.",
+        epilog="Example: apex-sim plan --model llama-3.1-70b --cluster h100-sxm:8 --trace azure_conv.csv "
+        "--slo ttft=1s,tpot=50ms",
+    )
+    options.add_deployment(parser)
+    options.add_workload(parser)
+    group = parser.add_argument_group("search")
+    group.add_argument(
+        "--objective",
+        default="cost",
+        choices=("cost", "goodput", "ttft", "tpot", "energy"),
+        help="cost: $/1M output tokens (default); goodput; p95 ttft or tpot; energy: J/output token",
+    )
+    group.add_argument("--max-rate", action="store_true", help="also find the highest rate within the SLO")
+    group.add_argument(
+        "--allow-quantization", metavar="LIST", help="weight formats the planner may use, e.g. fp8 or none,fp8,awq"
+    )
+    group.add_argument("--allow-kv-cache-dtype", metavar="LIST", help="KV formats the planner may use, e.g. auto,fp8")
+    group.add_argument("--top", type=int, default=5, metavar="N", help="plans to run on the whole trace and to print")
+    group.add_argument("--jobs", type=int, default=0, metavar="N", help="processes (default: one per core)")
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", metavar="FILE", help="write the plan and all candidates ('-': stdout)")
+    output.add_argument("--csv", metavar="FILE", help="write the table of all candidates")
+    output.add_argument("--plot", metavar="FILE", help="write the Pareto plot (.png, .svg, .pdf)")
+    output.add_argument("--out", metavar="DIR", help="write plan.json, candidates.csv, pareto.png and serve.sh")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plan, print, write."""
+    from apex_sim.files import prepare_file, prepare_folder, to_json
+    from apex_sim.plan_report import plan_dict, plan_text, write_plan
+    from apex_sim.text import ProgressBar
+    from hardware_profiles.cluster import parse_cluster
+    from hardware_profiles.errors import UserError
+    from planners.parallel import plan_parallel
+    from planners.space import SearchSpace
+    from workloads.catalog import load_model
+    from workloads.slo import parse_slo
+
+    files = {
+        name: prepare_file(path) for name in ("json", "csv", "plot") if (path := getattr(args, name)) not in (None, "-")
+    }
+    folder = prepare_folder(args.out) if args.out is not None else None
+    if args.top < 1:
+        raise UserError(f"--top is {args.top}; it must be at least 1")
+    if args.jobs < 0:
+        raise UserError(f"--jobs is {args.jobs}; it must be at least 1 (or 0 for one per core)")
+    slo = parse_slo(args.slo) if args.slo is not None else None
+    if args.max_rate and slo is None:
+        raise UserError(
+            "--max-rate looks for the highest rate within an SLO; give --slo, for example ttft=1s,tpot=50ms"
+        )
+    space = SearchSpace(
+        engine=args.engine,
+        quantizations=_quantizations(args),
+        kv_cache_dtypes=_kv_dtypes(args),
+        settings=_settings(args),
+    )
+    model, cluster = load_model(args.model), parse_cluster(args.cluster)
+    trace = options.workload_of(args)
+    progress = ProgressBar("planning")
+    result = plan_parallel(
+        model=model,
+        cluster=cluster,
+        trace=trace,
+        slo=slo,
+        space=space,
+        objective=args.objective,
+        find_max_rate=args.max_rate,
+        top=args.top,
+        jobs=args.jobs or os.cpu_count() or 1,
+        seed=args.seed,
+        progress=progress,
+    )
+    progress.close()
+    if args.json == "-":
+        print(to_json(plan_dict(result)), end="")
+    else:
+        print(plan_text(result, args.top))
+    write_plan(result, files, folder)
+    if folder is not None and args.json != "-":
+        print(f"\nwrote plan.json, candidates.csv, pareto.png and serve.sh to {folder}")
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Engine settings the user fixed; dtypes the planner may vary are not among them."""
+    settings = options.engine_settings(args)
+    for name in ("quantization", "kv_cache_dtype"):
+        settings.pop(name)
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _quantizations(args: argparse.Namespace) -> tuple[str | None, ...]:
+    if args.allow_quantization is None:
+        return (args.quantization,)
+    names = [name.strip() for name in args.allow_quantization.split(",") if name.strip()]
+    chosen: list[str | None] = [args.quantization]
+    chosen += [None if name == "none" else name for name in names]
+    return tuple(dict.fromkeys(chosen))
+
+
+def _kv_dtypes(args: argparse.Namespace) -> tuple[str, ...]:
+    if args.allow_kv_cache_dtype is None:
+        return (args.kv_cache_dtype,)
+    names = [name.strip() for name in args.allow_kv_cache_dtype.split(",") if name.strip()]
+    return tuple(dict.fromkeys([args.kv_cache_dtype, *names]))

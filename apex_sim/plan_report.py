@@ -1,0 +1,171 @@
+"""A plan as text, JSON, CSV, figure and shell script."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apex_sim.files import to_json, write_atomically, write_text
+from apex_sim.plots import COLOURS, new_figure, save
+from apex_sim.report import PROVENANCE, describe_deployment
+from apex_sim.text import milliseconds, number, share, table
+from planners.parallel import OBJECTIVES, Entry, PlanResult
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LOSERS = 12
+"""Losing layouts listed with their reasons; the JSON and CSV have all."""
+
+
+def _settings(entry: Entry) -> str:
+    candidate, known = entry.candidate, entry.best_known
+    parts = [candidate.layout]
+    if candidate.quantization:
+        parts.append(candidate.quantization)
+    if candidate.kv_cache_dtype != "auto":
+        parts.append(f"kv-{candidate.kv_cache_dtype}")
+    if known is not None:
+        parts.append(f"seqs={known.max_num_seqs} tokens={known.max_num_batched_tokens}")
+    return " ".join(parts)
+
+
+def _metrics_row(entry: Entry, has_slo: bool, has_rate: bool) -> list[str]:
+    assert entry.measured is not None
+    m = entry.measured.metrics
+    row = [_settings(entry), str(m["num_gpus"])]
+    row += [milliseconds(m[name]) for name in ("median_ttft_ms", "p95_ttft_ms", "median_tpot_ms", "p95_tpot_ms")]
+    row += [share(m["slo_attainment"])] if has_slo else []
+    row += [
+        number(m["request_goodput"]),
+        number(m["usd_per_million_output_tokens"]),
+        number(m["joules_per_output_token"]),
+    ]
+    row += [number(entry.max_rate_per_s)] if has_rate else []
+    return [*row, entry.status]
+
+
+def plan_text(result: PlanResult, top: int) -> str:
+    """The plan in a screenful: the winner, its command, the front, the losers with reasons."""
+    has_slo = result.slo is not None
+    has_rate = any(entry.max_rate_per_s is not None for entry in result.entries)
+    header = ["plan", "GPUs", "TTFT p50", "p95", "TPOT p50", "p95"]
+    header += ["in SLO"] if has_slo else []
+    header += ["goodput/s", "$/1M out", "J/token"] + (["max req/s"] if has_rate else []) + ["status"]
+    best = result.best
+    full = [e for e in result.entries if e.measured is not None and e is not best]
+    front = [e for e in full if e in result.pareto]
+    others = [e for e in full if e not in result.pareto]
+    shown = [best, *front, *others[: max(0, top - 1 - len(front))]]
+    assert best.measured is not None
+    deployment = result.deployment()
+    lines = [
+        f"best plan by {OBJECTIVES[result.objective][2]}"
+        + (f" within {result.slo}" if has_slo else "")
+        + f": {describe_deployment(deployment)}",
+        f"workload: {result.trace.name}, {len(result.trace):,} requests at {number(result.trace.request_rate_per_s)} req/s; "
+        + ", ".join(f"{count} {what}" for what, count in result.counts.items()),
+        "",
+        table(header, [_metrics_row(entry, has_slo, has_rate) for entry in shown]),
+        "",
+        "start it with:",
+        f"  {result.launch_command}",
+    ]
+    losers = [e for e in result.entries if e not in shown]
+    if losers:
+        lines += ["", "why the others lost:"]
+        lines += [f"  {_settings(entry)}: {entry.reason}" for entry in _by_reason(losers)[:LOSERS]]
+        if len(losers) > LOSERS:
+            lines.append(f"  ... and {len(losers) - LOSERS} more (--json or --csv lists all)")
+    lines += ["", f"basis: {PROVENANCE[best.measured.metrics['provenance']]}"]
+    return "\n".join(lines)
+
+
+def _by_reason(entries: list[Entry]) -> list[Entry]:
+    """Nearest losers first: fully simulated, screened, ruled out by physics, too large."""
+    order = {"met": 0, "pareto": 0, "missed": 1, "screened": 2, "bounded": 3, "unfit": 4, "best": 5}
+    return sorted(entries, key=lambda entry: order[entry.status])
+
+
+def plan_dict(result: PlanResult) -> dict[str, Any]:
+    """Everything, for machines. No wall clock: equal inputs give equal bytes."""
+    import dataclasses
+
+    from apex_sim import __version__
+
+    deployment = result.deployment()
+    rows = result.rows()
+    return {
+        "apex_sim_version": __version__,
+        "model": result.model.name,
+        "cluster": result.cluster.name,
+        "workload": {"name": result.trace.name, "source": result.trace.source, "requests": len(result.trace)},
+        "slo": None if result.slo is None else dataclasses.asdict(result.slo),
+        "objective": result.objective,
+        "seed": result.seed,
+        "counts": result.counts,
+        "best": rows[result.entries.index(result.best)],
+        "launch_command": result.launch_command,
+        "engine": dataclasses.asdict(deployment.engine),
+        "max_model_len": deployment.effective_max_model_len,
+        "num_gpu_blocks": deployment.memory.num_blocks,
+        "pareto": [row for row in rows if row["pareto"]],
+        "candidates": rows,
+    }
+
+
+def pareto_figure(result: PlanResult) -> Figure:
+    """Cost against latency of all simulated candidates; the front is marked, the best is named."""
+    figure, axes = new_figure(1, 2, width=11, height=4.4)
+    groups = (
+        (
+            "screened on the busiest stretch",
+            [e for e in result.entries if e.measured is None and e.screen],
+            COLOURS[5],
+            "x",
+        ),
+        ("whole trace", [e for e in result.entries if e.measured and e not in result.pareto], COLOURS[0], "o"),
+        ("Pareto front", [e for e in result.pareto if e is not result.best], COLOURS[2], "o"),
+        ("best", [result.best], COLOURS[1], "*"),
+    )
+    has_price = result.cluster.device.price is not None
+    cost = "usd_per_million_output_tokens" if has_price else "joules_per_output_token"
+    for axis, (metric, label) in zip(axes[0], (("p95_ttft_ms", "TTFT"), ("p95_tpot_ms", "TPOT")), strict=True):
+        for name, entries, colour, marker in groups:
+            points = [e.best_known.metrics for e in entries if e.best_known is not None]
+            if points:
+                size = 160 if marker == "*" else 34
+                axis.scatter(
+                    [p[metric] for p in points], [p[cost] for p in points], s=size, c=colour, marker=marker, label=name
+                )
+        for entry in result.pareto:
+            assert entry.measured is not None
+            m = entry.measured.metrics
+            axis.annotate(
+                entry.candidate.layout, (m[metric], m[cost]), xytext=(5, 5), textcoords="offset points", fontsize=8
+            )
+        limit = None if result.slo is None else getattr(result.slo, f"{label.lower()}_s")
+        if limit is not None:
+            axis.axvline(limit * 1e3, color=COLOURS[4], linestyle="--", linewidth=1, label=f"SLO {limit * 1e3:g} ms")
+        axis.set_xscale("log")
+        axis.set_xlabel(f"p95 {label} [ms]")
+    axes[0][0].set_ylabel("$ per 1M output tokens" if has_price else "J per output token")
+    axes[0][0].legend(frameon=False, fontsize=8)
+    figure.suptitle(f"{result.model.name} on {result.cluster.name}: {result.trace.name}")
+    return figure
+
+
+def write_plan(result: PlanResult, files: dict[str, Path], folder: Path | None) -> None:
+    """Write what was asked for; ``files`` has any of json, csv, plot."""
+    targets = dict(files)
+    extra: dict[str, Path] = {}
+    if folder is not None:
+        extra = {"json": folder / "plan.json", "csv": folder / "candidates.csv", "plot": folder / "pareto.png"}
+        write_text(folder / "serve.sh", f"#!/bin/sh\nexec {result.launch_command}\n")
+    for kind, path in [*targets.items(), *extra.items()]:
+        if kind == "json":
+            write_text(path, to_json(plan_dict(result)))
+        elif kind == "csv":
+            write_atomically(path, lambda temporary: result.table.to_csv(temporary, index=False))
+        else:
+            write_atomically(path, lambda temporary: save(pareto_figure(result), temporary))

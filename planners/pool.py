@@ -1,0 +1,179 @@
+"""Runs candidates, in this process or in several; results never depend on how many."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from hardware_profiles.schema import Cluster
+from planners.space import Candidate, SearchSpace, build
+from simulator.simulate import simulate_deployment
+from workloads.model import ModelSpec
+from workloads.slo import Slo
+from workloads.trace import Trace
+
+RATE_TOLERANCE = 0.02
+"""The search for the highest rate stops when its bracket is this narrow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a simulation of a candidate said; ``metrics`` are fields of the run's summary."""
+
+    metrics: dict[str, Any]
+    max_num_seqs: int
+    max_num_batched_tokens: int
+
+    FIELDS: ClassVar[tuple[str, ...]] = (
+        "completed",
+        "failed",
+        "request_throughput",
+        "request_goodput",
+        "slo_attainment",
+        "output_throughput",
+        "output_throughput_per_gpu",
+        "mean_ttft_ms",
+        "median_ttft_ms",
+        "p95_ttft_ms",
+        "p99_ttft_ms",
+        "mean_tpot_ms",
+        "median_tpot_ms",
+        "p95_tpot_ms",
+        "p99_tpot_ms",
+        "p99_itl_ms",
+        "mean_e2el_ms",
+        "p95_e2el_ms",
+        "usd_per_hour",
+        "usd_per_million_output_tokens",
+        "joules_per_output_token",
+        "average_power_w",
+        "utilisation",
+        "mfu",
+        "peak_kv_usage",
+        "num_preemptions",
+        "num_gpus",
+        "provenance",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What every worker needs once."""
+
+    model: ModelSpec
+    cluster: Cluster
+    space: SearchSpace
+    slo: Slo | None
+    traces: dict[str, Trace]
+    seed: int
+
+    def measure(self, which: str, candidate: Candidate, rate_factor: float = 1.0) -> Measured:
+        """Simulate a candidate on one of the traces, played ``rate_factor`` times as fast."""
+        deployment = build(self.model, self.cluster, self.space, candidate)
+        trace = self.traces[which]
+        if rate_factor != 1.0:
+            trace = trace.scale_rate(rate_factor)
+        summary = simulate_deployment(deployment, trace, slo=self.slo, seed=self.seed).summary
+        engine = deployment.engine
+        return Measured(
+            {name: summary[name] for name in Measured.FIELDS}, engine.max_num_seqs, engine.max_num_batched_tokens
+        )
+
+    def max_rate(self, candidate: Candidate) -> float:
+        """Highest mean rate [1/s] at which the trace, played faster or slower, still meets the SLO; 0 if none does."""
+        assert self.slo is not None
+        base = self.traces["full"].request_rate_per_s
+        wanted = self.slo.attainment
+
+        def meets(factor: float) -> bool:
+            return (self.measure("full", candidate, factor).metrics["slo_attainment"] or 0.0) >= wanted
+
+        low, high = (1.0, 2.0) if meets(1.0) else (0.5, 1.0)
+        while low == 1.0 or high > 1.0:
+            if not meets(high):
+                break
+            low, high = high, 2 * high
+            if high > 2**20:
+                return math.inf
+        while high <= 1.0 and not meets(low):
+            low, high = low / 2, low
+            if low < 2**-20:
+                return 0.0
+        while high / low > 1 + RATE_TOLERANCE:
+            middle = math.sqrt(low * high)
+            low, high = (middle, high) if meets(middle) else (low, middle)
+        return base * low
+
+
+_JOB: _Job | None = None
+
+
+def _start_worker(job: _Job) -> None:
+    global _JOB
+    _JOB = job
+
+
+def _work(task: tuple[str, Candidate]) -> Measured | float:
+    assert _JOB is not None
+    which, candidate = task
+    return _JOB.max_rate(candidate) if which == "max_rate" else _JOB.measure(which, candidate)
+
+
+class Evaluator:
+    """Evaluates candidates in order; a pool of processes is started only when it pays."""
+
+    POOL_PAYS = 20_000
+    """Requests to simulate below which starting processes costs more than it gains."""
+
+    def __init__(
+        self,
+        model: ModelSpec,
+        cluster: Cluster,
+        space: SearchSpace,
+        slo: Slo | None,
+        traces: dict[str, Trace],
+        seed: int,
+        jobs: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self._job = _Job(model, cluster, space, slo, traces, seed)
+        self._jobs = jobs
+        self._progress = progress
+        self._pool: ProcessPoolExecutor | None = None
+        self._done = self._expected = 0
+
+    def run(self, which: str, candidates: Sequence[Candidate]) -> list[Measured]:
+        """Simulate the candidates on the trace of that name."""
+        work = len(candidates) * len(self._job.traces[which])
+        return [r for r in self._map([(which, c) for c in candidates], work) if isinstance(r, Measured)]
+
+    def max_rates(self, candidates: Sequence[Candidate]) -> list[float]:
+        """Highest rates within the SLO [1/s]."""
+        work = 10 * len(candidates) * len(self._job.traces["full"])
+        return [r for r in self._map([("max_rate", c) for c in candidates], work) if isinstance(r, float)]
+
+    def _map(self, tasks: list[tuple[str, Candidate]], work: int) -> list[Measured | float]:
+        self._expected += len(tasks)
+        results: list[Measured | float] = []
+        for result in self._results(tasks, work):
+            results.append(result)
+            self._done += 1
+            if self._progress is not None:
+                self._progress(self._done, self._expected)
+        return results
+
+    def _results(self, tasks: list[tuple[str, Candidate]], work: int) -> Iterable[Measured | float]:
+        if self._jobs > 1 and len(tasks) > 1 and (self._pool is not None or work > self.POOL_PAYS):
+            if self._pool is None:
+                self._pool = ProcessPoolExecutor(self._jobs, initializer=_start_worker, initargs=(self._job,))
+            return self._pool.map(_work, tasks)
+        _start_worker(self._job)
+        return map(_work, tasks)
+
+    def close(self) -> None:
+        """Stop the processes."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)

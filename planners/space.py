@@ -1,0 +1,136 @@
+"""What the parallel planner may choose from: layouts and engine settings, enumerated once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hardware_profiles.errors import UserError
+from hardware_profiles.schema import Cluster
+from simulator.build import build_deployment
+from simulator.deployment import Deployment
+from workloads.model import ModelSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSpace:
+    """Freedom of the search. ``settings`` are engine settings the user fixed (they apply to every candidate)."""
+
+    engine: str = "vllm-v1"
+    quantizations: tuple[str | None, ...] = (None,)
+    """Weight formats the user allows; None is the checkpoint's own."""
+    kv_cache_dtypes: tuple[str, ...] = ("auto",)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    batched_tokens: tuple[int, ...] = (2048, 4096, 8192, 16384)
+    """Token budgets to try on the best layouts."""
+    num_seqs: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    """Batch limits to try on the best layouts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Candidate:
+    """One way to serve: degrees, dtypes and batch limits (None: the engine's default for the device)."""
+
+    tp: int
+    pp: int
+    dp: int
+    ep: int
+    quantization: str = ""
+    kv_cache_dtype: str = "auto"
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+
+    @property
+    def num_devices(self) -> int:
+        """Devices it occupies."""
+        return self.tp * self.pp * self.dp
+
+    @property
+    def layout(self) -> str:
+        """'tp4 dp2' and the like."""
+        parts = [f"{name}{degree}" for name in ("tp", "pp", "dp", "ep") if (degree := getattr(self, name)) > 1]
+        return " ".join(parts) or "tp1"
+
+    def with_limits(self, max_num_seqs: int | None, max_num_batched_tokens: int | None) -> Candidate:
+        """The same layout with other batch limits."""
+        return dataclasses.replace(self, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens)
+
+
+def build(model: ModelSpec, cluster: Cluster, space: SearchSpace, candidate: Candidate) -> Deployment:
+    """The deployment of a candidate. Raises UserError when the layout is impossible."""
+    settings: dict[str, Any] = dict(space.settings)
+    if candidate.quantization:
+        settings["quantization"] = candidate.quantization
+    settings["kv_cache_dtype"] = candidate.kv_cache_dtype
+    if candidate.max_num_seqs is not None:
+        settings["max_num_seqs"] = candidate.max_num_seqs
+    if candidate.max_num_batched_tokens is not None:
+        settings["max_num_batched_tokens"] = candidate.max_num_batched_tokens
+    degrees = {name: getattr(candidate, name) for name in ("tp", "pp", "dp", "ep")}
+    return build_deployment(model, cluster, engine=space.engine, **degrees, **settings)
+
+
+def enumerate_layouts(model: ModelSpec, cluster: Cluster, space: SearchSpace) -> list[Candidate]:
+    """All layouts worth a look, batch limits at the engine's default.
+
+    TP within a node, in powers of two that divide the heads; PP in powers of two up to the number of layers; any number of
+    replicas that fits (all of 1..4, then powers of two and the maximum); experts split by TP or, as vLLM does it, over
+    all tp * dp ranks.
+    """
+    found: list[Candidate] = []
+    for tp in _powers(min(cluster.node.num_devices, cluster.num_devices)):
+        if not _divides(model, tp):
+            continue
+        for pp in _powers(min(cluster.num_devices // tp, model.num_layers)):
+            for dp in _replicas(cluster.num_devices // (tp * pp)):
+                for ep in _expert_degrees(model, tp, dp):
+                    for quantization in space.quantizations:
+                        for kv in space.kv_cache_dtypes:
+                            found.append(
+                                Candidate(
+                                    tp=tp, pp=pp, dp=dp, ep=ep, quantization=quantization or "", kv_cache_dtype=kv
+                                )
+                            )
+    return found
+
+
+def limit_variants(deployment: Deployment, candidate: Candidate, space: SearchSpace) -> list[Candidate]:
+    """The candidate with other token budgets and batch limits, one change at a time; none where the user fixed them."""
+    engine = deployment.engine
+    variants: list[Candidate] = []
+    seqs, tokens = engine.max_num_seqs, engine.max_num_batched_tokens
+    if space.settings.get("max_num_batched_tokens") is None:
+        variants += [
+            candidate.with_limits(min(seqs, budget), budget) for budget in space.batched_tokens if budget != tokens
+        ]
+    if space.settings.get("max_num_seqs") is None:
+        variants += [candidate.with_limits(limit, tokens) for limit in space.num_seqs if limit < seqs]
+    return variants
+
+
+def _powers(limit: int) -> Iterator[int]:
+    degree = 1
+    while degree <= limit:
+        yield degree
+        degree *= 2
+
+
+def _divides(model: ModelSpec, tp: int) -> bool:
+    try:
+        model.check_tp(tp)
+    except UserError:
+        return False
+    return True
+
+
+def _replicas(limit: int) -> list[int]:
+    return sorted({dp for dp in range(1, limit + 1) if dp <= 4 or dp == limit or dp & (dp - 1) == 0})
+
+
+def _expert_degrees(model: ModelSpec, tp: int, dp: int) -> list[int]:
+    experts = max((g.mlp.num_experts for g in model.layers), default=0)
+    if experts and tp * dp > 1 and experts % (tp * dp) == 0:
+        return [1, tp * dp]
+    return [1]
