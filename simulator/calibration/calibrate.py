@@ -13,7 +13,7 @@ from simulator.calibration.devices import MEASURED, MeasuredDevice
 from simulator.calibration.mapping import POWER_FROM, TRANSFERS
 from simulator.calibration.points import Points
 from simulator.calibration.profiles import Overheads
-from simulator.calibration.tables import EAGER_PROFILE_SOURCE, PROFILE_SOURCE, SOURCE, Table, read_table
+from simulator.calibration.tables import EAGER_PROFILE_SOURCE, PROFILE_SOURCE, SOURCE, Table, joined, read_table
 from simulator.calibration.transfer import Errors, Transfer, completed, left_out_errors, transferred
 
 COMMENT = "Written by `python -m simulator.calibration`; do not edit. Method and errors: docs/calibration.md"
@@ -82,6 +82,10 @@ def fit_device(
         experts, seen_experts = moe.fit_moes(rows["moe"], device, measured.cache)
         links, seen_links = collectives.fit_collectives(rows["collectives"], device)
         gemms, prefills, decodes = rows["gemm"], rows["attention_prefill"], rows["attention_decode"]
+        if measured.profile is not None:
+            of_device = tables["profiles_summary"].select(hardware=measured.profile)
+            prefills = joined(prefills, profiles.attention_table(of_device, "attn_prefill"))
+            decodes = joined(decodes, profiles.attention_table(of_device, "attn_decode"))
         source = SOURCE
     else:
         assert measured.profile is not None

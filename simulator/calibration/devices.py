@@ -25,7 +25,8 @@ class MeasuredDevice:
     table: str | None = None
     """Value of column ``gpu`` in the operator tables."""
     profile: str | None = None
-    """Value of column ``hardware`` in the per-layer profiles; read where the operator tables have no such device."""
+    """Value of column ``hardware`` in the per-layer profiles. Beside operator tables only attention is read from them
+    (their grid has cached prefixes, and contexts the cache excludes elsewhere); without, everything."""
     mixed_tile_rows: float = 0.0
     """Of 16-bit KV caches; see docs/calibration.md."""
     completed_from: str | None = None
@@ -52,6 +53,7 @@ MEASURED: tuple[MeasuredDevice, ...] = (
     MeasuredDevice(
         name="rtx-pro-6000",
         table="rtx_pro_6000_server",
+        profile="RTXPRO6000",
         cache=Cache(128e6, True),
         mixed_tile_rows=FA2_TILE_ROWS,
     ),

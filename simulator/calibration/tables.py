@@ -74,6 +74,13 @@ def read_table(path: Path) -> Table:
     return Table(path.name, {name: _column([row[i] for row in rows]) for i, name in enumerate(header)})
 
 
+def joined(first: Table, second: Table) -> Table:
+    """Rows of both, in the columns they share."""
+    shared = [name for name in first.columns if name in second.columns]
+    columns = {name: np.concatenate([first[name], second[name]]) for name in shared}
+    return Table(f"{first.name}, {second.name}", columns)
+
+
 def _column(texts: list[str]) -> Column:
     try:
         return np.array([float(t) if t else np.nan for t in texts], dtype=np.float64)
