@@ -227,7 +227,7 @@ PLAIN = "arrival_s,input_tokens,output_tokens\n"
         (PLAIN + "-2,1,1\n", "line 2: arrival_s is -2; it must be at least 0"),
         (PLAIN + "0,1,1\n5,1,1\n4.5,1,1\n", r"line 4: arrival_s is 4.5; it is earlier .* set sort \(--trace-sort\)"),
         (PLAIN + "0,1,1\n1,1,000,1\n", "Expected 3 fields in line 3, saw 4"),
-        (PLAIN + "0,1,1,7\n1,1,1,8\n", "rows have more cells than the header"),
+        (PLAIN + "0,1,1,7\n1,1,1,8\n", "line 2: 4 cells, the header has 3"),
         (PLAIN, "has a header but no rows"),
         ("", "is empty"),
         ("\n\n", "is empty"),

@@ -121,6 +121,7 @@ def read_csv(path: Path) -> Table:
     import pandas as pd
 
     first_line(path)
+    _check_width(path)
     try:
         frame = pd.read_csv(
             path,
@@ -133,8 +134,6 @@ def read_csv(path: Path) -> Table:
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError, ValueError) as error:
         reason = " ".join(str(error).replace("Error tokenizing data. C error: ", "").split())
         raise UserError(f"{path}: is not a well-formed CSV file: {reason}") from error
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise UserError(f"{path}: rows have more cells than the header; check for stray commas")
     frame.columns = [column.strip() for column in frame.columns]
     return Table(
         path=path,
@@ -196,6 +195,18 @@ def read_parquet(path: Path) -> Table:
         num_rows=len(frame),
         place=lambda row: f"{path}: row {row + 1}",
     )
+
+
+def _check_width(path: Path) -> None:
+    """Refuse a first row longer than the header: pandas would take its first cell for an index and shift the rest."""
+    with open_text(path) as file:
+        reader = csv.reader(file)
+        filled = (cells for cells in reader if cells)
+        header, row = next(filled, []), next(filled, [])
+        if len(row) > len(header):
+            raise UserError(
+                f"{path}: line {reader.line_num}: {len(row)} cells, the header has {len(header)}; look for stray commas"
+            )
 
 
 def _exact_floats(pandas_version: str) -> dict[str, str]:
