@@ -116,6 +116,8 @@ def plan_dict(result: PlanResult) -> dict[str, Any]:
 
 def pareto_figure(result: PlanResult) -> Figure:
     """Cost against latency of all simulated candidates; the front is marked, the best is named."""
+    from matplotlib.ticker import LogFormatter
+
     figure, axes = new_figure(1, 2, width=11, height=4.4)
     groups = (
         (
@@ -148,6 +150,8 @@ def pareto_figure(result: PlanResult) -> Figure:
         if limit is not None:
             axis.axvline(limit * 1e3, color=COLOURS[4], linestyle="--", linewidth=1, label=f"SLO {limit * 1e3:g} ms")
         axis.set_xscale("log")
+        for ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+            ticks(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.7)))
         axis.set_xlabel(f"p95 {label} [ms]")
     axes[0][0].set_ylabel("$ per 1M output tokens" if has_price else "J per output token")
     axes[0][0].legend(frameon=False, fontsize=8)

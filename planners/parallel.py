@@ -343,7 +343,7 @@ class _Search:
     # -- wave 3: batch limits of the best layouts ------------------------------------------------------------------
 
     def _screen_variants(self, finalists: Sequence[Entry]) -> list[Entry]:
-        """Other batch limits for the two best layouts; those that screen better than the default join the final."""
+        """Other batch limits for the two best layouts; those that meet the SLO or the objective better join the final."""
         variants: list[Entry] = []
         for entry in finalists[:2]:
             deployment = self.deployments[entry.candidate]
@@ -362,7 +362,7 @@ class _Search:
             base = next(e for e in finalists if replace(entry.candidate, max_num_seqs=None, max_num_batched_tokens=None)
                         == e.candidate)  # fmt: skip
             assert entry.screen is not None and base.screen is not None
-            if self._score(entry.screen) < self._score(base.screen):
+            if self._score(entry.screen)[:2] < self._score(base.screen)[:2]:
                 better.append(entry)
             else:
                 entry.reason = f"screened: {self._compare(entry.screen, base.screen)} with the default limits"

@@ -79,21 +79,20 @@ def enumerate_layouts(model: ModelSpec, cluster: Cluster, space: SearchSpace) ->
     replicas that fits (all of 1..4, then powers of two and the maximum); experts split by TP or, as vLLM does it, over
     all tp * dp ranks.
     """
-    found: list[Candidate] = []
-    for tp in _powers(min(cluster.node.num_devices, cluster.num_devices)):
-        if not _divides(model, tp):
-            continue
-        for pp in _powers(min(cluster.num_devices // tp, model.num_layers)):
-            for dp in _replicas(cluster.num_devices // (tp * pp)):
-                for ep in _expert_degrees(model, tp, dp):
-                    for quantization in space.quantizations:
-                        for kv in space.kv_cache_dtypes:
-                            found.append(
-                                Candidate(
-                                    tp=tp, pp=pp, dp=dp, ep=ep, quantization=quantization or "", kv_cache_dtype=kv
-                                )
-                            )
-    return found
+    layouts = [
+        (tp, pp, dp, ep)
+        for tp in _powers(min(cluster.node.num_devices, cluster.num_devices))
+        if _divides(model, tp)
+        for pp in _powers(min(cluster.num_devices // tp, model.num_layers))
+        for dp in _replicas(cluster.num_devices // (tp * pp))
+        for ep in _expert_degrees(model, tp, dp)
+    ]
+    return [
+        Candidate(tp=tp, pp=pp, dp=dp, ep=ep, quantization=quantization or "", kv_cache_dtype=kv)
+        for tp, pp, dp, ep in layouts
+        for quantization in space.quantizations
+        for kv in space.kv_cache_dtypes
+    ]
 
 
 def limit_variants(deployment: Deployment, candidate: Candidate, space: SearchSpace) -> list[Candidate]:

@@ -45,5 +45,6 @@ class EngineProfile:
     non_kv_reserve_bytes: float = 0.0
     """CUDA context, graphs and allocator slack per device that the engine counts against its share [B]."""
     activation_bytes_per_token: float | None = None
-    """Peak activations per token of the budget and per hidden element, in units of the activation dtype's bytes; None: physics' estimate."""
+    """Peak activations per token of the budget and per hidden element, in units of the activation dtype's bytes; None:
+    physics' estimate."""
     sources: dict[str, str] = field(default_factory=dict)
