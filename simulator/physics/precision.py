@@ -166,7 +166,7 @@ def _base_format(dtype: str, device: DeviceProfile, efficiency: Efficiency) -> K
 
 def _weight_only(quant: QuantSpec, base: KernelFormat, efficiency: Efficiency) -> KernelFormat:
     """Weights dequantised on the fly: fewer bytes, the base dtype's peak."""
-    keys = [f"{quant.weight_dtype}_wo", *([quant.weight_dtype] if quant.weight_dtype.startswith(("int", "mx")) else [])]
+    keys = [f"{quant.weight_dtype}_wo", *([quant.weight_dtype] if quant.weight_dtype in ("int4", "mxfp4") else [])]
     gemm = next((efficiency.gemm[k] for k in keys if k in efficiency.gemm), None)
     moe = next((efficiency.moe[k] for k in keys if k in efficiency.moe), None)
     return replace(
