@@ -43,7 +43,8 @@ class ChunkedPrefill:
             tokens = min(request.prompt_left, budget, self.chunk)
             if request.admit_seq >= 0 and core.extend(request, tokens):
                 budget -= tokens
-        if room and not core.preempted_now and core.resume_swapped():
+        if room and not core.preempted_now and core.resume_swapped(budget):
+            budget -= len(core.resumed)
             for request in core.admissible():
                 if budget <= 0 or core.num_running >= core.max_num_seqs:
                     break
@@ -71,7 +72,7 @@ class PrefillFirst:
             if core.batch:
                 return False
         if core.make_room_for_decode():
-            core.resume_swapped()
+            core.resume_swapped(core.max_num_batched_tokens - core.num_decoding)
         return True
 
 

@@ -31,7 +31,7 @@ class CoreLimits:
     host_blocks: int = 0
     """Blocks that fit in host memory."""
     watermark_blocks: int = 0
-    """Blocks kept free when a prompt is admitted."""
+    """Blocks kept free when a prompt joins running requests (to an idle engine every legal prompt is admitted)."""
     fixed_reservation: int | None = None
     """Tokens reserved for every request at admission (Orca, static batching); None: blocks on demand."""
     hold_finished: bool = False
@@ -136,7 +136,9 @@ class EngineCore:
             segments, skipped, shared, idle = cache.match(request)
             tokens = min(tokens, request.prompt_left - skipped)
         ahead = request.prompt_left if self.limits.reserve_full_prompt else skipped + tokens
-        need = self.blocks_for(ahead - shared) + idle + self.limits.watermark_blocks
+        need = self.blocks_for(ahead - shared) + idle
+        if self.num_running:
+            need += self.limits.watermark_blocks
         if need > self.free_blocks(at_least=need + self.promised) - self.promised:
             return False
         if segments and cache is not None:
@@ -144,7 +146,8 @@ class EngineCore:
             request.shared = shared
             request.computed = skipped
             request.prompt_left -= skipped
-            request.cached_tokens = max(request.cached_tokens, skipped)
+            if request.scheduled_tick < 0:
+                request.cached_tokens = skipped
         self._start(request)
         self._grow(request, tokens)
         self.batch.append((request, tokens))
@@ -163,15 +166,19 @@ class EngineCore:
                 if request.admit_seq < 0:
                     return False
                 need = self._growth(request, tokens)
-                if self.lane.num_seqs:
-                    self.promised = min(self.promised, self.lane.blocks_for_next_step())
+                self.promised = min(self.promised, self.lane.blocks_for_next_step())
             self._grow(request, tokens)
         self.batch.append((request, tokens))
         return True
 
-    def resume_swapped(self) -> bool:
-        """Bring back swapped requests, oldest first, as far as blocks and places allow; True when none is left outside."""
+    def resume_swapped(self, budget: int) -> bool:
+        """Bring back at most ``budget`` swapped requests, oldest first, as far as blocks and places allow.
+
+        True when none is left outside. Each takes part in this step, with one token.
+        """
         while self.swapped:
+            if len(self.resumed) >= budget:
+                return False
             request = self.swapped[0]
             need = self.blocks_for(request.swapped_tokens + 1)
             if self.num_running >= self.max_num_seqs or need > self.free_blocks(need + self.promised) - self.promised:
@@ -237,6 +244,8 @@ class EngineCore:
         request.prompt_left -= tokens
         if request.prompt_left:
             return False
+        if request.generated + 1 >= request.output_tokens:
+            self.note_peak()
         self.lane.prefilling.remove(request)
         if self.reservation_blocks is None:
             self.prefill_blocks -= request.blocks

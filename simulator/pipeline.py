@@ -111,6 +111,7 @@ class PipelineReplica:
             flight.pledged = lane.blocks_for_next_step()
             core.pledged += flight.pledged
         core.promised = 0
+        core.settle_cache()
         shape = step_shape(core, flight.decode, self.costs.window)
         stages, flight.joules = self.costs.stages(shape)
         flight.busy = True
@@ -187,7 +188,6 @@ class PipelineReplica:
         else:
             self.record.gaps.add(1, 1, now - request.last_token_tick, 0)
         if request.generated >= request.output_tokens:
-            self.core.note_peak()
             self._leave(request, now)
             return
         self.core.lane.join(request)

@@ -388,7 +388,6 @@ class Replica:
         else:
             self.record.gaps.add(1, 1, now - request.last_token_tick, 0)
         if request.generated >= request.output_tokens:
-            self.core.note_peak()
             self.core.finish(request)
             if not lane.hold:
                 self._done(request)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from simulator.batching import BATCHING, RESERVING
+from simulator.batching import BATCHING, RESERVING, BatchingPolicy
 from simulator.core import CoreLimits
 from simulator.physics.shape import DecodeLine, StepShape
-from simulator.routing import ROUTING
+from simulator.routing import ROUTING, RoutingPolicy
 from simulator.run import ReplicaSetup, RunRecord, run
 from workloads.trace import Trace
 
@@ -100,8 +102,10 @@ def simulate_small(
     request_fixed_s: float = 0.0,
     exact_steps: bool = False,
     model: object = None,
+    policy: Callable[[], BatchingPolicy] | None = None,
+    router: RoutingPolicy | None = None,
 ) -> RunRecord:
-    """Run a small engine."""
+    """Run a small engine. ``policy`` and ``router`` replace the named ones (memory is reserved as ``batching`` says)."""
     limits = CoreLimits(
         num_blocks=num_blocks,
         block_size=16,
@@ -118,11 +122,11 @@ def simulate_small(
     setup = ReplicaSetup(
         limits=limits,
         step_model=model or LineModel(window, stages),  # type: ignore[arg-type]
-        batching=BATCHING[batching],
+        batching=policy or BATCHING[batching],
         stages=stages,
         async_scheduling=async_scheduling,
         prefix_caching=prefix_caching,
         request_fixed_s=request_fixed_s,
         swap_token_s=1e-6,
     )
-    return run(trace, setup, num_replicas, ROUTING[routing](0), exact_steps=exact_steps)
+    return run(trace, setup, num_replicas, router or ROUTING[routing](0), exact_steps=exact_steps)
