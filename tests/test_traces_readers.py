@@ -220,6 +220,8 @@ PLAIN = "arrival_s,input_tokens,output_tokens\n"
         (PLAIN + "0,1,1\n1,5.5,1\n", "line 3: input_tokens is 5.5; it must be a whole number"),
         (PLAIN + "0,1,1\n1,many,1\n", "line 3: input_tokens is 'many'; it must be a finite number"),
         (PLAIN + "0,1,1\n1,,1\n", "line 3: input_tokens is missing"),
+        (PLAIN + "0,true,1\n", "line 2: input_tokens is True; it must be a finite number"),
+        (PLAIN.replace(",", ";") + "0;1;1\n", "cells are not separated by commas"),
         (PLAIN + "0,1,1\n1,1\n", "line 3: output_tokens is missing"),
         (PLAIN + "0,1,1\n\n\n1,inf,1\n", "line 5: input_tokens is inf; it must be a finite number"),
         (PLAIN + "0,0,1\n", "line 2: input_tokens is 0; a request has at least 1 token"),

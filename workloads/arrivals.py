@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from hardware_profiles.errors import UserError, unknown_name
-from workloads.expressions import Call, bind, number, parse_call
+from workloads.expressions import Call, bind, check_cv, number, parse_call
 from workloads.trace import FloatArray
 
 CHUNK = 65_536
@@ -93,6 +93,8 @@ def arrival_times(arrival: Arrival, rng: np.random.Generator, rate_per_s: float 
 def _check(call: Call, params: Mapping[str, float]) -> None:
     if call.name == "closed" and (params["concurrency"] < 1 or params["concurrency"] % 1):
         raise call.error(f"concurrency is {params['concurrency']:g}; it must be a whole number of at least 1")
+    if call.name == "gamma":
+        check_cv(call, params["cv"])
     if call.name == "bursty":
         if params["mean_on_s"] <= 0 or params["mean_off_s"] <= 0:
             raise call.error("mean_on_s and mean_off_s must be above 0")

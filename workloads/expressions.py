@@ -66,6 +66,12 @@ def number(call: Call, key: str, text: str, *, positive: bool = False) -> float:
     return value
 
 
+def check_cv(call: Call, cv: float) -> None:
+    """Coefficients of variation of gamma distributions that floating point can draw; 0 means no variation."""
+    if cv != 0 and not 1e-3 <= cv <= 1e3:
+        raise call.error(f"cv is {cv:g}; use 0, or a number from 0.001 to 1000")
+
+
 def _from_text(text: str, what: str) -> Call:
     try:
         float(text)

@@ -10,12 +10,17 @@ from typing import Literal
 
 import numpy as np
 
-from hardware_profiles.errors import unknown_name
-from workloads.expressions import Call, bind, number, parse_call
+from hardware_profiles.errors import UserError, unknown_name
+from workloads.expressions import Call, bind, check_cv, number, parse_call
 from workloads.trace import FloatArray, IntArray
 
 Role = Literal["input", "output"]
 Draw = Callable[[np.random.Generator, int, Mapping[str, float]], FloatArray]
+
+MAX_TOKENS = 10**9
+"""A request longer than this is a mistake."""
+MAX_SIGMA = 20.0
+"""exp(20 * 30) is still a float; real length distributions have sigmas near 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,7 +64,9 @@ class Length:
 
 
 def as_tokens(values: FloatArray) -> IntArray:
-    """Nearest whole number, at least 1."""
+    """Nearest whole number, at least 1; lengths beyond any model are refused."""
+    if len(values) and not values.max() <= MAX_TOKENS:
+        raise UserError(f"a length of {values.max():.3g} tokens was drawn, more than {MAX_TOKENS:,}; add max= to it")
     return np.maximum(np.rint(values), 1.0).astype(np.int64)
 
 
@@ -91,6 +98,10 @@ def _check(call: Call, params: Mapping[str, float]) -> None:
     for key in ("median", "mean"):
         if key in params and params[key] <= 0:
             raise call.error(f"{key} is {params[key]:g}; it must be above 0")
+    if "cv" in params:
+        check_cv(call, params["cv"])
+    if params.get("sigma", 0.0) > MAX_SIGMA:
+        raise call.error(f"sigma is {params['sigma']:g}; it is that of the logarithm, use at most {MAX_SIGMA:g}")
     if call.name == "geometric" and params["mean"] < 1:
         raise call.error(f"mean is {params['mean']:g}; a geometric count has a mean of at least 1")
     if call.name == "uniform" and params["high"] < params["low"]:

@@ -82,6 +82,8 @@ def _detect_json(path: Path) -> str:
 
 def _undetected(path: Path, columns: list[str]) -> UserError:
     shown = ", ".join(columns[:8])[:200]
+    if len(columns) == 1 and any(mark in shown for mark in ";\t|"):
+        return UserError(f"{path}: cells are not separated by commas ({shown}); write it with commas")
     return UserError(
         f"{path}: cannot tell the trace format from the columns ({shown}); name one of {', '.join(sorted(READERS))}, "
         "or rename columns to arrival_s, input_tokens, output_tokens"

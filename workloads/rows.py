@@ -9,13 +9,11 @@ import numpy as np
 
 from hardware_profiles.errors import UserError
 from workloads.arrivals import Horizon, arrival_times, parse_arrival
+from workloads.lengths import MAX_TOKENS
 from workloads.options import ReadOptions
 from workloads.streams import stream
 from workloads.tables import Table
 from workloads.trace import FloatArray, IntArray, ReadReport, Trace, take_ragged
-
-MAX_TOKENS = 10**9
-"""A request longer than this is a mistake in the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from importlib import resources
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hardware_profiles.errors import UserError, unknown_name
+from workloads.lengths import parse_length
 from workloads.options import ReadOptions
 from workloads.readers import read_trace
 from workloads.synthetic import PromptPool, Sessions, SharedPrefix, generate
@@ -116,18 +118,18 @@ def _synthetic(keys: _Reader, folder: Path | None) -> Trace:
         rate_per_s=keys.number("rate_per_s"),
         arrival=keys.data.get("arrival", "poisson"),
         seed=keys.integer("seed") or 0,
-        prefix=None if prefix is None else _prefix(prefix),
+        prefix=None if prefix is None else _prefix(prefix, folder),
         prompts=None if prompts is None else _prompts(prompts),
-        sessions=None if sessions is None else _sessions(sessions),
+        sessions=None if sessions is None else _sessions(sessions, folder),
         prefix_block_tokens=_or(keys.integer("block_tokens"), 16),
         folder=folder,
     )
 
 
-def _prefix(keys: _Reader) -> SharedPrefix:
+def _prefix(keys: _Reader, folder: Path | None) -> SharedPrefix:
     keys.only(PREFIX_KEYS, needed="tokens")
     return SharedPrefix(
-        tokens=keys.data["tokens"],
+        tokens=parse_length(keys.data["tokens"], what="prefix.tokens", folder=folder),
         groups=_or(keys.integer("groups"), 1),
         popularity=keys.text("popularity") or "uniform",
         share=_or(keys.number("share"), 1.0),
@@ -139,11 +141,11 @@ def _prompts(keys: _Reader) -> PromptPool:
     return PromptPool(distinct=_or(keys.integer("distinct"), 0), order=keys.text("order") or "cycle")
 
 
-def _sessions(keys: _Reader) -> Sessions:
+def _sessions(keys: _Reader, folder: Path | None) -> Sessions:
     keys.only(SESSION_KEYS, needed="turns")
     return Sessions(
-        turns=keys.data["turns"],
-        think_s=keys.data.get("think_s", 0),
+        turns=parse_length(keys.data["turns"], what="sessions.turns", folder=folder),
+        think_s=parse_length(keys.data.get("think_s", 0), what="sessions.think_s", folder=folder),
         max_context_tokens=keys.integer("max_context_tokens"),
     )
 
@@ -270,6 +272,8 @@ def _number(key: str, value: object) -> float:
     """A number; text that looks like one is explained, because PyYAML reads 1e3 as text."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise UserError(f"{key} is {value!r}; it must be a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{key} is {value}; it must be finite")
     if isinstance(value, str):
         try:
             number = float(value)

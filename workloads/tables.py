@@ -36,6 +36,8 @@ class Table:
         series = self.columns[column]
         if series.dtype.kind in "iuf":
             values = series.to_numpy(dtype=np.float64)
+        elif series.dtype.kind == "b":
+            values = np.full(self.num_rows, np.nan)
         else:
             values = pd.to_numeric(series, errors="coerce").to_numpy(dtype=np.float64)
         self._check_cells(column, np.isfinite(values), "a finite number")
