@@ -28,9 +28,6 @@ ENGINE_SETTINGS = (
 )
 """Names of the settings in arguments, API keywords and resolved configuration: the engine's own where it has them."""
 
-DEFAULT_NUM_REQUESTS = 1000
-SAMPLE_WORKLOAD = "chat-small"
-
 
 def add_deployment(parser: argparse.ArgumentParser) -> None:
     """--model, --cluster, --engine and the engine's settings."""
@@ -69,12 +66,10 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
 
 def add_workload(parser: argparse.ArgumentParser) -> None:
     """--trace or a synthetic workload."""
+    from apex_sim.commands.traces import add_read_arguments
+
     group = parser.add_argument_group("workload (a trace, a workload YAML, or a synthetic one)")
     group.add_argument("--trace", metavar="FILE", help="trace file (format detected) or workload YAML")
-    group.add_argument("--trace-format", metavar="NAME", help="force the format of --trace")
-    group.add_argument("--trace-sort", action="store_true", help="sort an unsorted trace by arrival")
-    group.add_argument("--spread-ties", action="store_true", help="spread arrivals of a coarse clock (Mooncake)")
-    group.add_argument("--rate-scale", type=float, default=1.0, metavar="X", help="replay the trace X times as fast")
     group.add_argument("--rate", "--request-rate", type=float, metavar="PER_S", help="requests per second")
     group.add_argument("--input-len", metavar="DIST", help="a number or e.g. 'lognormal(median=660,sigma=0.9)'")
     group.add_argument("--output-len", metavar="DIST", help="the same for output tokens")
@@ -84,8 +79,9 @@ def add_workload(parser: argparse.ArgumentParser) -> None:
         metavar="PROCESS",
         help="poisson, gamma(cv=2), constant, closed(concurrency=64) ... (default poisson)",
     )
-    group.add_argument("--seed", type=int, default=0)
+    group.add_argument("--seed", type=int, default=0, help="of the synthetic workload and of random routing")
     group.add_argument("--slo", metavar="LIMITS", help="e.g. ttft=1s,tpot=50ms,e2e=30s,attainment=0.95")
+    add_read_arguments(parser, prefix="trace-")
 
 
 def engine_settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -95,14 +91,15 @@ def engine_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def workload_of(args: argparse.Namespace) -> Trace:
     """The trace that the arguments ask for."""
-    from apex_sim.api import make_trace
+    from apex_sim.api import SAMPLE_WORKLOAD, make_trace
+    from apex_sim.commands.traces import trace_from_args
 
+    synthetic = (args.rate, args.input_len, args.output_len, args.arrival)
+    file = args.trace
+    if file is None and all(value is None for value in synthetic):
+        file = SAMPLE_WORKLOAD
     return make_trace(
-        trace=args.trace,
-        trace_format=args.trace_format,
-        trace_sort=args.trace_sort,
-        spread_ties=args.spread_ties,
-        rate_scale=args.rate_scale,
+        trace=None if file is None else trace_from_args(file, args, prefix="trace-"),
         rate=args.rate,
         input_len=args.input_len,
         output_len=args.output_len,
@@ -114,7 +111,9 @@ def workload_of(args: argparse.Namespace) -> Trace:
 
 def workload_config(args: argparse.Namespace) -> dict[str, Any]:
     """The workload arguments as a mapping that repeats the run."""
-    trace = None if args.trace is None else str(Path(args.trace).resolve())
-    names = ("trace_format", "trace_sort", "spread_ties", "rate_scale", "rate", "input_len", "output_len")
-    more = ("num_requests", "arrival", "seed", "slo")
-    return {"trace": trace, **{name: getattr(args, name) for name in (*names, *more)}}
+    trace = args.trace
+    if trace is not None and Path(trace).exists():
+        trace = str(Path(trace).resolve())
+    names = ("rate", "input_len", "output_len", "num_requests", "arrival", "seed", "slo")
+    reading = [name for name in vars(args) if name.startswith("trace_")]
+    return {"trace": trace, **{name: getattr(args, name) for name in (*names, *reading)}}
