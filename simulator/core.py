@@ -62,8 +62,8 @@ class EngineCore:
         self.swapped_tokens_total = 0
         self.num_running = 0
         self.num_preemptions = 0
-        self.preempted: list[Request] = []
-        """Decoding sequences that lost their place while this step was being scheduled."""
+        self.preempted: list[tuple[Request, Lane]] = []
+        """Decoding sequences that lost their place, and in which batch, while this step was being scheduled."""
         self.preempted_now = False
         """Somebody (decoding or not) lost their place while this step was being scheduled."""
         self.resumed: list[Request] = []
@@ -194,6 +194,7 @@ class EngineCore:
             self.promised = self.lane.blocks_for_next_step()
             request.joined_tick = request.last_token_tick
             self.resumed.append(request)
+            self.settle_cache()
         return True
 
     # -- bookkeeping used by the drivers --------------------------------------------------------------------------
@@ -231,6 +232,17 @@ class EngineCore:
         for lane in self.lanes:
             fixed -= lane.blocks()
         return fixed
+
+    def unclaimed_blocks(self, at_least: int) -> int:
+        """Free blocks that keep no idle prefix; as exact as :meth:`free_blocks`."""
+        idle = self.prefix_cache.evictable_blocks if self.prefix_cache is not None else 0
+        return self.free_blocks(at_least + idle) - idle
+
+    @property
+    def eviction_may_admit(self) -> bool:
+        """The head of the queue may fit once its prefix is evicted: a first chunk alone can need fewer blocks than a
+        long cached prefix and the chunk behind it."""
+        return bool(self.prefix_cache is not None and self.waiting and not self.limits.reserve_full_prompt)
 
     def note_peak(self) -> None:
         """Update the highest number of blocks in use; exact, but computed only when it may have risen."""
@@ -304,38 +316,57 @@ class EngineCore:
             self.prefix_cache.shrink(self.limits.num_blocks - self.used_blocks() - self.promised)
 
     def preempt_newest(self, spare: list[tuple[Request, int]] | None = None) -> bool:
-        """Preempt the request admitted last in this batch (never one that already has work in this step)."""
-        lane = self.lane
+        """Preempt the request admitted last, never one that already has work in this step.
+
+        In a pipeline its batch may be in flight; what that pass computes for it is lost, as in vLLM.
+        """
         busy = {id(request) for request, _ in spare} if spare else set()
-        candidates = [r for r in lane.prefilling if id(r) not in busy]
-        newest = lane.newest()
-        if newest is not None:
-            candidates.append(newest)
-        if not candidates or (len(candidates) == 1 and self.num_running == 1):
+        candidates = [(r, lane) for lane in self.lanes for r in lane.prefilling if id(r) not in busy]
+        for lane in self.lanes:
+            newest = lane.newest()
+            if newest is not None:
+                candidates.append((newest, lane))
+        if not candidates or self.num_running == 1:
             return False
         self.note_peak()
-        victim = max(candidates, key=lambda r: r.admit_seq)
+        victim, lane = max(candidates, key=lambda entry: entry[0].admit_seq)
         self.preempted_now = True
         self.num_preemptions += 1
         victim.num_preemptions += 1
         if victim.prompt_left:
-            self._drop_prefill(victim)
+            self._drop_prefill(victim, lane)
         else:
-            self._drop_decode(victim)
+            self._drop_decode(victim, lane)
         return True
 
-    def _drop_prefill(self, victim: Request) -> None:
-        self.lane.prefilling.remove(victim)
+    def pledge(self) -> None:
+        """The batch just scheduled takes off: its decode rows keep the blocks set aside for them until it lands."""
+        lane = self.lane
+        if self.reservation_blocks is None:
+            lane.pledged = lane.blocks_for_next_step()
+            self.pledged += lane.pledged
+        self.promised = 0
+
+    def redeem(self) -> None:
+        """The batch has landed; its blocks are in the lane's sums from now on."""
+        self.pledged -= self.lane.pledged
+        self.lane.pledged = 0
+
+    def _drop_prefill(self, victim: Request, lane: Lane) -> None:
+        lane.prefilling.remove(victim)
+        lane.flying = [entry for entry in lane.flying if entry[0] is not victim]
         self.prefill_blocks -= victim.blocks
         self._requeue(victim, victim.input_tokens + victim.generated)
 
-    def _drop_decode(self, victim: Request) -> None:
-        lane = self.lane
+    def _drop_decode(self, victim: Request, lane: Lane) -> None:
         length = lane.length(victim)
         victim.generated = length - victim.input_tokens
         victim.last_token_tick = lane.last_token_tick(victim)
+        if lane.pledged and lane.needs_block(victim):
+            lane.pledged -= 1
+            self.pledged -= 1
         lane.remove(victim)
-        self.preempted.append(victim)
+        self.preempted.append((victim, lane))
         blocks = self.blocks_for(length - 1)
         limits = self.limits
         if limits.swap and not victim.shared and self.host_blocks_used + blocks <= limits.host_blocks:

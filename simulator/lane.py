@@ -19,6 +19,7 @@ class Lane:
         "block_size",
         "context",
         "crossings",
+        "flying",
         "growing",
         "heap",
         "hold",
@@ -26,6 +27,7 @@ class Lane:
         "last_decode_tick",
         "num_seqs",
         "phases",
+        "pledged",
         "prefilling",
         "private",
         "window",
@@ -57,6 +59,10 @@ class Lane:
         self.growing = 0
         """Sequences still shorter than the window."""
         self.crossings: list[tuple[int, int, Request]] = []
+        self.flying: list[tuple[Request, int]] = []
+        """Prefill work of the batch in flight (pipelines)."""
+        self.pledged = 0
+        """KV blocks that the decode rows of the batch in flight will fill (pipelines)."""
 
     def length(self, request: Request) -> int:
         """Current length of a member [tokens]."""
@@ -170,6 +176,10 @@ class Lane:
     def blocks_for_next_step(self) -> int:
         """New blocks the next decode step needs."""
         return self.phases[-self.it % self.block_size]
+
+    def needs_block(self, request: Request) -> bool:
+        """Whether the next decode step of a member begins a new block."""
+        return (request.phase + self.it) % self.block_size == 0
 
     def steps_within(self, free_blocks: int, limit: int) -> int:
         """Decode steps, at most ``limit``, that ``free_blocks`` blocks allow."""

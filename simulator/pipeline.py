@@ -30,12 +30,9 @@ class Flight:
     begin: int = 0
     decode: bool = True
     joules: float = 0.0
-    batch: list[tuple[Request, int]] = field(default_factory=list)
     late: dict[int, int] = field(default_factory=dict)
     """Last-token tick -> sequences whose last token is not from the lane's previous pass."""
     last_end: int = 0
-    pledged: int = 0
-    """KV blocks its decode rows will fill."""
 
 
 class PipelineReplica:
@@ -103,14 +100,13 @@ class PipelineReplica:
         core.now = core.admissible_until = tick
         core.begin_step()
         flight.decode = self.policy.plan(core)
-        self._note_moves(flight)
+        self._note_moves(index)
+        core.promised = 0
         if not core.batch and not (flight.decode and lane.num_seqs):
             return
-        flight.batch = core.batch
-        if flight.decode and core.reservation_blocks is None:
-            flight.pledged = lane.blocks_for_next_step()
-            core.pledged += flight.pledged
-        core.promised = 0
+        lane.flying = core.batch
+        if flight.decode:
+            core.pledge()
         core.settle_cache()
         shape = step_shape(core, flight.decode, self.costs.window)
         stages, flight.joules = self.costs.stages(shape)
@@ -129,7 +125,7 @@ class PipelineReplica:
         counters = self.record.counters
         counters.prefill_tokens += shape.prefill_tokens
         counters.prefill_pairs += shape.prefill_pairs
-        counters.mixed_steps += bool(flight.batch)
+        counters.mixed_steps += bool(lane.flying)
         counters.busy_ticks += stages[0]
         counters.peak_running = max(counters.peak_running, core.num_running)
 
@@ -141,8 +137,7 @@ class PipelineReplica:
         counters = self.record.counters
         counters.steps += 1
         counters.joules += flight.joules
-        core.pledged -= flight.pledged
-        flight.pledged = 0
+        core.redeem()
         seqs = lane.num_seqs
         if seqs and flight.decode:
             self._commit_decode(index, now)
@@ -150,10 +145,10 @@ class PipelineReplica:
             regular = seqs - sum(flight.late.values())
             if regular:
                 flight.late[flight.last_end] = flight.late.get(flight.last_end, 0) + regular
-        for request, tokens in flight.batch:
+        for request, tokens in lane.flying:
             if core.complete_prefill(request, tokens):
                 self._token_after_prefill(request, now)
-        flight.batch = []
+        lane.flying = []
         flight.busy = False
         core.promised = 0
         flight.last_end = now
@@ -205,15 +200,17 @@ class PipelineReplica:
             self.outstanding_tokens -= done.input_tokens
             self._on_finish(done, now, self.index)
 
-    def _note_moves(self, flight: Flight) -> None:
+    def _note_moves(self, index: int) -> None:
         core = self.core
-        for request in core.preempted:
+        for request, lane in core.preempted:
+            flight = self._flights[core.lanes.index(lane)]
             tick = request.last_token_tick
             if tick != flight.last_end and flight.late.get(tick, 0):
                 flight.late[tick] -= 1
                 if not flight.late[tick]:
                     del flight.late[tick]
         for request in core.resumed:
+            flight = self._flights[index]
             flight.late[request.last_token_tick] = flight.late.get(request.last_token_tick, 0) + 1
         if core.preempted_now or core.resumed:
             counters = self.record.counters

@@ -17,7 +17,7 @@ class PrefixCache:
     cache under pressure can hold somewhat less.
     """
 
-    __slots__ = ("block_size", "evictable_blocks", "held_blocks", "held", "idle", "segment_tokens")
+    __slots__ = ("block_size", "evictable_blocks", "held", "held_blocks", "idle", "segment_tokens")
 
     def __init__(self, block_size: int, segment_tokens: int) -> None:
         self.block_size = block_size

@@ -221,9 +221,9 @@ class Replica:
             if core.batch:
                 self._mixed_step()
                 return True
-            if core.preempted_now or core.resumed or not self.policy.steady:
-                horizon = 1
-            elif core.waiting and core.waiting[0].arrival_tick > core.admissible_until:
+            moved = core.preempted_now or core.resumed
+            unseen = core.waiting and core.waiting[0].arrival_tick > core.admissible_until
+            if moved or unseen or not self.policy.steady:
                 horizon = 1
         self._batch = []
         if not lane.num_seqs:
@@ -262,8 +262,10 @@ class Replica:
             steps = lane.steps_to_crossing(steps)
         if core.reservation_blocks is None:
             size = lane.block_size
-            free = core.free_blocks(at_least=lane.num_seqs * ((steps + size - 1) // size))
-            steps = lane.steps_within(free, steps)
+            enough = lane.num_seqs * ((steps + size - 1) // size)
+            steps = lane.steps_within(core.free_blocks(enough), steps)
+            if steps > 1 and core.eviction_may_admit:
+                steps = max(1, lane.steps_within(core.unclaimed_blocks(enough), steps))
             if steps == 0:
                 core.begin_step()
                 core.make_room_for_decode()
@@ -370,7 +372,7 @@ class Replica:
     def _note_moves(self) -> None:
         """Keep ``_late`` right when sequences leave by preemption or return from host memory."""
         core, now = self.core, self._now
-        for request in core.preempted:
+        for request, _ in core.preempted:
             tick = request.last_token_tick
             if tick != now and tick in self._late:
                 self._late[tick] -= 1
