@@ -1,0 +1,292 @@
+"""What each batching policy, preemption mode, cache and router does, on the smallest run that shows it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from engine_checks import assert_same_run, audited, gap_counts
+from engine_helpers import LineModel, make_trace, random_trace, simulate_small
+
+from hardware_profiles.errors import UserError
+from simulator.core import EngineCore
+from simulator.physics.shape import StepShape
+from simulator.request import RequestView
+from simulator.routing import ReplicaView
+from simulator.run import RunRecord
+from workloads.trace import Trace
+
+FINE = 10**15
+
+
+def times(record: RunRecord, column: str) -> list[float]:
+    return np.array(getattr(record.table, column)).tolist()
+
+
+def step_s(**shape: int) -> float:
+    return LineModel().step(StepShape(**shape))[0]
+
+
+def test_chunked_prefill_splits_a_long_prompt_at_the_token_budget() -> None:
+    log: list[Any] = []
+    simulate_small(
+        make_trace([0.0], [4096], [2]),
+        max_num_batched_tokens=2048,
+        max_model_len=5000,
+        policy=audited("chunked", log),
+    )
+    assert [batch for _, _, batch, _ in log] == [[(0, 2048)], [(0, 2048)]]
+
+
+def test_chunked_prefill_lets_decodes_go_first_and_on() -> None:
+    """The running sequence takes one token of the budget and keeps producing while the long prompt is computed."""
+    log: list[Any] = []
+    record = simulate_small(
+        make_trace([0.0, 0.02], [10, 900], [40, 1]), max_num_batched_tokens=301, policy=audited("chunked", log)
+    )
+    assert [batch for _, _, batch, _ in log if batch] == [[(0, 10)], [(1, 300)], [(1, 300)], [(1, 300)]]
+    assert record.replicas[0].counters.decode_tokens == 39
+    assert max(gap_counts(record, FINE)) / FINE < 0.03, "no stall longer than a chunk"
+
+
+def test_prefill_first_stalls_decodes_while_prompts_are_computed() -> None:
+    trace = make_trace([0.0, 0.02], [10, 900], [40, 1])
+    record = simulate_small(trace, batching="prefill-first", max_num_batched_tokens=2048)
+    prompt_s = step_s(prefill_tokens=900, prefill_pairs=900 * 901 // 2, window_pairs=900 * 901 // 2)
+    longest_s = max(gap_counts(record, FINE)) / FINE
+    assert longest_s > prompt_s, "the stalled token waits for the whole prompt and its own step"
+    assert longest_s == pytest.approx(prompt_s + step_s(decode_seqs=1, context_tokens=13), rel=0.01)
+    assert sum(gap_counts(record, FINE).values()) == 39
+
+
+def test_static_batching_runs_to_its_longest_and_returns_all_at_once() -> None:
+    record = simulate_small(
+        make_trace([0.0, 0.0, 0.0, 0.001], [10, 10, 10, 10], [3, 30, 1, 5]), batching="static", num_blocks=1000
+    )
+    finish = times(record, "finish_s")
+    assert finish[0] == finish[1] == finish[2]
+    assert times(record, "scheduled_s")[3] == finish[1], "the next batch starts when the whole batch is done"
+
+
+def test_static_batching_with_one_token_each_ends_with_the_prefill() -> None:
+    record = simulate_small(make_trace([0.0] * 3, [10] * 3, [1] * 3), batching="static", num_blocks=1000)
+    assert times(record, "finish_s") == times(record, "first_token_s")
+    assert record.replicas[0].counters.steps == 1
+
+
+def test_orca_reserves_the_longest_request_for_everybody() -> None:
+    """1100 tokens are 69 blocks; 207 blocks hold three requests, however short they are."""
+    record = simulate_small(make_trace([0.0] * 5, [16] * 5, [10] * 5), batching="orca", num_blocks=3 * 69)
+    assert record.replicas[0].counters.peak_running == 3
+    assert times(record, "scheduled_s")[3] == times(record, "finish_s")[0]
+
+
+def test_orca_lets_a_prompt_join_running_sequences_at_once() -> None:
+    record = simulate_small(make_trace([0.0, 0.02], [10, 900], [40, 1]), batching="orca", num_blocks=1000)
+    assert sum(gap_counts(record, FINE).values()) == 39
+    assert record.replicas[0].counters.mixed_steps == 2
+
+
+def preempting(swap: bool, **more: Any) -> RunRecord:
+    """Two requests of 320 + 64 tokens in 44 blocks: 22 blocks each at first, 24 in the end."""
+    return simulate_small(
+        make_trace([0.0, 0.0], [320, 320], [64, 64]),
+        num_blocks=44,
+        max_model_len=400,
+        max_num_batched_tokens=2048,
+        swap=swap,
+        **more,
+    )
+
+
+@pytest.mark.parametrize("batching", ["chunked", "prefill-first"])
+def test_preempted_request_keeps_its_generated_tokens(batching: str) -> None:
+    record = preempting(False, batching=batching)
+    counters = record.replicas[0].counters
+    assert list(record.table.preemptions) == [0, 1]
+    assert list(record.table.output_tokens) == [64, 64]
+    assert sum(gap_counts(record, FINE).values()) == 126
+    # 22 blocks hold 352 tokens: the newer request leaves with 33 tokens produced and computes 320 + 33 again.
+    assert counters.prefill_tokens == 320 + 320 + 353
+    assert counters.decode_tokens == 63 + 63 - 1, "the recomputation produces a token as well"
+
+
+@pytest.mark.parametrize("batching", ["chunked", "prefill-first"])
+def test_swapped_request_returns_without_recomputing(batching: str) -> None:
+    record = preempting(True, batching=batching)
+    counters = record.replicas[0].counters
+    assert list(record.table.preemptions) == [0, 1]
+    assert counters.prefill_tokens == 640
+    assert counters.swapped_tokens == 2 * 352, "there and back"
+    assert counters.decode_tokens == 126
+    assert sum(gap_counts(record, FINE).values()) == 126
+
+
+def test_swapping_without_host_memory_falls_back_to_recomputing() -> None:
+    assert_same_run(preempting(True, host_blocks=21), preempting(False))
+
+
+def test_async_scheduling_sees_an_arrival_one_step_later() -> None:
+    """A request arrives in the third decode step of another: seen at its end, or one step after it."""
+    trace = make_trace([0.0, 0.025], [10, 10], [40, 5])
+    sync = simulate_small(trace)
+    late = simulate_small(trace, async_scheduling=True)
+    gaps = sorted(gap_counts(simulate_small(make_trace([0.0], [10], [40])), FINE))
+    assert times(late, "scheduled_s")[1] - times(sync, "scheduled_s")[1] == pytest.approx(gaps[3] / FINE, rel=1e-3)
+    assert times(late, "scheduled_s")[0] == times(sync, "scheduled_s")[0] == 0.0, "an idle engine starts at once"
+
+
+def shared_prompt(inputs: Sequence[int], ids: Sequence[Sequence[int]], gap_s: float, block_tokens: int = 16) -> Trace:
+    trace = make_trace([i * gap_s for i in range(len(inputs))], list(inputs), [2] * len(inputs))
+    return dataclasses.replace(
+        trace,
+        prefix_ids=np.array([i for row in ids for i in row], dtype=np.int64),
+        prefix_offsets=np.cumsum([0] + [len(row) for row in ids]),
+        prefix_block_tokens=block_tokens,
+    )
+
+
+def test_prefix_hit_skips_whole_blocks_and_leaves_one_token_to_compute() -> None:
+    trace = shared_prompt([64, 64, 70], [[1, 2, 3, 4]] * 3, 1.0)
+    record = simulate_small(trace, prefix_caching=True)
+    assert list(record.table.cached_tokens) == [0, 48, 64]
+    assert record.replicas[0].counters.prefill_tokens == 64 + 16 + 6
+
+
+def test_prompts_that_share_a_prefix_share_its_blocks_while_they_run() -> None:
+    ids = [[*range(20), 100 + row] for row in range(4)]
+    trace = shared_prompt([330] * 4, ids, 0.05)
+    long = dataclasses.replace(trace, output_tokens=np.full(4, 100))
+    alone = simulate_small(long).replicas[0].counters.peak_blocks
+    shared = simulate_small(long, prefix_caching=True).replicas[0].counters.peak_blocks
+    assert alone - shared == 3 * 20
+
+
+def test_prefix_is_forgotten_when_its_blocks_are_needed() -> None:
+    """30 blocks: a prompt of 20 blocks stays cached until another one of 20 needs room; its head survives longest."""
+    ids = [list(range(20)), list(range(100, 120)), list(range(20))]
+    record = simulate_small(shared_prompt([321] * 3, ids, 1.0), prefix_caching=True, num_blocks=30, max_model_len=400)
+    assert record.table.cached_tokens[2] == (30 - 21) * 16, "what the second request left: all but its 21 blocks"
+
+
+def test_hits_on_own_tokens_after_a_preemption_are_not_reported_as_cached() -> None:
+    ids = [list(range(100 * row, 100 * row + 20)) for row in range(2)]
+    trace = dataclasses.replace(shared_prompt([320, 320], ids, 0.0), output_tokens=np.full(2, 64))
+    record = simulate_small(trace, num_blocks=44, max_model_len=400, max_num_batched_tokens=2048, prefix_caching=True)
+    assert sum(record.table.preemptions) >= 1
+    assert list(record.table.cached_tokens) == [0, 0]
+
+
+def test_watermark_does_not_starve_a_request_that_fills_the_memory() -> None:
+    record = simulate_small(
+        make_trace([0.0], [390], [10]), num_blocks=25, max_model_len=400, watermark_blocks=3, batching="prefill-first"
+    )
+    assert list(record.table.status) == [1]
+
+
+def test_peak_of_blocks_counts_requests_that_end_with_their_prefill() -> None:
+    record = simulate_small(make_trace([0.0], [320], [1]))
+    assert record.replicas[0].counters.peak_blocks == 20
+
+
+def test_pipelines_that_starve_each_other_of_blocks_make_progress() -> None:
+    """Found by fuzzing: first chunks in different batches took each other's blocks forever."""
+    trace = random_trace(11374, 15, 1000.0)
+    record = simulate_small(
+        trace, stages=3, num_blocks=44, max_model_len=700, max_num_batched_tokens=256, reserve_full_prompt=False
+    )
+    assert (np.array(record.table.status) > 0).all()
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_closed_loop_keeps_its_concurrency_and_goes_on_after_a_rejection(stages: int) -> None:
+    inputs = [10, 2000, 10, 2000, 10, 10]
+    trace = dataclasses.replace(make_trace([0.0] * 6, inputs, [5] * 6), concurrency=2)
+    record = simulate_small(trace, stages=stages)
+    assert list(record.table.status) == [1, 2, 1, 2, 1, 1]
+    assert not np.isnan(np.array(record.table.arrival_s)).any()
+    assert record.replicas[0].counters.peak_running <= 2
+
+
+def test_a_rejected_turn_does_not_end_its_session() -> None:
+    trace = dataclasses.replace(
+        make_trace([0.0, 0.0, 0.0], [10, 2000, 10], [5, 5, 5]),
+        previous=np.array([-1, 0, 1]),
+        think_s=np.array([0.0, 1.0, 1.0]),
+    )
+    record = simulate_small(trace)
+    finish, arrival = times(record, "finish_s"), times(record, "arrival_s")
+    assert list(record.table.status) == [1, 2, 1]
+    assert arrival[1] == pytest.approx(finish[0] + 1.0)
+    assert arrival[2] == pytest.approx(finish[0] + 2.0)
+
+
+def test_a_request_of_exactly_the_longest_length_is_served_to_its_last_token() -> None:
+    record = simulate_small(make_trace([0.0, 1.0, 2.0], [399, 400, 390], [50, 1, 50]), num_blocks=25, max_model_len=400)
+    assert list(record.table.status) == [1, 2, 1]
+    assert list(record.table.output_tokens) == [1, 0, 10]
+
+
+def test_more_places_in_the_closed_loop_than_requests_is_an_open_loop() -> None:
+    trace = random_trace(1, 20, 50.0)
+    assert_same_run(simulate_small(dataclasses.replace(trace, concurrency=100)), simulate_small(trace))
+
+
+def test_limits_under_which_a_legal_request_never_fits_are_refused() -> None:
+    with pytest.raises(UserError, match="Use --max-model-len 160 or less"):
+        simulate_small(make_trace([0.0], [1], [1]), num_blocks=10, max_model_len=200)
+
+
+def test_least_outstanding_avoids_the_busy_replica() -> None:
+    trace = make_trace([0.0, 0.1, 0.2, 0.3], [10] * 4, [200, 1, 1, 1])
+    record = simulate_small(trace, num_replicas=2, routing="least-outstanding")
+    assert list(record.table.replica) == [0, 1, 1, 1]
+
+
+def test_round_robin_takes_turns() -> None:
+    record = simulate_small(random_trace(1, 9, 100.0), num_replicas=3, routing="round-robin")
+    assert list(record.table.replica) == [0, 1, 2] * 3
+
+
+class OneAtATime:
+    """A policy of the test's own: the next prompt starts when nothing decodes (docs/policies.md)."""
+
+    steady = True
+
+    def plan(self, core: EngineCore) -> bool:
+        core.make_room_for_decode()
+        if not core.num_decoding:
+            for request in core.admissible():
+                core.admit(request, request.prompt_left)
+                break
+        return True
+
+
+class ShortPromptsToTheFirst:
+    """A router of the test's own: short prompts to replica 0, long ones to the rest in turn (docs/policies.md)."""
+
+    def __init__(self) -> None:
+        self._next = 0
+
+    def choose(self, request: RequestView, replicas: Sequence[ReplicaView]) -> int:
+        if request.input_tokens < 100 or len(replicas) == 1:
+            return 0
+        self._next = self._next % (len(replicas) - 1) + 1
+        return self._next
+
+
+def test_a_policy_object_of_your_own_drives_the_engine() -> None:
+    trace = random_trace(4, 30, 20.0)
+    record = simulate_small(trace, policy=OneAtATime)
+    assert record.replicas[0].counters.peak_running == 1
+    assert_same_run(record, simulate_small(trace, policy=OneAtATime, exact_steps=True))
+    assert_same_run(record, simulate_small(trace, max_num_seqs=1, max_num_batched_tokens=2048))
+
+
+def test_a_router_of_your_own_places_requests() -> None:
+    trace = make_trace([0.0, 0.1, 0.2, 0.3], [10, 500, 20, 500], [5] * 4)
+    record = simulate_small(trace, num_replicas=3, router=ShortPromptsToTheFirst())
+    assert list(record.table.replica) == [0, 1, 0, 2]
