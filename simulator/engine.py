@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+Sampling = Literal["default", "greedy", "top-p"]
 PreemptionMode = Literal["recompute", "swap"]
 
 
@@ -36,6 +37,10 @@ class EngineProfile:
     """The same per sequence in the batch [s]."""
     step_token_s: float = 0.0
     """The same per scheduled token [s]."""
+    top_p_row_passes: float = 0.0
+    """Passes over a row of float32 logits that top-p / top-k filtering makes (sort, cumulative sum, mask, scatter)."""
+    sampling: Sampling = "default"
+    """default: as the checkpoint's generation_config asks; greedy and top-p force it."""
     request_fixed_s: float = 0.0
     """Before the scheduler sees a request: HTTP, tokenisation, queues between processes [s]."""
     request_token_s: float = 0.0

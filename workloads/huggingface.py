@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hardware_profiles.errors import UserError
+from workloads.generation import asks_for_top_p, config_asks_for_top_p
 from workloads.hf_attention import attention_of
 from workloads.hf_families import FAMILIES, Family
 from workloads.hf_fields import Fields, Json, config_path, read_json, text_part
@@ -23,6 +24,7 @@ def model_from_config(source: str | Path | Json, name: str | None = None, *, pla
     their language model. A model_type that is not known is read as a Llama with a warning.
     """
     sibling: Json | None = None
+    filters_logits = name is not None and asks_for_top_p(name)
     if isinstance(source, Mapping):
         config: Json = source
         place = place or "config"
@@ -33,13 +35,17 @@ def model_from_config(source: str | Path | Json, name: str | None = None, *, pla
         name = name or _name_of(path)
         beside = path.with_name("hf_quant_config.json")
         sibling = read_json(beside) if beside.is_file() else None
+        generation = path.with_name("generation_config.json")
+        if generation.is_file():
+            filters_logits = config_asks_for_top_p(read_json(generation))
     text = text_part(config)
     family = _family(text, place)
     fields = Fields(text, place, family.defaults)
     quantised = {**text, "quantization_config": text.get("quantization_config") or config.get("quantization_config")}
     spec = _spec(fields, family, name or str(config.get("_name_or_path") or "model"))
     quant = quant_from_config(quantised, sibling, place, moe=spec.is_moe)
-    return replace(spec, quant=quant, source=str(config.get("_source") or place))
+    source_text = str(config.get("_source") or place)
+    return replace(spec, quant=quant, filters_logits=filters_logits, source=source_text)
 
 
 def _name_of(path: Path) -> str:

@@ -96,6 +96,9 @@ class ModelSpec:
     dtype: str = "bfloat16"
     """Dtype of unquantised weights and activations: bfloat16, float16, float32."""
     quant: QuantSpec | None = None
+    filters_logits: bool = False
+    """The checkpoint's generation_config.json asks for top-p or top-k sampling. Engines apply it to every request that does
+    not say otherwise (vLLM: --generation-config auto), and sorting the logits takes time."""
     other_params: int = 0
     """Position embeddings, final norm, lm_head bias, extra projections: counted, never timed."""
     source: str = ""

@@ -76,6 +76,8 @@ class StageContext:
     layout: Layout
     interconnect: Interconnect
     moe_skew: float
+    filter_row_s: float = 0.0
+    """Top-p / top-k filter of one row of logits [s]."""
 
 
 def gemm_bound(seconds: float, compute_s: float, memory_s: float) -> Bound:
@@ -251,7 +253,10 @@ class Stage:
             nbytes = rows * layout.padded_vocab * context.precision.element_bytes
             costs.append(self._collective("all_gather.logits", "all_gather", nbytes, self._ranks, 1))
         sampler_s = context.efficiency.logits_row_s * rows * layout.padded_vocab / REFERENCE_VOCAB
-        return [*costs, Cost("sampler", sampler_s, "memory")]
+        costs.append(Cost("sampler", sampler_s, "memory"))
+        if context.filter_row_s:
+            costs.append(Cost("sampler.top_p", context.filter_row_s * rows, "memory"))
+        return costs
 
     def _step_fixed_s(self) -> float:
         return self._context.efficiency.step_fixed_s if self.layout.is_last else 0.0

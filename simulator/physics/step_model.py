@@ -57,6 +57,7 @@ class StepModel:
             layout=layout,
             interconnect=Interconnect(cluster, efficiency),
             moe_skew=moe_skew,
+            filter_row_s=_filter_row_s(model, cluster, engine),
         )
         windows = [g.attention.sliding_window for g in model.layers if g.attention.sliding_window is not None]
         self.window: int | None = max(windows, default=None)
@@ -183,6 +184,16 @@ class StepModel:
     def hbm_bytes(self, shape: StepShape) -> float:
         """Memory traffic of a step over all devices of the replica [B]."""
         return sum(stage.nbytes(shape) for stage in self.stages)
+
+
+def _filter_row_s(model: ModelSpec, cluster: Cluster, engine: EngineProfile) -> float:
+    """Seconds to filter one row of float32 logits: the engine's passes over it at the memory's speed; 0 without a filter.
+
+    Every TP rank has all the logits and does the same.
+    """
+    wanted = model.filters_logits if engine.sampling == "default" else engine.sampling == "top-p"
+    bandwidth = cluster.device.memory_bandwidth_bytes_per_s
+    return engine.top_p_row_passes * 4.0 * model.vocab_size / bandwidth if wanted else 0.0
 
 
 def _merge(name: str, costs: list[Cost], ranks: int, total_s: float) -> ComponentCost:
