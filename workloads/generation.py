@@ -38,4 +38,4 @@ def config_asks_for_top_p(generation_config: Json) -> bool:
     """The same from a generation_config.json."""
     top_p, top_k = generation_config.get("top_p"), generation_config.get("top_k")
     filters_p = isinstance(top_p, int | float) and top_p < 1
-    return filters_p or (isinstance(top_k, int) and 0 < top_k)
+    return filters_p or (isinstance(top_k, int) and top_k > 0)
