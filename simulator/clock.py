@@ -39,11 +39,12 @@ def to_ticks(seconds: float) -> int:
 class _Call(simpy.Event):
     """A triggered event with one callback: the cheapest thing SimPy can run."""
 
+    _value = None
+    _ok = True
+
     def __init__(self, env: simpy.Environment, callback: Callable[[simpy.Event], None]) -> None:
         self.env = env
         self.callbacks = [callback]
-        self._value = None
-        self._ok = True
 
 
 class Clock(simpy.Environment):

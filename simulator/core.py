@@ -224,9 +224,7 @@ class EngineCore:
             return self.limits.num_blocks - self.reserved_blocks
         shared = self.prefix_cache.held_blocks if self.prefix_cache is not None else 0
         fixed = self.limits.num_blocks - self.prefill_blocks - self.pledged - shared
-        bound = fixed
-        for lane in self.lanes:
-            bound -= lane.blocks_bound()
+        bound = fixed - self._lanes_bound()
         if bound >= at_least:
             return bound
         for lane in self.lanes:
@@ -246,9 +244,20 @@ class EngineCore:
 
     def note_peak(self) -> None:
         """Update the highest number of blocks in use; exact, but computed only when it may have risen."""
-        bound = self.limits.num_blocks - self.free_blocks(at_least=-1)
+        if self.reservation_blocks is not None:
+            bound = self.reserved_blocks
+        else:
+            shared = self.prefix_cache.held_blocks if self.prefix_cache is not None else 0
+            bound = self.prefill_blocks + self.pledged + shared + self._lanes_bound()
         if bound > self.peak_blocks:
             self.peak_blocks = max(self.peak_blocks, self.used_blocks())
+
+    def _lanes_bound(self) -> int:
+        """At least the private blocks of the decoding sequences."""
+        bound = 0
+        for lane in self.lanes:
+            bound += lane.blocks_bound()
+        return bound
 
     def complete_prefill(self, request: Request, tokens: int) -> bool:
         """Account for ``tokens`` computed prompt tokens; True when the prompt is complete (a token was produced)."""

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from heapq import heapify, heappop, heappush
+from operator import mul
 
 from simulator.request import Request
+
+
+@lru_cache(maxsize=16)
+def paddings(block_size: int) -> list[list[int]]:
+    """[it mod block_size][phase] -> free places in the last block of a sequence."""
+    return [[-(phase + it) % block_size for phase in range(block_size)] for it in range(block_size)]
 
 
 class Lane:
@@ -26,6 +34,7 @@ class Lane:
         "it",
         "last_decode_tick",
         "num_seqs",
+        "paddings",
         "phases",
         "pledged",
         "prefilling",
@@ -50,6 +59,7 @@ class Lane:
         """Sum of cached tokens (length - 1) that lie outside shared prefix blocks."""
         self.phases = [0] * block_size
         """Sequences per (length - 1 - it) mod block_size: those with phase == -it need a block for the next step."""
+        self.paddings = paddings(block_size)
         self.heap: list[tuple[int, int, Request]] = []
         """(step count at which it finishes, admission number, request)."""
         self.prefilling: list[Request] = []
@@ -169,8 +179,8 @@ class Lane:
 
     def blocks(self) -> int:
         """Private KV blocks of the members, exactly: sum of ceil(tokens / block_size); O(block_size)."""
-        size, it = self.block_size, self.it
-        padding = sum(count * (-(phase + it) % size) for phase, count in enumerate(self.phases) if count)
+        size = self.block_size
+        padding: int = sum(map(mul, self.phases, self.paddings[self.it % size]))
         return (self.private + padding) // size
 
     def blocks_for_next_step(self) -> int:

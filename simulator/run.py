@@ -107,8 +107,8 @@ class Simulation:
     def _start_sources(self) -> None:
         trace, setup = self.trace, self.setup
         self._follow = Followers(self.clock, self._deliver)
-        self._inputs = trace.input_tokens
-        self._outputs = trace.output_tokens
+        self._inputs = trace.input_tokens.data
+        self._outputs = trace.output_tokens.data
         self._delay_s = setup.request_fixed_s + setup.request_token_s * trace.input_tokens
         rows = np.arange(len(trace), dtype=np.int64)
         if trace.concurrency is not None:
@@ -149,7 +149,7 @@ class Simulation:
     def _request(self, row: int, tick: int) -> Request | None:
         """The request of a row, or None when the engine refuses it (no room for a single output token)."""
         room = self.setup.limits.max_model_len
-        inputs, outputs = int(self._inputs[row]), int(self._outputs[row])
+        inputs, outputs = self._inputs[row], self._outputs[row]
         if inputs >= room:
             self.table.status[row] = REJECTED
             self._after(row, tick)
@@ -201,7 +201,7 @@ class Simulation:
         return RunRecord(
             table=self.table,
             replicas=[replica.record for replica in self.replicas],
-            end_s=max((t for t in self.table.finish_s if t == t), default=0.0),
+            end_s=max(0.0, float(np.fmax.reduce(self.table.finish_s))),
         )
 
 
