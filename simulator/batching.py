@@ -109,7 +109,7 @@ BATCHING: dict[str, Callable[[], BatchingPolicy]] = {
     "orca": Orca,
     "static": StaticBatch,
 }
-"""Names for engine profiles and YAML; a policy object of your own goes straight into ``simulate(batching=...)``."""
+"""Names for engine profiles and YAML; a class of your own goes straight into ``simulate_deployment(batching=...)``."""
 
 RESERVING = {"orca", "static"}
 """Policies that reserve max_model_len of KV memory for every request at admission."""

@@ -100,6 +100,11 @@ class EngineCore:
         while waiting and waiting[0].arrival_tick <= self.admissible_until:
             yield waiting[0]
 
+    def visible(self) -> list[Request]:
+        """All waiting requests the scheduler has seen, in queue order; for policies that do not serve first come first
+        served (``steady = False``: they must look again when somebody joins the end of the queue)."""
+        return [request for request in self.waiting if request.arrival_tick <= self.admissible_until]
+
     # -- verbs ----------------------------------------------------------------------------------------------------
 
     def make_room_for_decode(self) -> bool:
@@ -119,8 +124,7 @@ class EngineCore:
         return not self.preempted_now
 
     def admit(self, request: Request, tokens: int) -> bool:
-        """Start the request at the head of the queue with up to ``tokens`` new tokens; False when blocks are short."""
-        assert request is self.waiting[0], "only the head of the queue can be admitted"
+        """Start a waiting request with up to ``tokens`` new tokens; False when blocks are short."""
         tokens = min(tokens, request.prompt_left)
         if self.reservation_blocks is not None:
             if self.reservation_blocks > self.limits.num_blocks - self.reserved_blocks:
@@ -297,7 +301,10 @@ class EngineCore:
             self.settle_cache()
 
     def _start(self, request: Request) -> None:
-        self.waiting.popleft()
+        if request is self.waiting[0]:
+            self.waiting.popleft()
+        else:
+            self.waiting.remove(request)
         request.admit_seq = self.num_admitted
         self.num_admitted += 1
         self.num_running += 1
@@ -402,10 +409,6 @@ class EngineCore:
     def _move(self, tokens: int) -> None:
         self.swap_tokens += tokens
         self.swapped_tokens_total += tokens
-
-    def enqueue(self, request: Request) -> None:
-        """Put a new request at the end of the queue."""
-        self.waiting.append(request)
 
 
 def check_fits(limits: CoreLimits) -> None:

@@ -1,10 +1,14 @@
-"""simulate(): a deployment meets a trace."""
+"""simulate_deployment(): a deployment meets a trace."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+
+from simulator.batching import BatchingPolicy
 from simulator.deployment import Deployment
 from simulator.result import SimulationResult
-from simulator.routing import ROUTING
+from simulator.routing import ROUTING, RoutingPolicy
 from simulator.run import Progress, run
 from workloads.slo import Slo
 from workloads.trace import Trace
@@ -18,17 +22,23 @@ def simulate_deployment(
     seed: int = 0,
     exact_steps: bool = False,
     progress: Progress | None = None,
+    batching: Callable[[], BatchingPolicy] | None = None,
+    router: RoutingPolicy | None = None,
 ) -> SimulationResult:
     """Run ``trace`` on ``deployment`` to the end.
 
     ``exact_steps`` takes one engine step per event instead of jumping over spans of equal ones: same result, slower.
+    ``batching`` (called once per replica) and ``router`` replace the policies the deployment names; see docs/policies.md.
     Deterministic: the seed feeds random routing only. Raises UserError when the model does not fit.
     """
+    setup = deployment.replica_setup()
+    if batching is not None:
+        setup = dataclasses.replace(setup, batching=batching)
     record = run(
         trace,
-        deployment.replica_setup(),
+        setup,
         deployment.plan.dp,
-        ROUTING[deployment.routing](seed),
+        router or ROUTING[deployment.routing](seed),
         exact_steps=exact_steps,
         progress=progress,
     )

@@ -12,11 +12,13 @@ from engine_checks import assert_same_run, audited, gap_counts
 from engine_helpers import LineModel, make_trace, random_trace, simulate_small
 
 from hardware_profiles.errors import UserError
+from simulator.build import build_deployment
 from simulator.core import EngineCore
 from simulator.physics.shape import StepShape
 from simulator.request import RequestView
 from simulator.routing import ReplicaView
 from simulator.run import RunRecord
+from simulator.simulate import simulate_deployment
 from workloads.trace import Trace
 
 FINE = 10**15
@@ -284,6 +286,39 @@ def test_a_policy_object_of_your_own_drives_the_engine() -> None:
     assert record.replicas[0].counters.peak_running == 1
     assert_same_run(record, simulate_small(trace, policy=OneAtATime, exact_steps=True))
     assert_same_run(record, simulate_small(trace, max_num_seqs=1, max_num_batched_tokens=2048))
+
+
+class ShortestPromptFirst:
+    """Another: whoever has the shortest prompt is next (docs/policies.md)."""
+
+    steady = False
+
+    def plan(self, core: EngineCore) -> bool:
+        if core.make_room_for_decode():
+            for request in sorted(core.visible(), key=lambda r: r.prompt_left):
+                if core.num_running >= core.max_num_seqs or not core.admit(request, request.prompt_left):
+                    break
+        return True
+
+
+def test_shortest_prompt_first_shortens_the_mean_wait_of_a_single_server() -> None:
+    """Shortest processing time first minimises the mean wait at one server; outputs of one token make the prompt the job."""
+    trace = dataclasses.replace(random_trace(6, 200, 50.0), output_tokens=np.ones(200, dtype=np.int64))
+    one = {"max_num_seqs": 1, "max_num_batched_tokens": 2048}
+    runs = [simulate_small(trace, **one), simulate_small(trace, **one, policy=ShortestPromptFirst)]  # type: ignore[arg-type]
+    waits = [np.mean(np.array(run.table.scheduled_s) - trace.arrival_s) for run in runs]
+    assert waits[1] < waits[0]
+    assert sum(r.counters.busy_ticks for r in runs[0].replicas) == sum(r.counters.busy_ticks for r in runs[1].replicas)
+
+
+def test_policies_of_your_own_go_into_a_deployment() -> None:
+    deployment = build_deployment("llama-3-8b", "h100-sxm:2", dp=2)
+    trace = random_trace(1, 40, 50.0)
+    named = simulate_deployment(deployment, trace)
+    mine = simulate_deployment(deployment, trace, batching=ShortestPromptFirst, router=ShortPromptsToTheFirst())
+    assert set(mine.requests.status) == {"completed"}
+    assert (mine.requests.replica == np.where(trace.input_tokens < 100, 0, 1)).all()
+    assert mine.summary["total_output_tokens"] == named.summary["total_output_tokens"]
 
 
 def test_a_router_of_your_own_places_requests() -> None:
