@@ -319,12 +319,11 @@ class Replica:
                 self._commit_decode(seqs, steps)
             else:
                 self._stall(seqs)
+        core.promised = 0
         for request, tokens in self._batch:
             if core.complete_prefill(request, tokens):
                 self._token_after_prefill(request)
-        if core.prefix_cache is not None:
-            core.promised = 0
-            core.settle_cache()
+        core.settle_cache()
         heap = lane.heap
         if heap and heap[0][0] <= lane.it:
             core.note_peak()

@@ -182,6 +182,16 @@ def test_hits_on_own_tokens_after_a_preemption_are_not_reported_as_cached() -> N
     assert list(record.table.cached_tokens) == [0, 0]
 
 
+def test_a_request_that_ends_with_its_prefill_does_not_count_blocks_of_decodes_twice() -> None:
+    """Two sequences begin a block in the step in which a prompt ends at once and another takes the rest of the memory."""
+    trace = shared_prompt([16, 16, 10, 320], [[0], [1], [2], list(range(10, 30))], 0.0)
+    trace = dataclasses.replace(
+        trace, arrival_s=np.array([0.0, 0.0, 0.001, 0.001]), output_tokens=np.array([20, 20, 1, 5])
+    )
+    record = simulate_small(trace, prefix_caching=True, num_blocks=25, max_model_len=400, policy=audited("chunked"))
+    assert list(record.table.status) == [1] * 4
+
+
 def test_watermark_does_not_starve_a_request_that_fills_the_memory() -> None:
     record = simulate_small(
         make_trace([0.0], [390], [10]), num_blocks=25, max_model_len=400, watermark_blocks=3, batching="prefill-first"
