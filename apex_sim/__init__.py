@@ -10,12 +10,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from apex_sim.api import generate_trace, load_cluster, load_model, load_trace, plan, simulate
+    from apex_sim.api import build_deployment, generate_trace, load_cluster, load_model, load_trace, plan, simulate
+    from apex_sim.frames import compare, describe, explain_step
+    from apex_sim.plan_report import pareto_figure
+    from apex_sim.plots import latency_figure, timeline_figure
     from hardware_profiles.errors import UserError
     from planners.parallel import PlanResult
     from simulator.deployment import Deployment
     from simulator.result import SimulationResult
     from workloads.slo import Slo, parse_slo
+    from workloads.synthetic import PromptPool, Sessions, SharedPrefix
     from workloads.trace import Trace
 
 __version__ = "0.1.0"
@@ -27,11 +31,21 @@ _WHERE = {
     "load_cluster": "apex_sim.api",
     "load_trace": "apex_sim.api",
     "generate_trace": "apex_sim.api",
+    "build_deployment": "apex_sim.api",
+    "compare": "apex_sim.frames",
+    "explain_step": "apex_sim.frames",
+    "describe": "apex_sim.frames",
+    "latency_figure": "apex_sim.plots",
+    "timeline_figure": "apex_sim.plots",
+    "pareto_figure": "apex_sim.plan_report",
     "Deployment": "simulator.deployment",
     "SimulationResult": "simulator.result",
     "PlanResult": "planners.parallel",
     "Slo": "workloads.slo",
     "parse_slo": "workloads.slo",
+    "PromptPool": "workloads.synthetic",
+    "Sessions": "workloads.synthetic",
+    "SharedPrefix": "workloads.synthetic",
     "Trace": "workloads.trace",
     "UserError": "hardware_profiles.errors",
 }
@@ -39,18 +53,28 @@ _WHERE = {
 __all__ = [
     "Deployment",
     "PlanResult",
+    "PromptPool",
+    "Sessions",
+    "SharedPrefix",
     "SimulationResult",
     "Slo",
     "Trace",
     "UserError",
     "__version__",
+    "build_deployment",
+    "compare",
+    "describe",
+    "explain_step",
     "generate_trace",
+    "latency_figure",
     "load_cluster",
     "load_model",
     "load_trace",
+    "pareto_figure",
     "parse_slo",
     "plan",
     "simulate",
+    "timeline_figure",
 ]
 
 

@@ -89,6 +89,12 @@ class PlanResult:
     counts: dict[str, int] = field(default_factory=dict)
     """How many candidates were enumerated, fitted, survived the bounds, were simulated in full."""
 
+    def __repr__(self) -> str:
+        return (
+            f"<PlanResult: {self.model.name} on {self.cluster.name}, best by {self.objective}: {self.best.candidate.layout}, "
+            f"of {len(self.entries)} candidates>"
+        )
+
     def deployment(self, entry: Entry | None = None) -> Deployment:
         """The deployment of an entry (default: the best)."""
         return build(self.model, self.cluster, self.space, (entry or self.best).candidate)
@@ -109,7 +115,8 @@ class PlanResult:
         """One row per candidate: layout, settings, status, reason, metrics (full run, else screening)."""
         import pandas as pd
 
-        return pd.DataFrame(self.rows())
+        counts = ("max_num_seqs", "max_num_batched_tokens", "completed", "failed", "num_gpus", "num_preemptions")
+        return pd.DataFrame(self.rows()).astype(dict.fromkeys(counts, "Int64"))
 
     def rows(self) -> list[dict[str, Any]]:
         """The table as plain dicts."""
@@ -139,7 +146,7 @@ class PlanResult:
             "max_rate_per_s": entry.max_rate_per_s,
         }
         metrics = {} if known is None else known.metrics
-        return row | {name: metrics.get(name) for name in Measured.FIELDS}
+        return row | {name: metrics.get(name) for name in Measured.FIELDS if name not in row}
 
 
 def front_point(measured: Measured) -> tuple[float, ...]:

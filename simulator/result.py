@@ -81,6 +81,14 @@ class SimulationResult:
     seed: int = 0
     manifest: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        plan, s = self.deployment.plan, self.summary
+        return (
+            f"<SimulationResult: {self.deployment.model.name} on {plan.num_devices} of {self.deployment.cluster.name}, "
+            f"{s['completed']:,} of {s['num_prompts']:,} requests, p95 TTFT {s['p95_ttft_ms']:,.0f} ms, "
+            f"p95 TPOT {s['p95_tpot_ms']:,.1f} ms>"
+        )
+
     # -- columns ---------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -187,7 +195,9 @@ class SimulationResult:
         busy_j = sum(replica.counters.joules for replica in self.record.replicas)
         idle_w = self.deployment.cluster.device.idle_w or 0.0
         devices = self.deployment.plan.devices_per_replica
-        idle_s = sum(max(0.0, self.duration_s - self._busy_s(replica.counters.busy_ticks)) for replica in self.record.replicas)
+        idle_s = sum(
+            max(0.0, self.duration_s - self._busy_s(replica.counters.busy_ticks)) for replica in self.record.replicas
+        )
         return busy_j + idle_w * devices * idle_s
 
     @staticmethod
