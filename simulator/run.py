@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -51,6 +52,14 @@ class RunRecord:
     """When the last request finished [s]."""
 
 
+def ids_per_segment(block_size: int, prefix_block_tokens: int) -> int:
+    """How many of the trace's pieces make one segment of whole KV blocks; the last id of them names it, since equal ids
+    mean equal tokens up to there. Pieces of a block or more are segments themselves."""
+    if prefix_block_tokens == 0 or prefix_block_tokens >= block_size:
+        return 1
+    return math.lcm(block_size, prefix_block_tokens) // prefix_block_tokens
+
+
 class Simulation:
     """Builds and runs one event loop. Use :func:`run`."""
 
@@ -74,6 +83,7 @@ class Simulation:
         self._finished = 0
         self._next_report = 0
         self._rows_left = 0
+        self._ids_per_segment = ids_per_segment(setup.limits.block_size, trace.prefix_block_tokens)
         costs = StepCosts(setup.step_model)
         self.replicas = [self._replica(i, costs, exact_steps) for i in range(num_replicas)]
         self._prefixes = trace.prefix_ids is not None and setup.prefix_caching
@@ -84,7 +94,7 @@ class Simulation:
         setup, trace = self.setup, self.trace
         cache = None
         if setup.prefix_caching and trace.prefix_ids is not None and setup.limits.fixed_reservation is None:
-            cache = PrefixCache(setup.limits.block_size, trace.prefix_block_tokens)
+            cache = PrefixCache(setup.limits.block_size, trace.prefix_block_tokens * self._ids_per_segment)
         core = EngineCore(setup.limits, setup.stages, costs.window, cache)
         if setup.stages > 1:
             return PipelineReplica(
@@ -158,7 +168,8 @@ class Simulation:
         if self._prefixes:
             offsets, ids = self.trace.prefix_offsets, self.trace.prefix_ids
             assert offsets is not None and ids is not None
-            prefix = tuple(ids[offsets[row] : offsets[row + 1]].tolist())
+            each = self._ids_per_segment
+            prefix = tuple(ids[offsets[row] + each - 1 : offsets[row + 1] : each].tolist())
         return Request(row, tick, inputs, min(outputs, room - inputs), prefix)
 
     def _done(self, request: Request, tick: int, replica: int) -> None:

@@ -54,7 +54,7 @@ OPTIONS: dict[str, list[Any]] = {
     "flow": ["open", "open", "closed", "sessions"],
     "concurrency": [1, 5, 100],
     "think_s": [0.0, 0.5],
-    "prefix_block_tokens": [0, 0, 16, 24, 128],
+    "prefix_block_tokens": [0, 0, 8, 16, 24, 128],
     "shared_blocks": [1, 4, 40],
     "trace_seed": list(range(500)),
 }
@@ -232,7 +232,7 @@ def check_cache(core: EngineCore, running: list[Any]) -> None:
     if cache is None:
         assert all(request.shared == 0 for request in running)
         return
-    holders = Counter(segment for request in running for segment in request.prefix[: request.segments_held])
+    holders = Counter(cache.piece(request, i)[0] for request in running for i in range(request.segments_held))
     assert {segment: entry[0] for segment, entry in cache.held.items()} == holders
     assert cache.held_blocks == sum(blocks for _, blocks in cache.held.values())
     assert cache.evictable_blocks == sum(cache.idle.values())

@@ -141,8 +141,14 @@ def test_async_scheduling_sees_an_arrival_one_step_later() -> None:
     assert times(late, "scheduled_s")[0] == times(sync, "scheduled_s")[0] == 0.0, "an idle engine starts at once"
 
 
-def shared_prompt(inputs: Sequence[int], ids: Sequence[Sequence[int]], gap_s: float, block_tokens: int = 16) -> Trace:
-    trace = make_trace([i * gap_s for i in range(len(inputs))], list(inputs), [2] * len(inputs))
+def shared_prompt(
+    inputs: Sequence[int],
+    ids: Sequence[Sequence[int]],
+    gap_s: float,
+    block_tokens: int = 16,
+    outputs: Sequence[int] = (),
+) -> Trace:
+    trace = make_trace([i * gap_s for i in range(len(inputs))], list(inputs), list(outputs) or [2] * len(inputs))
     return dataclasses.replace(
         trace,
         prefix_ids=np.array([i for row in ids for i in row], dtype=np.int64),
@@ -156,6 +162,20 @@ def test_prefix_hit_skips_whole_blocks_and_leaves_one_token_to_compute() -> None
     record = simulate_small(trace, prefix_caching=True)
     assert list(record.table.cached_tokens) == [0, 48, 64]
     assert record.replicas[0].counters.prefill_tokens == 64 + 16 + 6
+
+
+def test_pieces_smaller_than_a_kv_block_are_cached_in_whole_blocks() -> None:
+    """Pieces of 6 tokens and blocks of 16: 48 tokens, eight pieces, are the smallest whole segment."""
+    record = simulate_small(shared_prompt([100, 100], [range(17)] * 2, 1.0, block_tokens=6), prefix_caching=True)
+    assert list(record.table.cached_tokens) == [0, 96]
+
+
+def test_the_next_turn_of_a_session_finds_the_piece_in_which_the_last_prompt_ended() -> None:
+    """Turn 1 caches 100 + 99 tokens: three whole pieces of 64, in the second of which its prompt ended. Turn 2 registers
+    the pieces behind them for turn 3."""
+    trace = shared_prompt([100, 300, 400], [range(4), range(5), range(7)], 10.0, 64, [100, 60, 1])
+    record = simulate_small(trace, prefix_caching=True)
+    assert list(record.table.cached_tokens) == [0, 3 * 64, 5 * 64]
 
 
 def test_prompts_that_share_a_prefix_share_its_blocks_while_they_run() -> None:
