@@ -149,3 +149,25 @@ def test_window_pairs_count_what_each_token_sees() -> None:
     for new, cached, window in [(1, 0, 4), (10, 0, 4), (3, 2, 4), (5, 10, 4), (4, 0, 4), (7, 3, 100)]:
         seen = sum(min(window, cached + i + 1) for i in range(new))
         assert window_pairs(new, cached, window) == seen
+
+
+@pytest.mark.parametrize("exact_steps", [False, True])
+def test_an_arrival_in_the_instant_a_step_ends_joins_the_next_step(exact_steps: bool) -> None:
+    trace = make_trace([0.0, 5 * STEP_S], [10, 10], [20, 2])
+    record = simulate_small(trace, model=FixedStep(), exact_steps=exact_steps)
+    assert list(record.table.scheduled_s) == [0.0, 5 * STEP_S]
+
+
+@pytest.mark.parametrize("exact_steps", [False, True])
+def test_a_router_knows_what_finished_in_the_instant_of_its_decision(exact_steps: bool) -> None:
+    """Replica 0 becomes idle exactly when the third request arrives: both are idle but the second is still on 1."""
+    trace = make_trace([0.0, 0.0, 5 * STEP_S], [10, 10, 10], [5, 9, 1])
+    record = simulate_small(
+        trace, model=FixedStep(), num_replicas=2, routing="least-outstanding", exact_steps=exact_steps
+    )
+    assert list(record.table.replica) == [0, 1, 0]
+    three = make_trace([0.0, 0.0, 5 * STEP_S], [10, 10, 10], [9, 5, 1])
+    record = simulate_small(
+        three, model=FixedStep(), num_replicas=2, routing="least-outstanding", exact_steps=exact_steps
+    )
+    assert list(record.table.replica) == [0, 1, 1]
