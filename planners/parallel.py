@@ -347,6 +347,15 @@ class _Search:
         more = ("num_gpus", "GPUs") if mine["num_gpus"] != best["num_gpus"] else ("p95_ttft_ms", "ms p95 TTFT")
         return f"no better ({text}), {_figure(mine[more[0]])} {more[1]} against {_figure(best[more[0]])}"
 
+    def _compare_rates(self, entry: Entry, best: Entry) -> str:
+        """Why the best won by its highest rate, or '' when rates do not decide."""
+        mine, leading = entry.max_rate_per_s, best.max_rate_per_s
+        if self.objective != "goodput" or leading is None:
+            return ""
+        if mine is None:
+            return f"its highest rate was not searched; {best.candidate.layout} serves {_figure(leading)} req/s"
+        return f"serves at most {_figure(mine)} req/s within the SLO, against {_figure(leading)}"
+
     # -- wave 3: batch limits of the best layouts ------------------------------------------------------------------
 
     def _screen_variants(self, finalists: Sequence[Entry]) -> list[Entry]:
@@ -408,9 +417,11 @@ class _Search:
         def key(entry: Entry) -> tuple[float, ...]:
             assert entry.measured is not None
             score = self._score(entry.measured)
-            if by_rate and self.objective == "goodput" and entry.max_rate_per_s is not None:
-                return (score[0], -entry.max_rate_per_s, *score[2:])
-            return score
+            if not (by_rate and self.objective == "goodput"):
+                return score
+            if entry.max_rate_per_s is None:
+                return (score[0], math.inf, *score[1:])
+            return (score[0], -_coarse(entry.max_rate_per_s), *score[1:])
 
         ranked = sorted(full, key=key)
         best = ranked[0]
@@ -454,11 +465,13 @@ class _Search:
             )
         else:
             entry.status = "pareto" if on_front else "met"
-            entry.reason = self._compare(entry.measured, best.measured)
+            entry.reason = self._compare_rates(entry, best) or self._compare(entry.measured, best.measured)
 
 
 def _coarse(value: float, tie: float = TIE) -> float:
     """Grid on which nearly equal values are equal: a plan is not better for the drain of its last requests."""
+    if value == math.inf:
+        return math.inf
     return float(round(math.log(value) / tie)) if value > 0 else -math.inf
 
 

@@ -122,3 +122,13 @@ def test_counts_in_the_plan_table_are_whole_numbers_also_beside_layouts_that_nev
         assert str(table[column].dtype) == "Int64"
         assert table[column].isna().any() and table[column].notna().any()
     assert table["num_gpus"].notna().all()
+
+
+def test_best_plan_by_goodput_is_the_one_with_the_highest_rate_when_rates_are_searched():
+    plan = apex.plan(
+        "llama-3.1-8b", "h100-sxm:4", num_requests=100, slo="ttft=200ms,tpot=20ms", objective="goodput", max_rate=True
+    )
+    rates = plan.table["max_rate_per_s"]
+    assert rates.notna().sum() > 1 and rates.notna().sum() < (plan.table["simulated"] == "full").sum()
+    assert plan.best.max_rate_per_s == pytest.approx(rates.max(), rel=0.01)
+    assert (plan.table["status"] == "best").sum() == 1
