@@ -21,21 +21,13 @@ LOAD = 0.6
 """Share of the saturation rate."""
 SATURATION_REQUESTS = 5_000
 COMPARED_REQUESTS = 20_000
-"""Requests of the comparison with --exact-steps."""
+COMPARED_LOADS = (0.1, LOAD)
+"""Requests and loads of the comparison with --exact-steps."""
 
 
 def saturation_rate_per_s() -> float:
     """Requests per second of a backlog that arrives all at once."""
-    return float(_simulate(SATURATION_REQUESTS, 1e6).summary["request_throughput"])
-
-
-def _simulate(num_requests: int, rate_per_s: float, exact_steps: bool = False):  # type: ignore[no-untyped-def]
-    from apex_sim import api
-
-    trace = api.make_trace(
-        rate=rate_per_s, input_len=INPUT_LEN, output_len=OUTPUT_LEN, num_requests=num_requests, seed=1
-    )
-    return api.simulate("llama-3-8b", "h100-sxm:1", trace=trace, max_model_len=8192, exact_steps=exact_steps)
+    return measure(SATURATION_REQUESTS, 1e6, False)["request_throughput"]
 
 
 def measure(num_requests: int, rate_per_s: float, exact_steps: bool) -> dict[str, float]:
@@ -60,8 +52,7 @@ def measure(num_requests: int, rate_per_s: float, exact_steps: bool) -> dict[str
         "engine_steps": summary["engine_steps"],
         "mixed_steps": sum(replica.counters.mixed_steps for replica in result.record.replicas),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
-        "utilisation": summary["utilisation"],
-        "median_tpot_ms": summary["median_tpot_ms"],
+        "request_throughput": summary["request_throughput"],
     }
 
 
@@ -98,11 +89,12 @@ def main() -> None:
     saturation = saturation_rate_per_s()
     rate_per_s = LOAD * saturation
     print(f"saturation {saturation:.1f} requests/s; offered {rate_per_s:.1f} requests/s ({LOAD:.0%})")
-    spans = in_own_process(COMPARED_REQUESTS, rate_per_s)
-    steps = in_own_process(COMPARED_REQUESTS, rate_per_s, exact_steps=True)
-    show("spans", spans)
-    show("exact steps", steps)
-    print(f"spans are {steps['loop_s'] / spans['loop_s']:.1f} times as fast as single steps")
+    for load in COMPARED_LOADS:
+        spans = in_own_process(COMPARED_REQUESTS, load * saturation)
+        steps = in_own_process(COMPARED_REQUESTS, load * saturation, exact_steps=True)
+        show(f"spans {load:.0%}", spans)
+        show(f"steps {load:.0%}", steps)
+        print(f"at {load:.0%} load spans are {steps['loop_s'] / spans['loop_s']:.1f} times as fast as single steps")
     small = in_own_process(args.requests // 10, rate_per_s)
     large = in_own_process(args.requests, rate_per_s)
     show("a tenth", small)

@@ -129,9 +129,7 @@ class Simulation:
             for row in np.flatnonzero(trace.previous >= 0).tolist():
                 self._followers.setdefault(int(trace.previous[row]), []).append(row)
         self._open = OpenLoop(self.clock, rows, trace.arrival_s[rows] + self._delay_s[rows], self._deliver)
-        arrivals = self.table.arrival_s
-        for row, arrival in zip(rows.tolist(), trace.arrival_s[rows].tolist(), strict=True):
-            arrivals[row] = arrival
+        np.frombuffer(self.table.arrival_s)[rows] = trace.arrival_s[rows]
 
     def _deliver(self, rows: list[int], tick: int) -> None:
         """Requests reach the engines: route each, then let the replicas look."""
