@@ -124,7 +124,11 @@ class Efficiency:
     layer_fixed_s: float = 0.0
     """Norms, rotary, activation, KV write and the gaps between kernels: per layer [s]."""
     layer_token_s: float = 0.0
-    """The same, per token and layer, for a hidden size of 4096; scales with the hidden size [s]."""
+    """The same, per token and layer, for a hidden size of 4096 while activations stay in the cache [s]."""
+    elementwise_memory: float = 0.0
+    """Share of the memory bandwidth those kernels reach once activations exceed the cache; 0: they never do."""
+    cache_bytes: float = 0.0
+    """Last-level cache that activations may stay in [B]."""
     step_fixed_s: float = 0.0
     """Embedding, final norm, sampler: per step [s]."""
     logits_row_s: float = 0.0

@@ -221,7 +221,7 @@ def test_columns_are_numeric_only_when_every_value_is(tmp_path: Path) -> None:
     assert np.isnan(table["a"][1]) and table["b"].tolist() == ["x", "2"] and table["c"].tolist() == [2.0, 3.0]
 
 
-def test_overheads_are_lines_in_the_tokens() -> None:
+def test_overheads_are_lines_in_the_tokens_while_activations_stay_in_the_cache() -> None:
     tokens = [1.0, 16.0, 256.0, 2048.0]
     rows: list[tuple[str, float, float]] = []
     for t in tokens:
@@ -233,6 +233,6 @@ def test_overheads_are_lines_in_the_tokens() -> None:
     table = Table(
         "p.csv", {**columns, "tp": np.ones(len(rows)), "layer": layer, "tokens_or_seqs": count, "time_us": time}
     )
-    found = profiles.fit_overheads(table)
+    found = profiles.fit_overheads(table, bandwidth_bytes_per_s=1e12, cache_bytes=1e9)
     values = (found.layer_fixed_s, found.layer_token_s, found.step_fixed_s, found.logits_row_s)
     assert values == pytest.approx((8e-6, 7e-8, 25e-6, 5e-7), rel=0.01)

@@ -17,8 +17,6 @@ from simulator.calibration.tables import EAGER_PROFILE_SOURCE, PROFILE_SOURCE, S
 from simulator.calibration.transfer import Errors, Transfer, completed, left_out_errors, transferred
 
 COMMENT = "Written by `python -m simulator.calibration`; do not edit. Method and errors: docs/calibration.md"
-OVERHEAD_DEVICES = ("RTX4090", "RTXPRO6000")
-"""Devices whose profiles time what lies between the kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +91,7 @@ def fit_device(
         experts, seen_experts, links, seen_links = {}, [], {}, []
         gemms = profiles.gemm_table(of_device)
         prefills, decodes = (profiles.attention_table(of_device, kind) for kind in ("attn_prefill", "attn_decode"))
-        source = PROFILE_SOURCE if measured.profile in OVERHEAD_DEVICES else EAGER_PROFILE_SOURCE
+        source = PROFILE_SOURCE if measured.profile in profiles.BANDWIDTH else EAGER_PROFILE_SOURCE
     gemm_fits, seen_gemms = gemm.fit_gemms(gemms, device, measured.cache)
     prefill_fits, seen_prefills = attention.fit_prefill(prefills, device)
     decode_fits, seen_decodes = attention.fit_decode(decodes, device, measured.cache, measured.mixed_tile_rows)
@@ -107,6 +105,8 @@ def fit_device(
         collectives=links,
         layer_fixed_s=between.layer_fixed_s,
         layer_token_s=between.layer_token_s,
+        elementwise_memory=between.elementwise_memory,
+        cache_bytes=measured.cache.l2_bytes,
         step_fixed_s=between.step_fixed_s,
         logits_row_s=between.logits_row_s,
         source=f"{source}; between kernels: {between.source}",
@@ -119,9 +119,10 @@ _OPERATOR_TABLES = ("gemm", "attention_prefill", "attention_decode", "moe", "col
 
 def measured_overheads(table: Table) -> dict[str, tuple[Overheads, float]]:
     """Overheads of the profiled devices, with the bandwidth they were measured at [B/s]."""
+    cache = {m.profile: m.cache.l2_bytes for m in MEASURED if m.profile is not None}
     return {
-        hardware: (profiles.fit_overheads(table.select(hardware=hardware)), profiles.BANDWIDTH[hardware])
-        for hardware in OVERHEAD_DEVICES
+        hardware: (profiles.fit_overheads(table.select(hardware=hardware), bandwidth, cache[hardware]), bandwidth)
+        for hardware, bandwidth in profiles.BANDWIDTH.items()
         if hardware in table.distinct("hardware")
     }
 

@@ -13,10 +13,15 @@ import numpy as np
 
 from simulator.calibration.fitting import Bound, Parameters, fit, rounded
 from simulator.calibration.tables import Column, FloatColumn, Mask, Table
+from simulator.physics.elementwise import activation, elementwise_s, norms, rotary
 
 MODEL = "meta-llama/Llama-3.1-8B"
 """The model whose profiles give the time between kernels: the one all profiled devices share."""
 HIDDEN = 4096.0
+INTERMEDIATE = 14336
+HEAD_DIM = 128
+ELEMENT_BYTES = 2.0
+"""Its shape (config.json), in bfloat16."""
 
 HEADS: Mapping[str, tuple[float, float]] = {
     "meta-llama/Llama-3.1-8B": (32, 8),
@@ -29,7 +34,7 @@ HEADS: Mapping[str, tuple[float, float]] = {
 """Query and KV heads (config.json of the models)."""
 
 BANDWIDTH: Mapping[str, float] = {"RTX4090": 1.008e12, "RTXPRO6000": 1.792e12}
-"""Memory bandwidth of the profiled devices [B/s] (data sheets)."""
+"""Memory bandwidth [B/s] (data sheets) of the devices whose profiles time what lies between the kernels."""
 
 PER_LAYER: Mapping[str, float] = {"layernorm": 2, "rotary_emb": 1, "act_fn": 1}
 """Launches per layer of what lies between the kernels."""
@@ -42,6 +47,7 @@ class Overheads:
 
     layer_fixed_s: float
     layer_token_s: float
+    elementwise_memory: float
     step_fixed_s: float
     logits_row_s: float
     source: str
@@ -93,19 +99,20 @@ def attention_table(profiles: Table, kind: str) -> Table:
     )
 
 
-def fit_overheads(profiles: Table) -> Overheads:
+def fit_overheads(profiles: Table, bandwidth_bytes_per_s: float, cache_bytes: float) -> Overheads:
     """Norms, rotary embedding, activation, embedding and sampler of one device.
 
     They are kernels inside CUDA graphs (the sampler: after the graph), so their device times count, not launches.
     """
     rows = profiles.select(model=MODEL, tp=1.0, kind="nongemm")
     sampler = rows.select(layer="sampler")
-    layer = _line(*_sum_over_layers(rows))
+    layer = _elementwise(*_sum_over_layers(rows), bandwidth_bytes_per_s, cache_bytes)
     per_row = _line(sampler["tokens_or_seqs"], sampler["time_us"] * 1e-6)
     once = sum(float(rows.select(layer=name, tokens_or_seqs=1.0)["time_us"][0]) * 1e-6 for name in PER_STEP)
     return Overheads(
         layer_fixed_s=rounded(layer["fixed_s"]),
-        layer_token_s=rounded(layer["slope_s"]),
+        layer_token_s=rounded(layer["token_s"]),
+        elementwise_memory=rounded(layer["memory"]),
         step_fixed_s=rounded(once + per_row["fixed_s"]),
         logits_row_s=rounded(per_row["slope_s"]),
         source=f"{rows.name}: {rows.describe('source', 'hardware', 'model')}; {len(rows)} rows",
@@ -118,6 +125,7 @@ def scaled(known: Overheads, bandwidth: float, target_bandwidth: float) -> Overh
     return Overheads(
         layer_fixed_s=known.layer_fixed_s,
         layer_token_s=rounded(known.layer_token_s * ratio),
+        elementwise_memory=known.elementwise_memory,
         step_fixed_s=known.step_fixed_s,
         logits_row_s=rounded(known.logits_row_s * ratio),
         source=f"{known.source}, per-token parts by bandwidth",
@@ -145,11 +153,37 @@ def _line(tokens: FloatColumn, seconds: FloatColumn) -> Parameters:
     return fit(predicted, seconds, np.ones(len(tokens), dtype=bool), bounds)
 
 
+def _elementwise(
+    tokens: FloatColumn, seconds: FloatColumn, bandwidth_bytes_per_s: float, cache_bytes: float
+) -> Parameters:
+    """fixed_s, token_s and memory of what lies between the matrix products of a layer of MODEL."""
+    heads, kv_heads = HEADS[MODEL]
+    parts = (
+        norms(int(HIDDEN), ELEMENT_BYTES),
+        rotary(int(heads), int(kv_heads), HEAD_DIM, ELEMENT_BYTES),
+        activation(2 * INTERMEDIATE, INTERMEDIATE, ELEMENT_BYTES),
+    )
+
+    def predicted(p: Parameters, mask: Mask) -> FloatColumn:
+        cost = elementwise_s(
+            tokens[mask], parts, bandwidth_bytes_per_s=bandwidth_bytes_per_s, cache_bytes=cache_bytes, **p
+        )
+        return np.asarray(cost, dtype=np.float64)
+
+    bounds = {
+        "fixed_s": Bound(1e-5, 1e-7, 1e-3),
+        "token_s": Bound(5e-8, 1e-10, 1e-5),
+        "memory": Bound(0.8, 0.3, 1.0),
+    }
+    return fit(predicted, seconds, np.ones(len(tokens), dtype=bool), bounds)
+
+
 def mean(known: Sequence[Overheads]) -> Overheads:
     """Arithmetic mean of overheads that were scaled to one device."""
     return Overheads(
         layer_fixed_s=rounded(sum(o.layer_fixed_s for o in known) / len(known)),
         layer_token_s=rounded(sum(o.layer_token_s for o in known) / len(known)),
+        elementwise_memory=rounded(sum(o.elementwise_memory for o in known) / len(known)),
         step_fixed_s=rounded(sum(o.step_fixed_s for o in known) / len(known)),
         logits_row_s=rounded(sum(o.logits_row_s for o in known) / len(known)),
         source="mean of " + " and ".join(o.source for o in known),

@@ -91,6 +91,8 @@ def transferred(
         **carried,
         layer_fixed_s=known.layer_fixed_s,
         layer_token_s=rounded(known.layer_token_s * ratio),
+        elementwise_memory=known.elementwise_memory,
+        cache_bytes=known.cache_bytes,
         step_fixed_s=known.step_fixed_s,
         logits_row_s=rounded(known.logits_row_s * ratio),
         transferred_from=source.name,

@@ -17,6 +17,7 @@ from simulator.physics.attention import (
     prefill_seconds,
 )
 from simulator.physics.collectives import Interconnect
+from simulator.physics.elementwise import Traffic, activation, elementwise_s, norms, rotary
 from simulator.physics.kernels import (
     CollectiveOp,
     gemm_bytes,
@@ -25,7 +26,7 @@ from simulator.physics.kernels import (
     grouped_gemm_bytes,
     grouped_gemm_s,
 )
-from simulator.physics.layout import Layout, RankAttention, RankExperts, RankMatrix, StageLayout
+from simulator.physics.layout import Layout, RankAttention, RankExperts, RankLayer, RankMatrix, StageLayout
 from simulator.physics.moe import slowest_rank
 from simulator.physics.power import energy_j, power_fit_of
 from simulator.physics.precision import KernelFormat, Precision
@@ -210,9 +211,31 @@ class Stage:
     def _elementwise(self, tokens: int) -> Cost:
         efficiency = self._context.efficiency
         share = REPLICATED_ELEMENTWISE + (1 - REPLICATED_ELEMENTWISE) / self._ranks
-        scale = share * self._context.layout.hidden / REFERENCE_HIDDEN
-        seconds = self.layout.num_layers * (efficiency.layer_fixed_s + efficiency.layer_token_s * tokens * scale)
-        return Cost("elementwise", seconds, "latency")
+        token_s = efficiency.layer_token_s * share * self._context.layout.hidden / REFERENCE_HIDDEN
+        seconds = 0.0
+        for layer, count in self.layout.layers:
+            seconds += count * elementwise_s(
+                float(tokens),
+                self._elementwise_traffic(layer),
+                fixed_s=efficiency.layer_fixed_s,
+                token_s=token_s,
+                memory=efficiency.elementwise_memory,
+                bandwidth_bytes_per_s=self._bandwidth,
+                cache_bytes=efficiency.cache_bytes,
+            )
+        fixed_s = self.layout.num_layers * efficiency.layer_fixed_s
+        return Cost("elementwise", float(seconds), "memory" if seconds > 2 * fixed_s else "latency")
+
+    def _elementwise_traffic(self, layer: RankLayer) -> list[Traffic]:
+        """Activations between the matrix products; those inside fused experts are part of the experts' kernel."""
+        element = self._context.precision.element_bytes
+        parts = [norms(self._context.layout.hidden, element)]
+        attention = layer.attention
+        if attention.spec.kind == "gqa":
+            parts.append(rotary(attention.num_heads, attention.num_kv_heads, attention.spec.head_dim, element))
+        down = [m for m in layer.matrices if m.name.endswith(".down_proj")]
+        outputs = sum(m.n for m in layer.matrices if m.name.split(".")[-1] in ("gate_up_proj", "gate_proj", "up_proj"))
+        return [*parts, *(activation(outputs, m.k, element) for m in down)]
 
     def token_costs(self, tokens: int) -> list[Cost]:
         """Everything that depends on the scheduled tokens alone."""
