@@ -1,8 +1,12 @@
-"""What physics alone says about a candidate: no schedule can be faster than this.
+"""What physics alone says about a candidate: no schedule can do better than this.
 
-Bounds let the planner drop candidates without simulating them. They hold for any batching policy: a step of T tokens takes
-at least the time of T tokens at the best step size, attention is linear in what it reads, a decode step reads at most the
-whole KV cache.
+Bounds let the planner drop candidates without simulating them, so they must hold for every batching policy:
+
+* a step of T tokens costs at least T / Tmax of the largest step, since no component gets dearer per token as T grows;
+* attention costs at least its slope times the context, pairs and tokens it works on, mixed step or not;
+* steps are at least as many as the batch limit, the token budget and the KV cache enforce, each with its fixed part;
+* in a pipeline the slowest stage alone needs its share of all that;
+* of a shared prefix only what no other request has is sure to be computed.
 """
 
 from __future__ import annotations
@@ -11,56 +15,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planners.demand import Demand, WorkloadStats
+from simulator.batching import RESERVING
 from simulator.deployment import Deployment
 from simulator.physics.shape import StepShape
+from simulator.physics.stage import Stage
 from workloads.slo import Slo
-from workloads.trace import FloatArray, Trace
+from workloads.trace import FloatArray
 
-SAMPLES = 64
-"""Requests (evenly spaced by prompt length) whose unloaded latency is computed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkloadStats:
-    """Sums over a trace that the bounds need."""
-
-    requests: int
-    duration_s: float
-    prompt_tokens: float
-    """To be computed, after the prefix hits of an unbounded cache."""
-    decode_tokens: float
-    decode_context: float
-    """Sum over decode steps of the context read, all requests [tokens]."""
-    prompt_pairs: float
-    sample_inputs: tuple[int, ...]
-    sample_outputs: tuple[int, ...]
-    has_prefixes: bool
-
-    @classmethod
-    def of(cls, trace: Trace) -> WorkloadStats:
-        """Statistics of a trace."""
-        inputs = trace.input_tokens.astype(np.float64)
-        steps = trace.output_tokens.astype(np.float64) - 1
-        order = np.argsort(trace.input_tokens, kind="stable")
-        picks = order[np.linspace(0, len(order) - 1, min(SAMPLES, len(order))).round().astype(np.int64)]
-        computed = 1.0
-        if trace.prefix_ids is not None:
-            from workloads.prefixes import prompt_blocks_hit
-
-            hit, total = prompt_blocks_hit(trace)
-            computed = 1.0 - hit / total if total else 1.0
-        open_loop = trace.concurrency is None and trace.previous is None
-        return cls(
-            requests=len(trace),
-            duration_s=trace.duration_s if open_loop else 0.0,
-            prompt_tokens=float(inputs.sum()) * computed,
-            decode_tokens=float(steps.sum()),
-            decode_context=float((steps * (inputs + 1) + steps * (steps - 1) / 2).sum()),
-            prompt_pairs=float((inputs * (inputs + 1) / 2).sum()) * computed**2,
-            sample_inputs=tuple(trace.input_tokens[picks].tolist()),
-            sample_outputs=tuple(trace.output_tokens[picks].tolist()),
-            has_prefixes=trace.prefix_ids is not None,
-        )
+GRID = 64
+"""Prompt lengths at which the unloaded TTFT is computed; a request counts with the next shorter one."""
+ROUNDING = 1.0 - 1e-5
+"""Times in the event loop are whole ticks; the least step time is rounded by less than this (simulator.clock)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,91 +34,198 @@ class Bounds:
     """Limits that no schedule of the candidate can beat."""
 
     capacity_per_s: float
-    """At most so many requests per second, all replicas."""
+    """At most so many requests per second in the long run, all replicas."""
     load: float
-    """At least this share of the replicas' time is needed; above 1 the queue grows without end (0: closed loop)."""
+    """At least this share of the replicas' time is needed; above 1 the queue grows (0: closed loop)."""
     attainment: float
-    """At most this share of the requests can meet the SLO, even alone on the machine."""
+    """At most this share of the requests can meet the SLO, even if each were alone on the machine."""
+    loaded_attainment: float
+    """At most this share can, all together in the time there is."""
     median_ttft_s: float
-    """Unloaded TTFT of the median prompt."""
+    """Unloaded TTFT of the median request."""
     median_tpot_s: float
-    """Unloaded TPOT of the median prompt."""
+    """Unloaded TPOT of the median request (0 when all have one output token)."""
+    p95_ttft_s: float
+    p95_tpot_s: float
+    duration_s: float
+    """The run takes at least so long, from first arrival to last token."""
+    served: int
+    """Requests that are not refused for their length."""
+    output_tokens: int
+    """Of those requests."""
 
 
 def bound(deployment: Deployment, stats: WorkloadStats, slo: Slo | None) -> Bounds:
     """Bounds of a deployment on a workload."""
-    work_s = _work_s(deployment, stats)
+    window = deployment.step_model.window
+    demand = stats.demand(deployment.effective_max_model_len, window, deployment.engine.prefix_caching)
+    if not len(demand.inputs):
+        return _nothing_served()
     replicas = deployment.plan.dp
-    ttft, tpot = _unloaded(deployment, stats)
-    if slo is None:
-        attainment = 1.0
-    else:
-        e2e = ttft + tpot * (np.array(stats.sample_outputs) - 1)
-        attainment = float(slo.good(ttft, tpot, e2e).mean())
-    middle = len(ttft) // 2
+    work_s = _work_s(deployment, demand)
+    ttft, decode = ttft_s(deployment, demand), decode_s(deployment, demand)
+    several = demand.outputs > 1
+    tpot = decode / np.maximum(1, demand.outputs - 1)
+    unloaded = loaded = 1.0
+    if slo is not None:
+        good = slo.good(ttft, np.where(several, tpot, np.nan), ttft + decode)
+        unloaded = float(good.sum()) / stats.requests
+        loaded = _loaded_attainment(deployment, stats, demand, slo)
+    tpot = tpot[several] if several.any() else np.zeros(1)
     return Bounds(
-        capacity_per_s=replicas * stats.requests / work_s,
+        capacity_per_s=replicas * len(demand.inputs) / work_s,
         load=work_s / (replicas * stats.duration_s) if stats.duration_s > 0 else 0.0,
-        attainment=attainment,
-        median_ttft_s=float(ttft[middle]),
-        median_tpot_s=float(tpot[middle]),
+        attainment=unloaded,
+        loaded_attainment=loaded,
+        median_ttft_s=float(np.median(ttft)),
+        median_tpot_s=float(np.median(tpot)),
+        p95_ttft_s=float(np.percentile(ttft, 95)),
+        p95_tpot_s=float(np.percentile(tpot, 95)),
+        duration_s=max(demand.last_arrival_s + float(ttft.min()), work_s / replicas),
+        served=len(demand.inputs),
+        output_tokens=int(demand.outputs.sum()),
     )
 
 
-def _work_s(deployment: Deployment, stats: WorkloadStats) -> float:
-    """Seconds of one replica that the whole trace needs at the very least."""
-    model, engine = deployment.step_model, deployment.engine
-    budget = engine.max_num_batched_tokens
-    sizes = sorted({max(1, budget // share) for share in (1, 2, 4)})
-    token_s = min(model.step(StepShape(prefill_tokens=size, prefill_seqs=1))[0] / size for size in sizes)
-    full_step_s = model.step(StepShape(prefill_tokens=budget, prefill_seqs=1))[0]
-    seqs = engine.max_num_seqs
-    line = model.decode(seqs)
-    context_s = line.context_s + line.window_s if model.window is None else line.context_s
-    pairs = budget * (budget + 1) // 2
-    with_pairs_s = model.step(StepShape(prefill_tokens=budget, prefill_pairs=pairs, prefill_seqs=1))[0]
-    pair_s = max(0.0, with_pairs_s - full_step_s) / pairs if model.window is None else 0.0
-    kv_tokens = max(1, deployment.memory.kv_tokens)
-    decode_steps = max(stats.decode_tokens / seqs, stats.decode_context / kv_tokens if model.window is None else 0.0)
-    gemm_s = max((stats.prompt_tokens + stats.decode_tokens) * token_s, decode_steps * model.decode(1).base_s)
-    return (gemm_s + stats.decode_context * context_s + stats.prompt_pairs * pair_s) / deployment.plan.pp
+def _nothing_served() -> Bounds:
+    return Bounds(
+        capacity_per_s=0.0,
+        load=0.0,
+        attainment=0.0,
+        loaded_attainment=0.0,
+        median_ttft_s=float("inf"),
+        median_tpot_s=float("inf"),
+        p95_ttft_s=float("inf"),
+        p95_tpot_s=float("inf"),
+        duration_s=0.0,
+        served=0,
+        output_tokens=0,
+    )
 
 
-def _unloaded(deployment: Deployment, stats: WorkloadStats) -> tuple[FloatArray, FloatArray]:
-    """TTFT and TPOT of the sampled requests when each has the replica to itself [s]."""
-    model, engine = deployment.step_model, deployment.engine
-    line = model.decode(1)
-    window = model.window
-    ttft, tpot = [], []
-    for inputs, outputs in zip(stats.sample_inputs, stats.sample_outputs, strict=True):
-        seconds = engine.request_fixed_s + engine.request_token_s * inputs + engine.response_s
-        seconds += _prefill_s(deployment, 1 if stats.has_prefixes and engine.prefix_caching else inputs)
-        ttft.append(seconds)
-        context = inputs + outputs / 2
-        near = context if window is None else min(context, window)
-        tpot.append(line.base_s + line.context_s * context + line.window_s * near)
-    return np.array(ttft), np.array(tpot)
+# -- throughput --------------------------------------------------------------------------------------------------------
+
+
+def largest_step(deployment: Deployment, demand: Demand) -> int:
+    """Tokens that one step can have at most."""
+    engine = deployment.engine
+    if engine.batching == "chunked":
+        return engine.max_num_batched_tokens
+    longest = int((demand.inputs + demand.outputs).max())
+    if engine.batching in RESERVING:
+        return max(engine.max_num_batched_tokens, engine.max_num_seqs * longest)
+    return max(engine.max_num_batched_tokens, longest, engine.max_num_seqs)
+
+
+def _work_s(deployment: Deployment, demand: Demand) -> float:
+    """Seconds that one replica needs for everything, its slowest stage [s]."""
+    engine = deployment.engine
+    steps = max(
+        demand.decode_tokens.sum() / engine.max_num_seqs,
+        demand.computed.sum() / largest_step(deployment, demand),
+    )
+    if not demand.shares_prefixes:
+        steps = max(steps, demand.decode_context.sum() / max(1, deployment.memory.kv_tokens))
+    longest = 0.0
+    for index, stage in enumerate(deployment.step_model.stages):
+        linear = _linear_s(deployment, stage, demand)
+        fixed = stage.tokens(1).seconds + stage.rows(1).seconds + (engine.step_fixed_s if index == 0 else 0.0)
+        attention = _attention_s(stage, demand, prefill_only=False).sum()
+        longest = max(longest, float(attention + max(linear.sum(), steps * fixed)))
+    return longest * ROUNDING
+
+
+def _linear_s(deployment: Deployment, stage: Stage, demand: Demand, prefill_only: bool = False) -> FloatArray:
+    """float64[served]: seconds per request for what depends on the number of tokens and rows in a step."""
+    engine = deployment.engine
+    most = largest_step(deployment, demand)
+    rows = min(engine.max_num_seqs, most)
+    token_s, row_s = stage.tokens(most).seconds / most, stage.rows(rows).seconds / rows
+    if stage.layout.is_first:
+        token_s += engine.step_fixed_s / most + engine.step_token_s
+        row_s += engine.step_seq_s
+    tokens = demand.computed if prefill_only else demand.computed + demand.decode_tokens
+    outputs = 1.0 if prefill_only else demand.decode_tokens + 1.0
+    return tokens * token_s + outputs * row_s
+
+
+def _attention_s(stage: Stage, demand: Demand, prefill_only: bool) -> FloatArray:
+    """float64[served]: seconds per request for attention in a stage, without what a step costs anyway."""
+    seconds = np.zeros(len(demand.inputs))
+    for c in stage.attention:
+        pairs = demand.pairs if c.window is None else demand.window_pairs
+        seconds += c.prefill_pair_s * pairs + (c.prefill_token_s + c.prefill_kv_s) * demand.computed + c.prefill_seq_s
+        if not prefill_only:
+            context = demand.decode_context if c.window is None else demand.window_context
+            seconds += min(c.decode_context_s, c.mixed_context_s) * context + c.decode_seq_s * demand.decode_tokens
+    return seconds
+
+
+def _loaded_attainment(deployment: Deployment, stats: WorkloadStats, demand: Demand, slo: Slo) -> float:
+    """Share of the requests that fits into the time: what meets the SLO is done soon after the last arrival.
+
+    The cheapest requests count first, so no choice of which requests to serve in time does better.
+    """
+    if stats.duration_s <= 0:
+        return 1.0
+    limits: list[tuple[bool, float]] = []
+    if slo.ttft_s is not None:
+        limits.append((True, slo.ttft_s))
+    if slo.e2e_s is not None:
+        limits.append((False, slo.e2e_s))
+    if slo.ttft_s is not None and slo.tpot_s is not None:
+        limits.append((False, slo.ttft_s + slo.tpot_s * float(demand.outputs.max() - 1)))
+    most = len(demand.inputs)
+    for prefill_only, slack_s in limits:
+        time_s = deployment.plan.dp * (stats.duration_s + slack_s)
+        for stage in deployment.step_model.stages:
+            work = _linear_s(deployment, stage, demand, prefill_only) + _attention_s(stage, demand, prefill_only)
+            done = int(np.searchsorted(np.cumsum(np.sort(work * ROUNDING)), time_s, side="right"))
+            most = min(most, done)
+    return most / stats.requests
+
+
+# -- latency of a request that is alone --------------------------------------------------------------------------------
+
+
+def ttft_s(deployment: Deployment, demand: Demand) -> FloatArray:
+    """float64[served]: TTFT at least [s]."""
+    engine = deployment.engine
+    prompts = np.ones_like(demand.inputs) if demand.shares_prefixes else demand.inputs
+    order = np.sort(prompts)
+    grid = np.unique(order[np.linspace(0, len(order) - 1, GRID).astype(np.int64)])
+    seconds = np.array([_prefill_s(deployment, int(tokens)) for tokens in grid])
+    computing = seconds[np.searchsorted(grid, prompts, side="right") - 1]
+    host = engine.request_fixed_s + engine.request_token_s * demand.inputs + engine.response_s
+    total: FloatArray = (host + computing) * ROUNDING
+    return total
 
 
 def _prefill_s(deployment: Deployment, tokens: int) -> float:
-    """Seconds to compute a prompt alone, in chunks of the token budget."""
+    """Seconds to compute a prompt at least; grows with ``tokens``.
+
+    Beyond the token budget every token costs its share of a full step: how decode rows cut the chunks cannot make it
+    less. Pairs count at full occupancy: the real slowdown of short chunks falls at every tile border.
+    """
     from simulator.replica import window_pairs
 
-    model, budget = deployment.step_model, deployment.engine.max_num_batched_tokens
-    seconds, done = 0.0, 0
-    while done < tokens:
-        new = min(budget, tokens - done)
-        pairs = new * done + new * (new + 1) // 2
-        near = pairs if model.window is None else window_pairs(new, done, model.window)
-        last = done + new == tokens
-        shape = StepShape(
-            prefill_tokens=new,
-            prefill_pairs=pairs,
-            window_pairs=near,
-            prefill_seqs=1,
-            prefill_context=done,
-            logits_rows=int(last),
-        )
-        seconds += model.step(shape)[0]
-        done += new
-    return seconds
+    model, engine = deployment.step_model, deployment.engine
+    size = engine.max_num_batched_tokens if engine.batching == "chunked" else tokens
+    pair_s = sum(c.prefill_pair_s for s in model.stages for c in s.attention if c.window is None)
+    near_s = sum(c.prefill_pair_s for s in model.stages for c in s.attention if c.window is not None)
+    pairs = tokens * (tokens + 1) // 2
+    near = pairs if model.window is None else window_pairs(tokens, 0, model.window)
+    last = StepShape(prefill_tokens=min(size, tokens), prefill_seqs=1, logits_rows=1)
+    more = max(0, tokens - size) / size
+    seconds = model.step(last)[0] + pair_s * pairs + near_s * near
+    return seconds + more * model.step(StepShape(prefill_tokens=size, prefill_seqs=1))[0] if more else seconds
+
+
+def decode_s(deployment: Deployment, demand: Demand) -> FloatArray:
+    """float64[served]: seconds from the first token to the last, at least."""
+    model = deployment.step_model
+    line = model.decode(1)
+    beside = model.step(StepShape(decode_seqs=1, prefill_tokens=1, prefill_seqs=1, logits_rows=1))[0]
+    total: FloatArray = demand.decode_tokens * min(line.base_s, beside)
+    total = total + line.context_s * demand.decode_context + line.window_s * demand.window_context
+    return total * ROUNDING

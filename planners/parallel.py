@@ -16,7 +16,8 @@ import numpy as np
 
 from hardware_profiles.errors import UserError, unknown_name
 from hardware_profiles.schema import Cluster
-from planners.bounds import Bounds, WorkloadStats, bound
+from planners.bounds import Bounds, bound
+from planners.demand import WorkloadStats
 from planners.launch import vllm_command
 from planners.pareto import pareto_front
 from planners.pool import Evaluator, Measured
