@@ -37,6 +37,11 @@ class EngineProfile:
     """The same per sequence in the batch [s]."""
     step_token_s: float = 0.0
     """The same per scheduled token [s]."""
+    sync_step_fixed_s: float = 0.0
+    """More host time per step when the next step is not scheduled ahead (async_scheduling off): the device waits for
+    scheduling, inputs and outputs [s]."""
+    sync_step_seq_s: float = 0.0
+    """The same per sequence in the batch [s]."""
     top_p_row_passes: float = 0.0
     """Passes over a row of float32 logits that top-p / top-k filtering makes (sort, cumulative sum, mask, scatter)."""
     sampling: Sampling = "default"

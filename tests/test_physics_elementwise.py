@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from simulator.physics.elementwise import CACHE_SHARE, activation, elementwise_s, norms, rotary
 
 PARTS = (norms(4096, 2.0), rotary(32, 8, 128, 2.0), activation(2 * 14336, 14336, 2.0))

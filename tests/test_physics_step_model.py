@@ -229,6 +229,17 @@ def test_skewed_experts_slow_the_busiest_rank():
     assert skewed.step(prefill_shape(4096))[0] > flat.step(prefill_shape(4096))[0]
 
 
+def test_host_work_shows_when_steps_are_not_scheduled_ahead():
+    exposed = {"sync_step_fixed_s": 1e-3, "sync_step_seq_s": 3e-5}
+    ahead, waiting = (
+        StepModel(LLAMA_8B, cluster(), ParallelPlan(), replace(ENGINE, **exposed, async_scheduling=a))
+        for a in (True, False)
+    )
+    assert waiting.decode(10).base_s - ahead.decode(10).base_s == pytest.approx(1.3e-3)
+    stages = [StepModel(LLAMA_8B, cluster(), ParallelPlan(pp=2), replace(ENGINE, **e)) for e in ({}, exposed)]
+    assert stages[0].decode(10) == stages[1].decode(10), "micro-batches of other stages hide it"
+
+
 def test_host_overhead_is_fixed_plus_per_sequence_plus_per_token():
     bare = build(LLAMA_8B, step_fixed_s=0.0, step_seq_s=0.0, step_token_s=0.0)
     host = build(LLAMA_8B, step_fixed_s=1e-3, step_seq_s=1e-5, step_token_s=1e-6)

@@ -71,8 +71,9 @@ class StepModel:
         """Per device, in the dtype of the linear layers: what MFU refers to."""
         self.bandwidth_bytes_per_s = device.memory_bandwidth_bytes_per_s
         self._tp = plan.tp
-        self._fixed_s = engine.step_fixed_s
-        self._seq_s = engine.step_seq_s
+        exposed = not engine.async_scheduling and plan.pp == 1  # micro-batches of other stages hide the host's work
+        self._fixed_s = engine.step_fixed_s + (engine.sync_step_fixed_s if exposed else 0.0)
+        self._seq_s = engine.step_seq_s + (engine.sync_step_seq_s if exposed else 0.0)
         self._token_s = engine.step_token_s
         self._host_j = energy_j(power_fit_of(device), 1.0, 0.0, 0.0, device.tdp_w) * plan.tp
         self._lines: dict[int, DecodeLine] = {}
