@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_checks import assert_same_run, audited, gap_counts
-from engine_helpers import LineModel, make_trace, random_trace, simulate_small
+from engine_checks import COARSE, assert_same_run, audited, gap_counts, ticks
+from engine_helpers import LineModel, make_trace, random_prefixes, random_trace, simulate_small
 
 from hardware_profiles.errors import UserError
 from simulator.build import build_deployment
@@ -355,3 +355,15 @@ def test_a_router_of_your_own_places_requests() -> None:
     trace = make_trace([0.0, 0.1, 0.2, 0.3], [10, 500, 20, 500], [5] * 4)
     record = simulate_small(trace, num_replicas=3, router=ShortPromptsToTheFirst())
     assert list(record.table.replica) == [0, 1, 0, 2]
+
+
+def test_a_span_ends_where_an_eviction_lets_the_next_request_in() -> None:
+    """Found by fuzzing: without room reserved for whole prompts, a long cached prefix and the chunk behind it can need
+    more blocks than the first chunk alone, so losing the prefix admits the request."""
+    trace = random_prefixes(10002, random_trace(10002, 60, 1000.0), 128, shared_blocks=1)
+    scarce: dict[str, Any] = {"num_blocks": 44, "max_model_len": 700, "max_num_batched_tokens": 64, "swap": True}
+    scarce |= {"host_blocks": 20, "reserve_full_prompt": False, "prefix_caching": True, "watermark_blocks": 1}
+    scarce |= {"window": 64, "request_fixed_s": 0.01}
+    with ticks(COARSE):
+        runs = [simulate_small(trace, exact_steps=exact, **scarce) for exact in (False, True)]
+    assert_same_run(runs[0], runs[1], COARSE)
