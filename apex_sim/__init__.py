@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from apex_sim.api import build_deployment, generate_trace, load_cluster, load_model, load_trace, plan, simulate
     from apex_sim.frames import compare, describe, explain_step
-    from apex_sim.plan_report import pareto_figure
-    from apex_sim.plots import latency_figure, timeline_figure
     from hardware_profiles.errors import UserError
+    from planners.figures import pareto_figure
     from planners.parallel import PlanResult
     from simulator.deployment import Deployment
+    from simulator.figures import latency_figure, timeline_figure
     from simulator.result import SimulationResult
     from workloads.slo import Slo, parse_slo
     from workloads.synthetic import PromptPool, Sessions, SharedPrefix
@@ -35,9 +35,9 @@ _WHERE = {
     "compare": "apex_sim.frames",
     "explain_step": "apex_sim.frames",
     "describe": "apex_sim.frames",
-    "latency_figure": "apex_sim.plots",
-    "timeline_figure": "apex_sim.plots",
-    "pareto_figure": "apex_sim.plan_report",
+    "latency_figure": "simulator.figures",
+    "timeline_figure": "simulator.figures",
+    "pareto_figure": "planners.figures",
     "Deployment": "simulator.deployment",
     "SimulationResult": "simulator.result",
     "PlanResult": "planners.parallel",

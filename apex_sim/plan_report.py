@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from apex_sim.files import to_json, write_atomically, write_text
-from apex_sim.plots import COLOURS, new_figure, save
 from apex_sim.report import PROVENANCE, describe_deployment
 from apex_sim.text import milliseconds, number, share, table
+from planners.figures import pareto_figure
 from planners.parallel import OBJECTIVES, Entry, PlanResult
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from simulator.figures import save
 
 LOSERS = 12
 """Losing layouts listed with their reasons; the JSON and CSV have all."""
@@ -112,51 +110,6 @@ def plan_dict(result: PlanResult) -> dict[str, Any]:
         "pareto": [row for row in rows if row["pareto"]],
         "candidates": rows,
     }
-
-
-def pareto_figure(result: PlanResult) -> Figure:
-    """Cost against latency of all simulated candidates; the front is marked, the best is named."""
-    from matplotlib.ticker import LogFormatter
-
-    figure, axes = new_figure(1, 2, width=11, height=4.4)
-    groups = (
-        (
-            "screened on the busiest stretch",
-            [e for e in result.entries if e.measured is None and e.screen],
-            COLOURS[5],
-            "x",
-        ),
-        ("whole trace", [e for e in result.entries if e.measured and e not in result.pareto], COLOURS[0], "o"),
-        ("Pareto front", [e for e in result.pareto if e is not result.best], COLOURS[2], "o"),
-        ("best", [result.best], COLOURS[1], "*"),
-    )
-    has_price = result.cluster.device.price is not None
-    cost = "usd_per_million_output_tokens" if has_price else "joules_per_output_token"
-    for axis, (metric, label) in zip(axes[0], (("p95_ttft_ms", "TTFT"), ("p95_tpot_ms", "TPOT")), strict=True):
-        for name, entries, colour, marker in groups:
-            points = [e.best_known.metrics for e in entries if e.best_known is not None]
-            if points:
-                size = 160 if marker == "*" else 34
-                axis.scatter(
-                    [p[metric] for p in points], [p[cost] for p in points], s=size, c=colour, marker=marker, label=name
-                )
-        for entry in result.pareto:
-            assert entry.measured is not None
-            m = entry.measured.metrics
-            axis.annotate(
-                entry.candidate.layout, (m[metric], m[cost]), xytext=(5, 5), textcoords="offset points", fontsize=8
-            )
-        limit = None if result.slo is None else getattr(result.slo, f"{label.lower()}_s")
-        if limit is not None:
-            axis.axvline(limit * 1e3, color=COLOURS[4], linestyle="--", linewidth=1, label=f"SLO {limit * 1e3:g} ms")
-        axis.set_xscale("log")
-        for ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
-            ticks(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.7)))
-        axis.set_xlabel(f"p95 {label} [ms]")
-    axes[0][0].set_ylabel("$ per 1M output tokens" if has_price else "J per output token")
-    axes[0][0].legend(frameon=False, fontsize=8)
-    figure.suptitle(f"{result.model.name} on {result.cluster.name}: {result.trace.name}")
-    return figure
 
 
 def write_plan(result: PlanResult, files: dict[str, Path], folder: Path | None) -> None:

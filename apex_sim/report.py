@@ -80,7 +80,7 @@ def _usd(value: float | None) -> str:
 
 def write_run(result: SimulationResult, folder: Path, config: dict[str, Any]) -> list[Path]:
     """Write requests, timeline, summary, configuration and plots into ``folder``; returns the paths."""
-    from apex_sim.plots import plot_latency, plot_timeline
+    from simulator.figures import save
 
     requests, timeline = result.requests, result.timeline
     written = [_write_frame(requests, folder / "requests", index=True)]
@@ -90,9 +90,9 @@ def write_run(result: SimulationResult, folder: Path, config: dict[str, Any]) ->
     write_text(written[-1], to_json(result.summary))
     written.append(folder / "config.yaml")
     write_text(written[-1], to_yaml(config))
-    for name, plot in (("latency.png", plot_latency), ("timeline.png", plot_timeline)):
+    for name, figure in (("latency.png", result.plot_latency()), ("timeline.png", result.plot_timeline())):
         written.append(folder / name)
-        write_atomically(written[-1], lambda path, plot=plot: plot(result, path))  # type: ignore[misc]
+        write_atomically(written[-1], lambda path, figure=figure: save(figure, path))  # type: ignore[misc]
     return written
 
 

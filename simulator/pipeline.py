@@ -125,6 +125,7 @@ class PipelineReplica:
         counters = self.record.counters
         counters.prefill_tokens += shape.prefill_tokens
         counters.prefill_pairs += shape.prefill_pairs
+        counters.window_pairs += shape.window_pairs
         counters.mixed_steps += bool(lane.flying)
         counters.busy_ticks += stages[0]
         counters.peak_running = max(counters.peak_running, core.num_running)
@@ -159,7 +160,7 @@ class PipelineReplica:
                 self._leave(done, now)
         timeline = self.record.timeline
         if now >= timeline.next_tick:
-            timeline.add(now, core.num_running, len(core.waiting), core.used_blocks(), counters.joules)
+            timeline.add(now, core.num_running, len(core.waiting), core.used_blocks(), counters)
         self._start_later(max(now, self._stage_free[0]))
 
     def _commit_decode(self, index: int, now: int) -> None:
@@ -167,6 +168,7 @@ class PipelineReplica:
         producing = len(lane.heap)
         counters.decode_tokens += producing
         counters.decode_context += lane.context
+        counters.decode_window += lane.window_context
         regular = producing
         for tick, count in flight.late.items():
             self.record.gaps.add(count, 1, now - tick, 0)

@@ -24,7 +24,11 @@ class Counters:
     prefill_pairs: int = 0
     decode_tokens: int = 0
     decode_context: int = 0
-    """Sum over decode steps of the KV entries read."""
+    """Sum over decode steps of the KV entries read in full-attention layers."""
+    decode_window: int = 0
+    """The same in sliding-window layers; 0 when no layer has a window."""
+    window_pairs: int = 0
+    """As prefill_pairs, in sliding-window layers; equal to it when no layer has a window."""
     mixed_steps: int = 0
     swapped_tokens: int = 0
     preemptions: int = 0
@@ -37,23 +41,26 @@ class Timeline:
     """Samples of a replica's state at step boundaries, thinned by doubling the interval when there are too many."""
 
     LIMIT = 4096
+    COLUMNS = 6
 
     def __init__(self) -> None:
         self.rows = array("d")
         self.next_tick = 0
         self._interval = clock.to_ticks(0.01)
 
-    def add(self, tick: int, running: int, waiting: int, used_blocks: int, joules: float) -> None:
-        """Record one sample; call only at or after ``next_tick``."""
-        self.rows.extend((tick / clock.TICKS_PER_S, running, waiting, used_blocks, joules))
-        if len(self.rows) >= 5 * self.LIMIT:
+    def add(self, tick: int, running: int, waiting: int, used_blocks: int, counters: Counters) -> None:
+        """Record one sample, with the energy and busy time so far; call only at or after ``next_tick``."""
+        ticks_per_s = clock.TICKS_PER_S
+        row = (tick / ticks_per_s, running, waiting, used_blocks, counters.joules, counters.busy_ticks / ticks_per_s)
+        self.rows.extend(row)
+        if len(self.rows) >= self.COLUMNS * self.LIMIT:
             self._thin()
         self.next_tick = tick + self._interval
 
     def _thin(self) -> None:
         kept = array("d")
-        for begin in range(0, len(self.rows), 10):
-            kept.extend(self.rows[begin : begin + 5])
+        for begin in range(0, len(self.rows), 2 * self.COLUMNS):
+            kept.extend(self.rows[begin : begin + self.COLUMNS])
         self.rows = kept
         self._interval *= 2
 

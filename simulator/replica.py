@@ -248,6 +248,7 @@ class Replica:
         counters.mixed_steps += 1
         counters.prefill_tokens += shape.prefill_tokens
         counters.prefill_pairs += shape.prefill_pairs
+        counters.window_pairs += shape.window_pairs
         if core.num_running > counters.peak_running:
             counters.peak_running = core.num_running
 
@@ -336,13 +337,16 @@ class Replica:
                     self._done(request)
         timeline = self.record.timeline
         if now >= timeline.next_tick:
-            timeline.add(now, core.num_running, len(core.waiting), core.used_blocks(), counters.joules)
+            timeline.add(now, core.num_running, len(core.waiting), core.used_blocks(), counters)
 
     def _commit_decode(self, seqs: int, steps: int) -> None:
         lane, counters = self.core.lane, self.record.counters
         producing = len(lane.heap)
         counters.decode_tokens += producing * steps
-        counters.decode_context += steps * lane.context + seqs * (steps * (steps - 1) // 2)
+        pairs = steps * (steps - 1) // 2
+        counters.decode_context += steps * lane.context + seqs * pairs
+        if lane.window is not None:
+            counters.decode_window += steps * lane.window_context + lane.growing * pairs
         if self._late:
             self._commit_late(producing, steps)
         else:

@@ -18,6 +18,7 @@ from workloads.trace import Trace
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 Floats = npt.NDArray[np.float64]
 
@@ -70,6 +71,10 @@ class Spread:
         return {key: value * 1e3 for key, value in fields.items()}
 
 
+def _ms(value: float, digits: int) -> str:
+    return "-" if np.isnan(value) else f"{value:,.{digits}f} ms"
+
+
 @dataclass(eq=False)
 class SimulationResult:
     """One simulated run. Latencies are the client's (queueing, tokenisation and response included)."""
@@ -85,8 +90,8 @@ class SimulationResult:
         plan, s = self.deployment.plan, self.summary
         return (
             f"<SimulationResult: {self.deployment.model.name} on {plan.num_devices} of {self.deployment.cluster.name}, "
-            f"{s['completed']:,} of {s['num_prompts']:,} requests, p95 TTFT {s['p95_ttft_ms']:,.0f} ms, "
-            f"p95 TPOT {s['p95_tpot_ms']:,.1f} ms>"
+            f"{s['completed']:,} of {s['num_prompts']:,} requests, p95 TTFT {_ms(s['p95_ttft_ms'], 0)}, "
+            f"p95 TPOT {_ms(s['p95_tpot_ms'], 1)}>"
         )
 
     # -- columns ---------------------------------------------------------------------------------------------------
@@ -133,15 +138,16 @@ class SimulationResult:
     @cached_property
     def timeline(self) -> pd.DataFrame:
         """Samples at step boundaries: replica, time_s, running, waiting, kv_usage (share of blocks), power_w (mean since
-        the sample before, of the replica's devices while busy)."""
+        the sample before, of the replica's devices, idle power included)."""
         import pandas as pd
 
         blocks = self.deployment.memory.num_blocks
         frames = []
         for index, replica in enumerate(self.record.replicas):
-            rows = np.frombuffer(replica.timeline.rows).reshape(-1, 5)
+            rows = np.frombuffer(replica.timeline.rows).reshape(-1, replica.timeline.COLUMNS)
             elapsed = np.diff(rows[:, 0], prepend=0.0)
-            joules = np.diff(rows[:, 4], prepend=0.0)
+            idle_s = np.maximum(0.0, elapsed - np.diff(rows[:, 5], prepend=0.0))
+            joules = np.diff(rows[:, 4], prepend=0.0) + self._idle_w * idle_s
             frames.append(
                 pd.DataFrame(
                     {
@@ -155,6 +161,20 @@ class SimulationResult:
                 )
             )
         return pd.concat(frames, ignore_index=True)
+
+    # -- figures ---------------------------------------------------------------------------------------------------
+
+    def plot_latency(self) -> Figure:
+        """Cumulative distributions of TTFT, TPOT and E2E."""
+        from simulator.figures import latency_figure
+
+        return latency_figure(self)
+
+    def plot_timeline(self) -> Figure:
+        """Running and waiting requests, KV blocks and power over time."""
+        from simulator.figures import timeline_figure
+
+        return timeline_figure(self)
 
     # -- aggregates ------------------------------------------------------------------------------------------------
 
@@ -179,6 +199,14 @@ class SimulationResult:
             return self.completed
         return self.slo.good(self.column("ttft_s"), self.column("tpot_s"), self.column("e2e_s"))
 
+    @cached_property
+    def max_concurrent_requests(self) -> int:
+        """Most requests in flight at once as clients see it, from arrival to last token; at equal times, ends come first."""
+        done = self.completed
+        times = np.concatenate((self.column("finish_s")[done], self.column("arrival_s")[done]))
+        steps = np.repeat((-1, 1), int(done.sum()))
+        return int(np.cumsum(steps[np.lexsort((steps, times))]).max(initial=0))
+
     @property
     def attainment(self) -> float:
         """Share of all requests that meet the SLO; rejected ones count as missing it."""
@@ -193,12 +221,15 @@ class SimulationResult:
     def energy_j(self) -> float:
         """Joules of all devices from the first arrival to the end: steps, and idle power in between."""
         busy_j = sum(replica.counters.joules for replica in self.record.replicas)
-        idle_w = self.deployment.cluster.device.idle_w or 0.0
-        devices = self.deployment.plan.devices_per_replica
         idle_s = sum(
             max(0.0, self.duration_s - self._busy_s(replica.counters.busy_ticks)) for replica in self.record.replicas
         )
-        return busy_j + idle_w * devices * idle_s
+        return busy_j + self._idle_w * idle_s
+
+    @property
+    def _idle_w(self) -> float:
+        """Idle power of a replica's devices [W]; 0 where the profile has none."""
+        return (self.deployment.cluster.device.idle_w or 0.0) * self.deployment.plan.devices_per_replica
 
     @staticmethod
     def _busy_s(ticks: int) -> float:
@@ -216,18 +247,22 @@ class SimulationResult:
 
     @cached_property
     def mfu(self) -> float:
-        """Model FLOP utilisation: FLOP executed over dense peak, all devices, idle time included."""
+        """Model FLOP utilisation: FLOP executed over dense peak, all devices, idle time included.
+
+        The LM head counts once per output token; rows sampled again after a preemption are left out.
+        """
         totals = [replica.counters for replica in self.record.replicas]
+        model = self.deployment.step_model
+        windowed = model.window is not None
         shape = StepShape(
             decode_seqs=sum(c.decode_tokens for c in totals),
             context_tokens=sum(c.decode_context for c in totals),
-            window_tokens=sum(c.decode_context for c in totals),
+            window_tokens=sum(c.decode_window if windowed else c.decode_context for c in totals),
             prefill_tokens=sum(c.prefill_tokens for c in totals),
             prefill_pairs=sum(c.prefill_pairs for c in totals),
-            window_pairs=sum(c.prefill_pairs for c in totals),
-            logits_rows=sum(c.decode_tokens for c in totals) + len(self.trace),
+            window_pairs=sum(c.window_pairs for c in totals),
+            logits_rows=sum(c.decode_tokens for c in totals) + int(self.completed.sum()),
         )
-        model = self.deployment.step_model
         capacity = model.peak_flop_per_s * self.deployment.plan.num_devices * self.duration_s
         return model.flop(shape) / capacity if capacity else 0.0
 
@@ -256,7 +291,7 @@ class SimulationResult:
             "backend": "apex-sim",
             "model_id": self.deployment.model.name,
             "num_prompts": len(self.trace),
-            "request_rate": rate(len(self.trace)) if self.trace.concurrency else self.trace.request_rate_per_s,
+            "request_rate": rate(count) if self.trace.concurrency else self.trace.request_rate_per_s,
             "max_concurrency": self.trace.concurrency,
             "duration": duration,
             "completed": count,
@@ -264,10 +299,11 @@ class SimulationResult:
             "total_input_tokens": inputs,
             "total_output_tokens": outputs,
             "request_throughput": rate(count),
-            "request_goodput": rate(int(self.good.sum())),
+            "request_goodput": None if self.slo is None else rate(int(self.good.sum())),
             "output_throughput": rate(outputs),
             "total_token_throughput": rate(inputs + outputs),
             "output_throughput_per_gpu": rate(outputs) / self.deployment.plan.num_devices,
+            "max_concurrent_requests": self.max_concurrent_requests,
             "slo": None if self.slo is None else str(self.slo),
             "slo_attainment": self.attainment if self.slo is not None else None,
         }
@@ -304,7 +340,7 @@ class SimulationResult:
     def _economics(self) -> dict[str, Any]:
         outputs = int(self.column("output_tokens").sum())
         tokens = outputs + int(self.column("input_tokens")[self.completed].sum())
-        hourly, energy = self.usd_per_hour, self.energy_j
+        hourly, energy, completed = self.usd_per_hour, self.energy_j, int(self.completed.sum())
         usd = None if hourly is None else hourly * self.duration_s / 3600
 
         def per_million(amount: float | None, count: int) -> float | None:
@@ -317,7 +353,7 @@ class SimulationResult:
             "usd_per_million_tokens": per_million(usd, tokens),
             "energy_j": energy,
             "joules_per_output_token": energy / outputs if outputs else None,
-            "joules_per_request": energy / max(1, int(self.completed.sum())),
+            "joules_per_request": energy / completed if completed else None,
             "average_power_w": energy / self.duration_s if self.duration_s else 0.0,
             "provenance": self.deployment.step_model.provenance,
         }
