@@ -171,3 +171,16 @@ def test_a_router_knows_what_finished_in_the_instant_of_its_decision(exact_steps
         three, model=FixedStep(), num_replicas=2, routing="least-outstanding", exact_steps=exact_steps
     )
     assert list(record.table.replica) == [0, 1, 1]
+
+
+def test_the_slowest_stage_sets_the_pace_of_a_pipeline() -> None:
+    """Stages of 2 and 8 ms, two batches in flight: one leaves every 8 ms, not two every 10 ms."""
+
+    class Uneven(FixedStep):
+        def stage_s(self, shape: StepShape) -> tuple[float, ...]:
+            return 0.2 * STEP_S, 0.8 * STEP_S
+
+    outputs, requests = 50, 20
+    trace = make_trace([0.0] * requests, [10] * requests, [outputs] * requests)
+    record = simulate_small(trace, model=Uneven(), max_num_seqs=2, max_num_batched_tokens=10, stages=2)
+    assert record.end_s == pytest.approx(requests * outputs * 0.8 * STEP_S, rel=1 / outputs)
