@@ -28,7 +28,7 @@ def pareto_figure(result: PlanResult) -> Figure:
         plain_ticks(axis)
         axis.set_xlabel(f"p95 {label} [ms]")
     axes[0][0].set_ylabel("$ per 1M output tokens" if priced else "J per output token")
-    axes[0][0].set_ylim(bottom=0)
+    axes[0][0].set_ylim(0, 1.06 * axes[0][0].get_ylim()[1])
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, ncols=4, loc="outside lower center")
     figure.suptitle(f"{result.model.name} on {result.cluster.name}, {result.trace.name}", fontsize=11)

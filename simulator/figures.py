@@ -43,11 +43,15 @@ def save(figure: Figure, path: str | Path) -> None:
 
 
 def plain_ticks(axis: Any) -> None:
-    """Ticks of a logarithmic x axis as 200, 500, 1000 instead of powers of ten."""
-    from matplotlib.ticker import LogFormatter
+    """Ticks of a logarithmic x axis as 200, 500, 1000 instead of powers of ten, as many as fit; call after plotting."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    for set_formatter in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
-        set_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.7)))
+    low, high = axis.get_xlim()
+    decades = np.log10(high / low)
+    steps = (1, 1.5, 2, 3, 5, 7) if decades < 0.8 else (1, 2, 5) if decades < 2.5 else (1,)
+    axis.xaxis.set_major_locator(LogLocator(subs=steps, numticks=99))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
 
 
 def latency_figure(result: SimulationResult) -> Figure:
