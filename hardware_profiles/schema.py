@@ -84,6 +84,8 @@ class MoeFit:
     norm: float
     row_pad: float = 1.0
     activation: float = 1.0
+    sharded: float = 1.0
+    """Factor on the time of a rank that holds only some of the experts (ep > 1) and sees the tokens of all."""
     median_error: float | None = None
     p90_error: float | None = None
     source: str = ""

@@ -103,6 +103,14 @@ def test_grouped_gemm_reads_only_active_experts():
     assert times == sorted(times)
 
 
+def test_a_rank_with_some_of_the_experts_pays_for_the_rows_of_all():
+    kwargs = dict(hidden=4096, intermediate=14336, weight_bytes=2.0, activation_bytes=2.0)
+    fit = replace(DEFAULT_MOE["bfloat16"], sharded=1.4)
+    peaks = dict(peak_flop_per_s=PEAK, bandwidth_bytes_per_s=BANDWIDTH)
+    whole, part = (kernels.grouped_gemm_s(64.0, 4.0, fit=fit, sharded=s, **peaks, **kwargs) for s in (False, True))
+    assert part == pytest.approx(1.4 * whole)
+
+
 def test_uniform_routing_hits_the_closed_form():
     assert expected_active_experts(1, 8, 2) == pytest.approx(2)
     assert expected_active_experts(10, 256, 8) == pytest.approx(256 * (1 - (1 - 8 / 256) ** 10))

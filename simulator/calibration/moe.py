@@ -34,6 +34,7 @@ BOUNDS: Mapping[str, Bound] = {
     "norm": Bound(3.0, 2.0, 12.0),
     "row_pad": Bound(16.0, 1.0, 32.0),  # wider tiles and softer norms fit no better, at efficiencies above any kernel's
     "activation": Bound(1.0, 0.05, 10.0),
+    "sharded": Bound(1.2, 1.0, 2.0),
 }
 
 
@@ -93,7 +94,7 @@ def predict(rows: Table, device: DeviceProfile, key: str, fit: MoeFit) -> FloatC
         activation_bytes=rule.activation_bytes,
         fit=fit,
     )
-    return np.asarray(seconds, dtype=np.float64)
+    return np.asarray(seconds * np.where(rows["moe_ep_size"] > 1, fit.sharded, 1.0), dtype=np.float64)
 
 
 def fit_moe(rows: Table, device: DeviceProfile, key: str) -> tuple[MoeFit, Points]:
@@ -102,9 +103,10 @@ def fit_moe(rows: Table, device: DeviceProfile, key: str) -> tuple[MoeFit, Point
     def predicted(p: Parameters, mask: Mask) -> FloatColumn:
         return predict(rows.where(mask), device, key, MoeFit(**p))
 
+    bounds = BOUNDS if (rows["moe_ep_size"] > 1).any() else {**BOUNDS, "sharded": Bound(1.0, 1.0, 1.0)}
     measured_s = rows["latency_ms"] * 1e-3
     groups = group_keys(*(rows[c] for c in ("hidden_size", "inter_size", "moe_tp_size", "moe_ep_size")))
-    scored = fit_and_score(predicted, measured_s, groups, BOUNDS)
+    scored = fit_and_score(predicted, measured_s, groups, bounds)
     result = MoeFit(
         **rounded_all(scored.parameters),
         median_error=rounded(scored.median_error, 3),

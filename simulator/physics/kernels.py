@@ -187,12 +187,14 @@ def grouped_gemm_s(
     activation_bytes: float,
     fit: MoeFit,
     num_matrices: int = 3,
+    sharded: bool = False,
 ) -> Real:
     """All matrices of the routed experts of one layer on one rank [s].
 
     ``rows``: (token, expert) pairs that land on this rank, tokens * top_k / ep when balanced; ``active_experts``: the
     expected number of this rank's experts with at least one row (``moe.expected_active_experts``); ``intermediate``: an
     expert's width on this rank. As ``gemm_s`` on padded rows; ``num_matrices`` is 3 for gated experts (gate, up, down).
+    ``sharded``: other ranks hold other experts, and this one sorts and sums rows of all (fit.sharded).
     """
     flop = 2.0 * padded_rows(rows, active_experts, fit.row_pad) * num_matrices * hidden * intermediate
     moved = grouped_gemm_bytes(
@@ -206,7 +208,8 @@ def grouped_gemm_s(
         activation=fit.activation,
     )
     compute_s = flop / (fit.compute * peak_flop_per_s)
-    return smooth_max(compute_s, moved / (fit.memory * bandwidth_bytes_per_s), fit.norm) + fit.launch_s
+    seconds = smooth_max(compute_s, moved / (fit.memory * bandwidth_bytes_per_s), fit.norm) + fit.launch_s
+    return seconds * fit.sharded if sharded else seconds
 
 
 def collective_bytes(op: CollectiveOp, nbytes: Real, ranks: Real) -> Real:

@@ -169,6 +169,7 @@ class Stage:
             activation_bytes=fmt.activation_bytes,
             fit=fmt.moe,
             num_matrices=experts.num_matrices,
+            sharded=experts.ep > 1,
         )
         peak_s = flop / fmt.peak_flop_per_s
         bound = gemm_bound(seconds, peak_s / fmt.moe.compute, moved / (fmt.moe.memory * self._bandwidth))
