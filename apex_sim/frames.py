@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hardware_profiles.errors import UserError, unknown_name
-from planners.parallel import PlanResult
 from simulator.deployment import Deployment
 from simulator.result import SimulationResult
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from planners.parallel import PlanResult
 
 
 def compare(
