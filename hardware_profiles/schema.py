@@ -51,6 +51,8 @@ class PrefillAttentionFit:
     memory: float
     launch_s: float
     occupancy: float = 0.0
+    tile_rows: float = 1.0
+    """Query rows of a tile that is computed whole against the cached prefix (1: no padding)."""
     median_error: float | None = None
     p90_error: float | None = None
     source: str = ""

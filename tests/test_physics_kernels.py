@@ -176,3 +176,12 @@ def test_moe_model_has_experts_on_every_rank():
     assert (sharded.local_experts, sharded.intermediate) == (2, 14336)
     assert (split.local_experts, split.intermediate) == (8, 3584)
     assert sharded.weight_bytes == split.weight_bytes
+
+
+def test_a_chunk_behind_a_cached_prefix_costs_whole_query_tiles():
+    """16 new tokens behind 8192 cached ones compute as many pairs with those as 128 do; without a prefix none are added."""
+    assert kernels.padding_pairs(16.0, 1.0, 8192.0, 128.0) == 112 * 8192
+    assert kernels.padding_pairs(128.0, 1.0, 8192.0, 128.0) == 0
+    assert kernels.padding_pairs(32.0, 2.0, 2 * 8192.0, 128.0) == 112 * 2 * 8192, "two chunks, each padded"
+    assert kernels.padding_pairs(16.0, 1.0, 0.0, 128.0) == 0
+    assert kernels.padding_pairs(16.0, 1.0, 8192.0, 1.0) == 0

@@ -24,9 +24,6 @@ LAUNCH_BOUND_SHARE = 0.05
 so it stays in the cache, which in serving it never does (the weights of every layer pass in between). Smaller ones are
 kept: their time is the launch term whatever memory they come from."""
 
-SHORTEST_CHUNK = 512.0
-"""Shorter chunks after a cached prefix are left out: tiles of queries are computed whole, which the form ignores."""
-
 PREFILL_SHAPE = ("batch_size", "isl", "prefix_len", "num_heads", "num_key_value_heads")
 DECODE_SHAPE = ("batch_size", "kv_len_minus_1", "num_heads", "num_key_value_heads")
 
@@ -43,14 +40,15 @@ DECODE_BOUNDS: Mapping[str, Bound] = {
 }
 
 
-def fit_prefill(table: Table, device: DeviceProfile) -> tuple[dict[str, PrefillAttentionFit], list[Points]]:
+def fit_prefill(
+    table: Table, device: DeviceProfile, tile_rows: float = 1.0
+) -> tuple[dict[str, PrefillAttentionFit], list[Points]]:
     """Prefill fits of every KV dtype the table has for a device."""
     fits: dict[str, PrefillAttentionFit] = {}
     shown: list[Points] = []
     rows = table.select(framework=FRAMEWORK, head_dim=HEAD_DIM, window_size=0.0, attn_dtype="bfloat16")
-    rows = rows.where((rows["prefix_len"] == 0) | (rows["isl"] >= SHORTEST_CHUNK))
     for key in rows.distinct("kv_cache_dtype"):
-        fits[key], seen = fit_prefill_rows(rows.select(kv_cache_dtype=key), device, key)
+        fits[key], seen = fit_prefill_rows(rows.select(kv_cache_dtype=key), device, key, tile_rows)
         shown.append(seen)
     return fits, shown
 
@@ -81,17 +79,22 @@ def predict_prefill(rows: Table, device: DeviceProfile, key: str, fit: PrefillAt
 
 
 def fit_prefill_rows(
-    rows: Table, device: DeviceProfile, key: str, bounds: Mapping[str, Bound] = PREFILL_BOUNDS
+    rows: Table,
+    device: DeviceProfile,
+    key: str,
+    tile_rows: float = 1.0,
+    bounds: Mapping[str, Bound] = PREFILL_BOUNDS,
 ) -> tuple[PrefillAttentionFit, Points]:
     """Fit one KV dtype."""
 
     def predicted(p: Parameters, mask: Mask) -> FloatColumn:
-        return predict_prefill(rows.where(mask), device, key, PrefillAttentionFit(**p))
+        return predict_prefill(rows.where(mask), device, key, PrefillAttentionFit(**p, tile_rows=tile_rows))
 
     measured_s = rows["latency_ms"] * 1e-3
     scored = fit_and_score(predicted, measured_s, _groups(rows, "isl", "prefix_len"), bounds)
     result = PrefillAttentionFit(
         **rounded_all(scored.parameters),
+        tile_rows=tile_rows,
         median_error=rounded(scored.median_error, 3),
         p90_error=rounded(scored.p90_error, 3),
         source=_source(rows),

@@ -93,7 +93,7 @@ def fit_device(
         prefills, decodes = (profiles.attention_table(of_device, kind) for kind in ("attn_prefill", "attn_decode"))
         source = PROFILE_SOURCE if measured.profile in profiles.BANDWIDTH else EAGER_PROFILE_SOURCE
     gemm_fits, seen_gemms = gemm.fit_gemms(gemms, device, measured.cache)
-    prefill_fits, seen_prefills = attention.fit_prefill(prefills, device)
+    prefill_fits, seen_prefills = attention.fit_prefill(prefills, device, measured.prefill_tile_rows)
     decode_fits, seen_decodes = attention.fit_decode(decodes, device, measured.cache, measured.mixed_tile_rows)
     between = nearest_overheads(measured, device, overheads)
     efficiency = Efficiency(

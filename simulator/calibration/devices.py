@@ -29,6 +29,8 @@ class MeasuredDevice:
     (their grid has cached prefixes, and contexts the cache excludes elsewhere); without, everything."""
     mixed_tile_rows: float = 0.0
     """Of 16-bit KV caches; see docs/calibration.md."""
+    prefill_tile_rows: float = 128.0
+    """A chunk of 16 tokens behind a cached prefix takes as long as one of 128 (RTX 4090, RTX PRO 6000; vLLM 0.19)."""
     completed_from: str | None = None
     """Measured device that lends the families this one lacks."""
 
@@ -43,8 +45,20 @@ small prompt beside 16 to 104 decodes take as long as steps without one."""
 
 MEASURED: tuple[MeasuredDevice, ...] = (
     MeasuredDevice(name="a100-sxm-80gb", table="a100_sxm", cache=Cache(40e6), mixed_tile_rows=FA2_TILE_ROWS),
-    MeasuredDevice(name="h100-sxm", table="h100_sxm", cache=Cache(50e6), mixed_tile_rows=FA3_TILE_ROWS),
-    MeasuredDevice(name="h200-sxm", table="h200_sxm", cache=Cache(50e6), mixed_tile_rows=FA3_TILE_ROWS),
+    MeasuredDevice(
+        name="h100-sxm",
+        table="h100_sxm",
+        cache=Cache(50e6),
+        mixed_tile_rows=FA3_TILE_ROWS,
+        prefill_tile_rows=FA3_TILE_ROWS,
+    ),
+    MeasuredDevice(
+        name="h200-sxm",
+        table="h200_sxm",
+        cache=Cache(50e6),
+        mixed_tile_rows=FA3_TILE_ROWS,
+        prefill_tile_rows=FA3_TILE_ROWS,
+    ),
     # on data-centre Blackwell vLLM runs prompts and decodes in separate FlashInfer kernels: no shared tiles
     MeasuredDevice(name="b200", table="b200_sxm", cache=Cache(126e6)),
     MeasuredDevice(name="b300", table="b300_sxm", cache=Cache(126e6)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hardware_profiles.schema import DeviceProfile
-from simulator.physics.kernels import OUTPUT_BYTES, QUERY_TILE_ROWS
+from simulator.physics.kernels import OUTPUT_BYTES, QUERY_TILE_ROWS, padding_pairs
 from simulator.physics.layout import RankAttention
 from simulator.physics.precision import Precision
 from simulator.physics.shape import StepShape
@@ -40,6 +40,8 @@ class AttentionCoefficients:
     prefill_seq_s: float
     prefill_pair_s: float
     """Per query-key pair at full occupancy."""
+    prefill_tile_rows: float
+    """Query tiles are computed whole against cached keys."""
     prefill_occupancy: float
     """Slowdown of pairs is 1 + this / (sequences * query tiles)."""
     prefill_token_s: float
@@ -81,6 +83,7 @@ def _linear(
         prefill_fixed_s=prefill.launch_s * layers,
         prefill_seq_s=state_s,
         prefill_pair_s=0.0,
+        prefill_tile_rows=1.0,
         prefill_occupancy=0.0,
         prefill_token_s=flop / (prefill.compute * precision.attention_peak_flop_per_s)
         + io_bytes / (prefill.memory * bandwidth),
@@ -139,6 +142,7 @@ def _softmax(
         prefill_fixed_s=prefill.launch_s * layers,
         prefill_seq_s=0.0,
         prefill_pair_s=pair_flop / compute_rate,
+        prefill_tile_rows=prefill.tile_rows,
         prefill_occupancy=prefill.occupancy * device.num_sms / attention.num_heads,
         prefill_token_s=token_bytes / (prefill.memory * bandwidth),
         prefill_kv_s=kv_bytes / (prefill.memory * bandwidth),
@@ -162,16 +166,20 @@ def attention_coefficients(
 
 def visible_kv(c: AttentionCoefficients, shape: StepShape) -> float:
     """KV entries that the chunks of a step read: their own tokens and the cached ones (within the window)."""
+    return shape.prefill_tokens + _cached_kv(c, shape)
+
+
+def _cached_kv(c: AttentionCoefficients, shape: StepShape) -> float:
     cached = shape.prefill_context
-    if c.window is not None:
-        cached = min(cached, shape.prefill_seqs * c.window)
-    return shape.prefill_tokens + cached
+    return cached if c.window is None else min(cached, shape.prefill_seqs * c.window)
 
 
 def prefill_seconds(c: AttentionCoefficients, shape: StepShape) -> tuple[float, float]:
     """(compute, everything else) of a step's prefill chunks, all blocks of ``c`` [s]; sum as prefill_attention_s."""
     seqs = shape.prefill_seqs or 1
-    pairs = shape.prefill_pairs if c.window is None else shape.window_pairs
+    pairs: float = shape.prefill_pairs if c.window is None else shape.window_pairs
+    if shape.prefill_context:
+        pairs += padding_pairs(shape.prefill_tokens, seqs, _cached_kv(c, shape), c.prefill_tile_rows)
     tiles = -(-(shape.prefill_tokens / seqs) // QUERY_TILE_ROWS)
     compute_s = c.prefill_pair_s * pairs * (1.0 + c.prefill_occupancy / (seqs * tiles))
     compute_s += c.prefill_context_s * shape.prefill_context

@@ -30,8 +30,12 @@ DEFAULT_GEMM = {
     ),
 }
 DEFAULT_PREFILL_ATTENTION = {
-    "bfloat16": PrefillAttentionFit(compute=0.67, memory=0.49, launch_s=9.9e-6, occupancy=0.88, source=_MEDIAN),
-    "fp8": PrefillAttentionFit(compute=0.73, memory=0.38, launch_s=10.3e-6, occupancy=2.7, source=_MEDIAN),
+    "bfloat16": PrefillAttentionFit(
+        compute=0.67, memory=0.49, launch_s=9.9e-6, occupancy=0.88, tile_rows=128.0, source=_MEDIAN
+    ),
+    "fp8": PrefillAttentionFit(
+        compute=0.73, memory=0.38, launch_s=10.3e-6, occupancy=2.7, tile_rows=128.0, source=_MEDIAN
+    ),
 }
 _MIXED = "; mixed rows: median of 7 fits to a mixed prefill/decode kernel table (LLMServingSim, MIT)"
 DEFAULT_DECODE_ATTENTION = {
@@ -79,7 +83,7 @@ def efficiency_of(device: DeviceProfile) -> Efficiency:
         gemm=DEFAULT_GEMM if has_launches else {k: replace(f, launch_s=0.0) for k, f in DEFAULT_GEMM.items()},
         prefill_attention=DEFAULT_PREFILL_ATTENTION
         if has_launches
-        else {k: replace(f, launch_s=0.0, occupancy=0.0) for k, f in DEFAULT_PREFILL_ATTENTION.items()},
+        else {k: replace(f, launch_s=0.0, occupancy=0.0, tile_rows=1.0) for k, f in DEFAULT_PREFILL_ATTENTION.items()},
         decode_attention=DEFAULT_DECODE_ATTENTION
         if has_launches
         else {k: replace(f, launch_s=0.0, mixed_tile_rows=0.0) for k, f in DEFAULT_DECODE_ATTENTION.items()},

@@ -74,6 +74,15 @@ def prefill_attention_flop(pairs: Real, *, num_heads: int, head_dim: int, v_head
     return 2.0 * pairs * num_heads * (head_dim + v_head_dim)
 
 
+def padding_pairs(new_tokens: Real, seqs: Real, cached_tokens: Real, tile_rows: float) -> Real:
+    """Query-key pairs that are computed for nothing: a chunk's last query tile is whole, and meets all cached keys.
+
+    ``cached_tokens`` is the sum over chunks. Padding against a chunk's own keys (half a tile of them) is left out.
+    """
+    rows = new_tokens / seqs
+    return (-(-rows // tile_rows) * tile_rows - rows) * cached_tokens
+
+
 def prefill_attention_bytes(
     new_tokens: Real,
     kv_tokens: Real,
@@ -109,10 +118,12 @@ def prefill_attention_s(
 
     t = flop/(compute*peak*occ) + bytes/(memory*bandwidth) + launch_s; occ = u/(u + occupancy) with
     u = seqs * num_heads * ceil(new_tokens/seqs/128) / num_sms thread blocks per multiprocessor. Compute and memory add
-    up (they hardly overlap in measured kernels). ``kv_tokens``: keys visible to the chunks, cached and new.
+    up (they hardly overlap in measured kernels). ``kv_tokens``: keys visible to the chunks, cached and new; flop counts
+    the padding of the last query tile against cached ones.
     ``kv_bytes``: bytes per KV element. Heads are those of one rank.
     """
-    flop = prefill_attention_flop(pairs, num_heads=num_heads, head_dim=head_dim, v_head_dim=v_head_dim)
+    computed = pairs + padding_pairs(new_tokens, seqs, kv_tokens - new_tokens, fit.tile_rows)
+    flop = prefill_attention_flop(computed, num_heads=num_heads, head_dim=head_dim, v_head_dim=v_head_dim)
     moved = prefill_attention_bytes(
         new_tokens,
         kv_tokens,
