@@ -367,3 +367,27 @@ def test_a_span_ends_where_an_eviction_lets_the_next_request_in() -> None:
     with ticks(COARSE):
         runs = [simulate_small(trace, exact_steps=exact, **scarce) for exact in (False, True)]
     assert_same_run(runs[0], runs[1], COARSE)
+
+
+@pytest.mark.parametrize("batching", ["chunked", "prefill-first"])
+def test_nobody_new_is_admitted_while_a_swapped_request_waits_to_return(batching: str) -> None:
+    record = simulate_small(
+        make_trace([0.0, 0.0, 0.3], [320, 320, 16], [64, 64, 2]),
+        num_blocks=44,
+        max_model_len=400,
+        max_num_batched_tokens=2048,
+        swap=True,
+        batching=batching,
+    )
+    assert list(record.table.preemptions) == [0, 1, 0]
+    assert times(record, "scheduled_s")[2] >= times(record, "finish_s")[0]
+
+
+def test_async_scheduling_sees_who_arrives_just_before_a_step_begins() -> None:
+    """A microsecond before the fourth decode step begins is early enough for the fifth: a span knows when its last step
+    began, to the tick."""
+    alone = simulate_small(make_trace([0.0], [10], [40]), async_scheduling=True)
+    gaps_s = [gap / FINE for gap in sorted(gap_counts(alone, FINE))]
+    fourth_s = alone.table.first_token_s[0] + sum(gaps_s[:3])
+    record = simulate_small(make_trace([0.0, fourth_s - 1e-6], [10, 10], [40, 5]), async_scheduling=True)
+    assert record.table.scheduled_s[1] == pytest.approx(fourth_s + gaps_s[3], abs=1e-9)
