@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from hardware_profiles.cluster import parse_cluster
 from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Cluster
-from simulator.build import EngineSettings, build_deployment
+from simulator.build import EngineSettings, build_deployment, check_compute, check_number, flag, name_of
+from simulator.deployment import Deployment
+from simulator.plan import ParallelPlan
 from simulator.result import SimulationResult
 from simulator.run import Progress
 from simulator.simulate import simulate_deployment
 from workloads.catalog import load_model
 from workloads.model import ModelSpec
-from workloads.slo import Slo, parse_slo
+from workloads.slo import Slo, as_slo
 from workloads.synthetic import generate as generate_trace
 from workloads.trace import Trace
 
@@ -35,6 +40,8 @@ __all__ = [
 DEFAULT_NUM_REQUESTS = 1000
 SAMPLE_WORKLOAD = "chat_small"
 """Bundled workload that is used when none is given."""
+HORIZON_S = 1e9
+"""Longest simulated time [s]: 30 years."""
 
 
 class WorkloadSettings(TypedDict, total=False):
@@ -58,7 +65,7 @@ class AllSettings(EngineSettings, WorkloadSettings, total=False):
 
 def load_cluster(cluster: Cluster | str) -> Cluster:
     """Cluster from 'h100-sxm:8', 'h100-sxm:8x4', a bundled name or a YAML file."""
-    return cluster if isinstance(cluster, Cluster) else parse_cluster(cluster)
+    return cluster if isinstance(cluster, Cluster) else parse_cluster(name_of("cluster", cluster))
 
 
 def load_trace(path: str | Path, **options: Any) -> Trace:
@@ -86,11 +93,26 @@ def make_trace(
 
     ``rate`` with a trace rescales its time to that mean rate. Without trace and rate, the bundled sample is used.
     """
+    if trace_format is not None and not isinstance(trace_format, str):
+        raise UserError(f"--trace-format is {trace_format!r}; it must be text")
+    check_workload(
+        trace,
+        rate=rate,
+        rate_scale=rate_scale,
+        input_len=input_len,
+        output_len=output_len,
+        num_requests=num_requests,
+        arrival=arrival,
+        seed=seed,
+    )
     if trace is None and rate is None and input_len is None and output_len is None and arrival is None:
         trace = SAMPLE_WORKLOAD
     if trace is None:
         if input_len is None or output_len is None:
-            raise UserError("a synthetic workload needs both --input-len and --output-len (tokens, or a distribution)")
+            raise UserError(
+                "a synthetic workload needs both --input-len and --output-len (tokens, or a distribution such as "
+                "'lognormal(median=660,sigma=0.9)'); without one, give --trace"
+            )
         generated = generate_trace(
             input_len=input_len,
             output_len=output_len,
@@ -99,10 +121,7 @@ def make_trace(
             arrival=arrival or "poisson",
             seed=seed,
         )
-        return _rescaled(generated, rate_scale)
-    for name, value in (("--input-len", input_len), ("--output-len", output_len), ("--arrival", arrival)):
-        if value is not None and not (name == "--arrival" and not isinstance(trace, Trace)):
-            raise UserError(f"{name} describes a synthetic workload; it cannot be combined with a trace")
+        return _within_horizon(_rescaled(generated, rate_scale))
     if isinstance(trace, Trace):
         replayed = trace
     else:
@@ -112,21 +131,75 @@ def make_trace(
             options |= {"arrival": arrival, "rate_per_s": rate, "seed": seed}
         replayed = load_trace(trace, **options)
     if num_requests is not None:
-        if num_requests < 1:
-            raise UserError(f"--num-requests is {num_requests}; it must be at least 1")
         replayed = replayed.head(num_requests)
     if rate is not None and arrival is None:
-        if rate <= 0:
-            raise UserError(f"--rate is {rate:g}; it must be greater than 0")
-        replayed = replayed.scale_rate(rate / replayed.request_rate_per_s)
-    return _rescaled(replayed, rate_scale)
+        replayed = _at_rate(replayed, rate)
+    return _within_horizon(_rescaled(replayed, rate_scale))
+
+
+def check_workload(
+    trace: object,
+    *,
+    rate: float | None = None,
+    rate_scale: float = 1.0,
+    input_len: object = None,
+    output_len: object = None,
+    num_requests: int | None = None,
+    arrival: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Values of the wrong kind or sign, and settings that exclude each other, under the names the user gave them."""
+    if trace is not None and not isinstance(trace, Trace | str | Path):
+        raise UserError(
+            f"--trace is {trace!r}; give a Trace, the path of a file, or a bundled sample such as chat_small"
+        )
+    check_number("seed", seed, int, 0)
+    if num_requests is not None:
+        check_number("num_requests", num_requests, int, 1)
+    for name, value in (("rate", rate), ("rate_scale", rate_scale)):
+        if value is not None:
+            check_number(name, value, float, 1 / HORIZON_S)
+    for name, length in (("input_len", input_len), ("output_len", output_len)):
+        if length is None:
+            continue
+        if trace is not None:
+            raise UserError(f"{flag(name)} describes a synthetic workload; it cannot be combined with a trace")
+        if _constant(length) < 1:
+            raise UserError(f"{flag(name)} is {length}; a request has at least 1 token")
+    if arrival is not None and isinstance(trace, Trace):
+        raise UserError("--arrival describes a synthetic workload; it cannot be combined with a trace")
+
+
+def _constant(length: object) -> float:
+    """The number that a length is, infinite when it is a distribution."""
+    try:
+        return float(str(length))
+    except ValueError:
+        return math.inf
+
+
+def _at_rate(trace: Trace, rate: float) -> Trace:
+    """The trace played so that its mean rate is ``rate`` [1/s]."""
+    if trace.concurrency is None and trace.duration_s == 0:
+        raise UserError(
+            f"{trace.name}: all requests arrive at the same instant, so --rate has nothing to scale; give --arrival poisson"
+        )
+    return trace.scale_rate(rate / trace.request_rate_per_s)
+
+
+def _within_horizon(trace: Trace) -> Trace:
+    last_s = float(trace.arrival_s[-1])
+    if last_s > HORIZON_S:
+        raise UserError(
+            f"{trace.name}: the last request arrives after {last_s:.3g} s; the longest simulated time is {HORIZON_S:.0e} s "
+            "(30 years). Raise --rate or send fewer requests"
+        )
+    return trace
 
 
 def _rescaled(trace: Trace, factor: float) -> Trace:
     if factor == 1.0:
         return trace
-    if not factor > 0:
-        raise UserError(f"--rate-scale is {factor:g}; it must be greater than 0")
     return trace.scale_rate(factor)
 
 
@@ -157,15 +230,31 @@ def simulate(
     """
     workload, remaining = _split(settings)
     deployment = build_deployment(model, cluster, engine=engine, tp=tp, pp=pp, dp=dp, ep=ep, **remaining)
-    _ = deployment.memory
+    replayed = make_trace(**workload, seed=seed)
+    check_served(deployment, replayed)
     return simulate_deployment(
-        deployment,
-        make_trace(**workload, seed=seed),
-        slo=parse_slo(slo) if isinstance(slo, str) else slo,
-        seed=seed,
-        exact_steps=exact_steps,
-        progress=progress,
+        deployment, replayed, slo=as_slo(slo), seed=seed, exact_steps=exact_steps, progress=progress
     )
+
+
+def check_served(deployment: Deployment, trace: Trace) -> None:
+    """Refuse a deployment that does not fit or would refuse every request; warn of one that its engine would not start."""
+    longest, positions = deployment.effective_max_model_len, deployment.model.max_position_embeddings
+    shortest = int(trace.input_tokens.min())
+    if shortest >= longest:
+        cause = (
+            "--max-model-len" if deployment.max_model_len is not None else "the longest request the deployment holds"
+        )
+        raise UserError(
+            f"{trace.name}: all {len(trace):,} requests would be refused: the shortest prompt has {shortest:,} tokens, "
+            f"{cause} is {longest:,}. Allow longer requests or send shorter ones"
+        )
+    if longest > positions:
+        warnings.warn(
+            f"--max-model-len {longest} is more than the {positions} positions {deployment.model.name} was made for; "
+            "engines refuse it unless told otherwise",
+            stacklevel=3,
+        )
 
 
 def _split(settings: Any) -> tuple[WorkloadSettings, EngineSettings]:
@@ -206,11 +295,15 @@ def plan(
     from planners.space import SearchSpace
 
     workload, remaining = _split(settings)
-    return plan_parallel(
-        model=model if isinstance(model, ModelSpec) else load_model(model),
-        cluster=load_cluster(cluster),
+    spec = model if isinstance(model, ModelSpec) else load_model(name_of("model", model))
+    machines = load_cluster(cluster)
+    check_compute(machines)
+    check_formats(spec, machines, quantizations, kv_cache_dtypes)
+    result = plan_parallel(
+        model=spec,
+        cluster=machines,
         trace=make_trace(**workload, seed=seed),
-        slo=parse_slo(slo) if isinstance(slo, str) else slo,
+        slo=as_slo(slo),
         space=SearchSpace(
             engine=engine,
             quantizations=quantizations,
@@ -223,3 +316,24 @@ def plan(
         jobs=jobs,
         seed=seed,
     )
+    check_plan(result)
+    return result
+
+
+def check_formats(
+    model: ModelSpec, cluster: Cluster, quantizations: Iterable[str | None], kv_cache_dtypes: Iterable[str]
+) -> None:
+    """UserError for a number format that the planner could not use because nobody knows it."""
+    from simulator.physics.precision import resolve_precision
+
+    for name in quantizations:
+        resolve_precision(model, cluster.device, ParallelPlan(quantization=name))
+    for kind in kv_cache_dtypes:
+        resolve_precision(model, cluster.device, ParallelPlan(kv_cache_dtype=kind))
+
+
+def check_plan(result: PlanResult) -> None:
+    """UserError for a plan under which no request is served."""
+    measured = result.best.measured
+    if measured is not None and not measured.metrics["completed"]:
+        check_served(result.deployment(), result.trace)

@@ -40,7 +40,10 @@ def _show_warning(message: Warning | str, *_: object) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code (0 success, 2 a user's mistake)."""
+    """Run the command line.
+
+    Returns the exit code: 0 success, 2 a user's mistake, 1 output cannot be written, 130 interrupted.
+    """
     from hardware_profiles.errors import UserError
 
     args = build_parser().parse_args(argv)
@@ -49,14 +52,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
             code: int = import_module(f"apex_sim.commands.{args.command}").run(args)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # it is None when the caller closed it
+                sys.stdout.flush()
         except UserError as error:
             print(f"apex-sim: error: {error}", file=sys.stderr)
             return 2
         except BrokenPipeError:
-            sys.stderr.close()
+            _discard_output()
             return 0
+        except OSError as error:
+            print(f"apex-sim: error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+            _discard_output()
+            return 1
         except KeyboardInterrupt:
             print("apex-sim: interrupted", file=sys.stderr)
             return 130
     return code
+
+
+def _discard_output() -> None:
+    """Nobody reads stdout any more: let the interpreter's own flush at exit succeed quietly."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

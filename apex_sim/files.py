@@ -7,37 +7,68 @@ import math
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hardware_profiles.errors import UserError
 
 
-def prepare_folder(path: str | Path) -> Path:
-    """Create an output folder and make sure it can be written; call before the long work."""
+def prepare_folder(path: str | Path, flag: str = "--out") -> Path:
+    """Create an output folder and make sure it can be written; call when the input is known to be good, before the long
+    work. Folders created in vain are removed."""
     folder = Path(path)
+    created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"{folder}: cannot write there: {error.strerror}. Choose another --out folder") from None
+        for parent in created:
+            with suppress(OSError):
+                parent.rmdir()
+        what = "is a file, not a folder" if folder.is_file() else f"cannot write there: {error.strerror}"
+        raise UserError(f"{flag} {folder}: {what}; choose another folder") from None
     return folder
 
 
-def prepare_file(path: str | Path) -> Path:
+def prepare_file(path: str | Path, flag: str) -> Path:
     """Make sure an output file can be written; call before the long work."""
     target = Path(path)
     if target.is_dir():
-        raise UserError(f"{target}: is a folder; name a file in it")
-    if not target.parent.exists():
-        raise UserError(f"{target}: the folder {target.parent} does not exist")
-    prepare_folder(target.parent)
+        raise UserError(f"{flag} {target}: is a folder; name a file in it")
+    if not target.parent.is_dir():
+        raise UserError(f"{flag} {target}: there is no folder {target.parent}; create it or choose another")
+    if _is_special(target):
+        return target
+    try:
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{flag} {target}: cannot write there: {error.strerror}; choose another file") from None
     return target
 
 
+def prepare_figure(path: str | Path, flag: str) -> Path:
+    """The same for a figure, whose suffix says the format."""
+    if Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise UserError(f"{flag} {path}: the ending says the format; use .png, .svg or .pdf")
+    return prepare_file(path, flag)
+
+
+def _is_special(path: Path) -> bool:
+    """A pipe or a device (/dev/null, /dev/stdout): written in place, never replaced."""
+    return path.exists() and not path.is_file()
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it into place."""
+    """Let ``write`` fill a temporary file beside ``path`` (where a link leads), then rename it into place."""
+    if _is_special(path):
+        try:
+            return write(path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+    path = path.resolve()
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
@@ -61,9 +92,9 @@ def _fill(path: Path, text: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN: they become null."""
+    """JSON has neither NaN, which becomes null, nor infinity, which becomes "inf" (as vllm bench serve writes it)."""
     if isinstance(value, float) and not math.isfinite(value):
-        return None
+        return None if math.isnan(value) else str(value)
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -72,7 +103,7 @@ def _plain(value: Any) -> Any:
 
 
 def to_json(data: Any) -> str:
-    """JSON text with a final newline; floats round-trip, NaN is null."""
+    """JSON text with a final newline; floats round-trip, NaN is null, infinity is "inf"."""
     return json.dumps(_plain(data), indent=2) + "\n"
 
 

@@ -27,6 +27,7 @@ ENGINE_SETTINGS = (
     "moe_skew",
 )
 """Names of the settings in arguments, API keywords and resolved configuration: the engine's own where it has them."""
+WORKLOAD_SETTINGS = ("rate", "input_len", "output_len", "num_requests", "arrival")
 
 
 def add_deployment(parser: argparse.ArgumentParser) -> None:
@@ -91,22 +92,34 @@ def engine_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def workload_of(args: argparse.Namespace) -> Trace:
     """The trace that the arguments ask for."""
-    from apex_sim.api import SAMPLE_WORKLOAD, make_trace
+    from apex_sim.api import SAMPLE_WORKLOAD, check_workload, make_trace
     from apex_sim.commands.traces import trace_from_args
 
-    synthetic = (args.rate, args.input_len, args.output_len, args.arrival)
+    given: dict[str, Any] = {name: getattr(args, name) for name in WORKLOAD_SETTINGS}
     file = args.trace
-    if file is None and all(value is None for value in synthetic):
+    if file is None and all(value is None for name, value in given.items() if name != "num_requests"):
         file = SAMPLE_WORKLOAD
-    return make_trace(
-        trace=None if file is None else trace_from_args(file, args, prefix="trace-"),
-        rate=args.rate,
-        input_len=args.input_len,
-        output_len=args.output_len,
-        num_requests=args.num_requests,
-        arrival=args.arrival,
-        seed=args.seed,
-    )
+    check_workload(file, **given, seed=args.seed)
+    if file is None:
+        _no_reading_options(args)
+        return make_trace(**given, seed=args.seed)
+    if args.arrival is not None:  # --arrival and --rate beside a file are how to read it
+        args = argparse.Namespace(**{**vars(args), "trace_arrival": args.arrival, "trace_rate": args.rate})
+        if args.trace_seed == 0:
+            args.trace_seed = args.seed
+        given |= {"arrival": None, "rate": None}
+    return make_trace(trace=trace_from_args(file, args, prefix="trace-"), **given, seed=args.seed)
+
+
+def _no_reading_options(args: argparse.Namespace) -> None:
+    """Options that say how to read a trace have no meaning without one."""
+    from hardware_profiles.errors import UserError
+
+    for name, value in vars(args).items():
+        if name.startswith("trace_") and value not in (None, False, 0, []):
+            raise UserError(
+                f"--{name.replace('_', '-')} says how to read a trace, but the workload is synthetic; drop it"
+            )
 
 
 def workload_config(args: argparse.Namespace) -> dict[str, Any]:
@@ -114,6 +127,6 @@ def workload_config(args: argparse.Namespace) -> dict[str, Any]:
     trace = args.trace
     if trace is not None and Path(trace).exists():
         trace = str(Path(trace).resolve())
-    names = ("rate", "input_len", "output_len", "num_requests", "arrival", "seed", "slo")
+    names = (*WORKLOAD_SETTINGS, "seed", "slo")
     reading = [name for name in vars(args) if name.startswith("trace_")]
     return {"trace": trace, **{name: getattr(args, name) for name in (*names, *reading)}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,8 @@ def summary_text(result: SimulationResult) -> str:
     ]
     lines = [
         describe_deployment(result.deployment),
-        f"workload: {result.trace.name}, {s['num_prompts']:,} requests"
-        + (
-            f", closed loop of {s['max_concurrency']}"
-            if s["max_concurrency"]
-            else f" at {number(s['request_rate'])} req/s"
-        )
+        f"workload: {result.trace.name}, {s['num_prompts']:,} request{'' if s['num_prompts'] == 1 else 's'}"
+        + _pace(result)
         + f", {number(s['duration'])} s simulated",
         "",
         table(["latency", "mean", "median", "p90", "p95", "p99"], rows),
@@ -62,20 +59,37 @@ def summary_text(result: SimulationResult) -> str:
         f"engine       {share(s['utilisation'])} busy, MFU {share(s['mfu'])}, KV peak {share(s['peak_kv_usage'])} of "
         f"{s['num_gpu_blocks']:,} blocks, running/waiting at most {s['peak_running']}/{s['peak_waiting']}, "
         f"{s['num_preemptions']:,} preemptions, prefix hits {share(s['prefix_hit_rate'])}",
-        f"cost         {_usd(s['usd_per_hour'])}/h, {_usd(s['usd_per_million_output_tokens'])} per 1M output tokens, "
-        f"{_usd(s['usd_per_million_tokens'])} per 1M tokens",
+        _cost(s),
         f"energy       {number(s['average_power_w'])} W on average, {number(s['joules_per_output_token'])} J per output token",
     ]
     if s["failed"]:
         lines.append(
-            f"refused      {s['failed']:,} requests longer than max-model-len {result.deployment.effective_max_model_len:,}"
+            f"refused      {s['failed']:,} of {s['num_prompts']:,} requests: prompts of max-model-len "
+            f"({result.deployment.effective_max_model_len:,}) or more"
         )
     lines.append(f"basis        {PROVENANCE[s['provenance']]}")
     return "\n".join(lines)
 
 
+def _pace(result: SimulationResult) -> str:
+    """At what rate requests come."""
+    clients, rate = result.trace.concurrency, result.summary["request_rate"]
+    if clients is not None:
+        return f", closed loop of {clients}"
+    return f" at {number(rate)} req/s" if math.isfinite(rate) else " at once" if len(result.trace) > 1 else ""
+
+
+def _cost(s: dict[str, Any]) -> str:
+    if s["usd_per_hour"] is None:
+        return "cost         unknown: the device profile has no price"
+    return (
+        f"cost         {_usd(s['usd_per_hour'])}/h, {_usd(s['usd_per_million_output_tokens'])} per 1M output tokens, "
+        f"{_usd(s['usd_per_million_tokens'])} per 1M tokens"
+    )
+
+
 def _usd(value: float | None) -> str:
-    return "no price" if value is None else f"${value:,.2f}" if value >= 1 else f"${value:.3g}"
+    return "-" if value is None else f"${value:,.2f}" if value >= 1 else f"${value:.3g}"
 
 
 def write_run(result: SimulationResult, folder: Path, config: dict[str, Any]) -> list[Path]:

@@ -67,8 +67,11 @@ class ProgressBar:
         self._stream.write(f"\r{self._label} [{bar}] {percent:3d}%")
         self._stream.flush()
 
-    def close(self) -> None:
-        """Remove the bar."""
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the bar, however the work ended."""
         if self.enabled and self._shown >= 0:
             self._stream.write("\r\033[K")
             self._stream.flush()

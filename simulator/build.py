@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, TypedDict, Unpack
+import math
+import numbers
+from pathlib import Path
+from typing import Any, TypedDict, Unpack, get_args
 
 from hardware_profiles.cluster import parse_cluster
-from hardware_profiles.errors import UserError
+from hardware_profiles.errors import UserError, unknown_name
 from hardware_profiles.schema import Cluster
 from simulator.deployment import DEFAULT_SWAP_BYTES, Deployment
+from simulator.engine import PreemptionMode
 from simulator.engine_loader import GIB, load_engine
 from simulator.plan import ParallelPlan
 from workloads.catalog import load_model
@@ -35,6 +39,64 @@ class EngineSettings(TypedDict, total=False):
     moe_skew: float
 
 
+_NUMBERS: dict[str, tuple[type, float]] = {
+    "max_num_seqs": (int, 1),
+    "max_num_batched_tokens": (int, 1),
+    "block_size": (int, 1),
+    "max_model_len": (int, 2),
+    "num_gpu_blocks_override": (int, 1),
+    "swap_space": (float, 0),
+    "moe_skew": (float, 0),
+}
+"""Settings that are numbers: their type and smallest value (the shortest request has a prompt and an output token)."""
+_FLAGS = ("enable_prefix_caching", "async_scheduling")
+
+
+def flag(name: str) -> str:
+    """How the command line calls a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def check_number(name: str, value: object, kind: type, smallest: float) -> None:
+    """UserError unless ``value`` is a finite number of that kind, at least ``smallest``."""
+    allowed = numbers.Integral if kind is int else numbers.Real
+    what = "a whole number" if kind is int else "a finite number"
+    if isinstance(value, bool) or not isinstance(value, allowed):
+        raise UserError(f"{flag(name)} is {value!r}; it must be {what}")
+    number = float(value)
+    if not (math.isfinite(number) and number >= smallest):
+        raise UserError(f"{flag(name)} is {number:g}; it must be {what} of at least {smallest:g}")
+
+
+def _check_settings(settings: EngineSettings) -> None:
+    given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+    for name, (kind, smallest) in _NUMBERS.items():
+        if name in given:
+            check_number(name, given[name], kind, smallest)
+    for name in _FLAGS:
+        if name in given and not isinstance(given[name], bool):
+            raise UserError(f"{flag(name)} is {given[name]!r}; it must be True, False or None (the engine's default)")
+    for name in ("quantization", "kv_cache_dtype", "dtype", "routing"):
+        if name in given and not isinstance(given[name], str):
+            raise UserError(f"{flag(name)} is {given[name]!r}; it must be text")
+    share = given.get("gpu_memory_utilization")
+    if share is not None and not (isinstance(share, int | float) and not isinstance(share, bool) and 0 < share <= 1):
+        raise UserError(f"--gpu-memory-utilization is {share!r}; it must be above 0 and at most 1, for example 0.9")
+    mode = given.get("preemption_mode")
+    if mode is not None and mode not in get_args(PreemptionMode):
+        raise unknown_name("preemption mode", str(mode), get_args(PreemptionMode))
+
+
+def check_compute(cluster: Cluster) -> None:
+    """UserError for a device that stores data but cannot run a model."""
+    device = cluster.device
+    if not device.dense_flop_per_s:
+        raise UserError(
+            f"device {device.name!r} (kind {device.kind}) has no dense_flop_per_s: it cannot run a model. "
+            "'apex-sim hardware list --kind gpu' shows devices that can"
+        )
+
+
 def build_deployment(
     model: ModelSpec | str,
     cluster: Cluster | str,
@@ -47,12 +109,13 @@ def build_deployment(
     **settings: Unpack[EngineSettings],
 ) -> Deployment:
     """Model, cluster, layout and engine settings as one value; nothing is simulated. Raises UserError early."""
-    spec = model if isinstance(model, ModelSpec) else load_model(model)
-    machines = cluster if isinstance(cluster, Cluster) else parse_cluster(cluster)
+    spec = model if isinstance(model, ModelSpec) else load_model(name_of("model", model))
+    machines = cluster if isinstance(cluster, Cluster) else parse_cluster(name_of("cluster", cluster))
+    check_compute(machines)
     for name, degree in (("tp", tp), ("pp", pp), ("dp", dp), ("ep", ep)):
-        if degree < 1:
-            raise UserError(f"--{name} is {degree}; it must be at least 1")
-    profile = load_engine(engine, machines.device)
+        check_number(name, degree, int, 1)
+    _check_settings(settings)
+    profile = load_engine(name_of("engine", engine), machines.device)
     changes: dict[str, Any] = {
         "max_num_seqs": settings.get("max_num_seqs"),
         "max_num_batched_tokens": settings.get("max_num_batched_tokens"),
@@ -66,8 +129,6 @@ def build_deployment(
     if "max_num_batched_tokens" in changes and "max_num_seqs" not in changes:
         changes["max_num_seqs"] = min(profile.max_num_seqs, changes["max_num_batched_tokens"])
     swap_gib = settings.get("swap_space")
-    if swap_gib is not None and swap_gib < 0:
-        raise UserError(f"--swap-space is {swap_gib:g}; it must not be negative")
     return Deployment(
         model=spec,
         cluster=machines,
@@ -76,14 +137,23 @@ def build_deployment(
             pp=pp,
             dp=dp,
             ep=ep,
-            dtype=settings.get("dtype", "auto"),
+            dtype=settings.get("dtype") or "auto",
             quantization=settings.get("quantization"),
-            kv_cache_dtype=settings.get("kv_cache_dtype", "auto"),
+            kv_cache_dtype=settings.get("kv_cache_dtype") or "auto",
         ),
         engine=dataclasses.replace(profile, **changes),
         max_model_len=settings.get("max_model_len"),
         num_gpu_blocks_override=settings.get("num_gpu_blocks_override"),
-        routing=settings.get("routing", "round-robin"),
-        moe_skew=settings.get("moe_skew", 0.0),
+        routing=settings.get("routing") or "round-robin",
+        moe_skew=settings.get("moe_skew") or 0.0,
         swap_space_bytes=DEFAULT_SWAP_BYTES if swap_gib is None else swap_gib * GIB,
     )
+
+
+def name_of(what: str, value: object) -> str:
+    """The text a model, cluster or engine is named with."""
+    if isinstance(value, Path):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{flag(what)} is {value!r}; give a name or the path of a file")
+    return value

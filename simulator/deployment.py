@@ -53,7 +53,7 @@ class Deployment:
             raise UserError(
                 f"max_num_batched_tokens ({engine.max_num_batched_tokens}) is less than max_num_seqs "
                 f"({engine.max_num_seqs}); the engine needs a token for every sequence. Use --max-num-seqs "
-                f"{engine.max_num_batched_tokens} or less"
+                f"{engine.max_num_batched_tokens} or less, or --max-num-batched-tokens {engine.max_num_seqs} or more"
             )
         if not 0 < engine.gpu_memory_utilization <= 1:
             raise UserError(

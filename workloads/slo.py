@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -21,8 +22,8 @@ def parse_seconds(text: str, place: str) -> float:
     if match is None:
         raise UserError(f"{place} is {text!r}; write a number with its unit, such as 50ms or 1.5s")
     seconds = float(match.group(1)) * _SECONDS[match.group(2)]
-    if seconds <= 0:
-        raise UserError(f"{place} is {text!r}; it must be greater than 0")
+    if not 0 < seconds < math.inf:
+        raise UserError(f"{place} is {text!r}; it must be above 0 and finite")
     return seconds
 
 
@@ -35,6 +36,14 @@ class Slo:
     e2e_s: float | None = None
     attainment: float = 0.95
     """Share of the requests that must be good."""
+
+    def __post_init__(self) -> None:
+        for name in _LIMITS:
+            seconds = getattr(self, f"{name}_s")
+            if seconds is not None and not (_is_number(seconds) and 0 < seconds < math.inf):
+                raise UserError(f"Slo: {name}_s is {seconds!r}; it must be a number of seconds above 0, or None")
+        if not (_is_number(self.attainment) and 0 < self.attainment <= 1):
+            raise UserError(f"Slo: attainment is {self.attainment!r}; it must be a share above 0 and at most 1")
 
     def good(
         self, ttft_s: npt.NDArray[np.float64], tpot_s: npt.NDArray[np.float64], e2e_s: npt.NDArray[np.float64]
@@ -58,13 +67,28 @@ class Slo:
         return ",".join([*parts, f"attainment={self.attainment:g}"])
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def as_slo(slo: Slo | str | None) -> Slo | None:
+    """An Slo from whatever a caller gave."""
+    if slo is None or isinstance(slo, Slo):
+        return slo
+    if not isinstance(slo, str):
+        raise UserError(f"slo is {slo!r}; give text such as 'ttft=1s,tpot=50ms', an Slo, or None")
+    return parse_slo(slo)
+
+
 def parse_slo(text: str) -> Slo:
     """Slo from 'ttft=1s,tpot=50ms,e2e=10s,attainment=0.95' (any subset)."""
+    if not text.strip():
+        raise UserError("--slo is empty; write limits such as ttft=1s,tpot=50ms")
     limits: dict[str, float] = {}
     for part in text.split(","):
         name, sign, value = (piece.strip() for piece in part.partition("="))
         if name not in (*_LIMITS, "attainment"):
-            raise unknown_name("SLO metric", name, (*_LIMITS, "attainment"))
+            raise UserError(f"--slo {text!r}: {unknown_name('metric', name, (*_LIMITS, 'attainment'))}")
         if not sign or not value:
             raise UserError(f"--slo {text!r}: {name} has no value; write for example {name}=50ms")
         if name in limits:

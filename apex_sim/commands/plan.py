@@ -44,20 +44,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Plan, print, write."""
-    from apex_sim.files import prepare_file, prepare_folder, to_json
+    from apex_sim.api import check_formats, check_plan
+    from apex_sim.files import prepare_figure, prepare_file, prepare_folder, to_json
     from apex_sim.plan_report import plan_dict, plan_text, write_plan
     from apex_sim.text import ProgressBar
     from hardware_profiles.cluster import parse_cluster
     from hardware_profiles.errors import UserError
     from planners.parallel import plan_parallel
     from planners.space import SearchSpace
+    from simulator.build import check_compute
     from workloads.catalog import load_model
     from workloads.slo import parse_slo
 
-    files = {
-        name: prepare_file(path) for name in ("json", "csv", "plot") if (path := getattr(args, name)) not in (None, "-")
-    }
-    folder = prepare_folder(args.out) if args.out is not None else None
     if args.top < 1:
         raise UserError(f"--top is {args.top}; it must be at least 1")
     if args.jobs < 0:
@@ -74,22 +72,31 @@ def run(args: argparse.Namespace) -> int:
         settings=_settings(args),
     )
     model, cluster = load_model(args.model), parse_cluster(args.cluster)
+    check_compute(cluster)
+    check_formats(model, cluster, space.quantizations, space.kv_cache_dtypes)
     trace = options.workload_of(args)
-    progress = ProgressBar("planning")
-    result = plan_parallel(
-        model=model,
-        cluster=cluster,
-        trace=trace,
-        slo=slo,
-        space=space,
-        objective=args.objective,
-        find_max_rate=args.max_rate,
-        top=args.top,
-        jobs=args.jobs or os.cpu_count() or 1,
-        seed=args.seed,
-        progress=progress,
-    )
-    progress.close()
+    prepare = {"json": prepare_file, "csv": prepare_file, "plot": prepare_figure}
+    files = {
+        name: check(path, f"--{name}")
+        for name, check in prepare.items()
+        if (path := getattr(args, name)) is not None and (name, path) != ("json", "-")
+    }
+    folder = prepare_folder(args.out) if args.out is not None else None
+    with ProgressBar("planning") as progress:
+        result = plan_parallel(
+            model=model,
+            cluster=cluster,
+            trace=trace,
+            slo=slo,
+            space=space,
+            objective=args.objective,
+            find_max_rate=args.max_rate,
+            top=args.top,
+            jobs=args.jobs or os.cpu_count() or 1,
+            seed=args.seed,
+            progress=progress,
+        )
+    check_plan(result)
     if args.json == "-":
         print(to_json(plan_dict(result)), end="")
     else:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from apex_sim import options
+
+PATHS = ("model", "cluster", "engine", "trace")
+"""Arguments that are a name or a path."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -17,6 +21,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog="Example: apex-sim simulate --model llama-3.1-70b --cluster h100-sxm:8 --tp 8 --rate 4 "
         "--input-len 'lognormal(median=660,sigma=0.9)' --output-len 180 --slo ttft=1s,tpot=50ms",
     )
+    _add_arguments(parser)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_deployment(parser)
     options.add_plan(parser)
     options.add_workload(parser)
@@ -30,27 +38,27 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Simulate, print, write."""
-    from apex_sim.api import build_deployment
+    from apex_sim.api import build_deployment, check_served
     from apex_sim.files import prepare_file, prepare_folder, to_json, write_text
     from apex_sim.report import summary_text, write_run
     from apex_sim.text import ProgressBar
     from simulator.simulate import simulate_deployment
     from workloads.slo import parse_slo
 
-    json_file = prepare_file(args.json) if args.json not in (None, "-") else None
-    folder = prepare_folder(args.out) if args.out is not None else None
     slo = parse_slo(args.slo) if args.slo is not None else None
     settings: Any = options.engine_settings(args)
     deployment = build_deployment(
         args.model, args.cluster, engine=args.engine, tp=args.tp, pp=args.pp, dp=args.dp, ep=args.ep, **settings
     )
-    _ = deployment.memory
+    _ = deployment.memory, deployment.step_model
     trace = options.workload_of(args)
-    progress = ProgressBar("simulating")
-    result = simulate_deployment(
-        deployment, trace, slo=slo, seed=args.seed, exact_steps=args.exact_steps, progress=progress
-    )
-    progress.close()
+    check_served(deployment, trace)
+    json_file = prepare_file(args.json, "--json") if args.json not in (None, "-") else None
+    folder = prepare_folder(args.out) if args.out is not None else None
+    with ProgressBar("simulating") as progress:
+        result = simulate_deployment(
+            deployment, trace, slo=slo, seed=args.seed, exact_steps=args.exact_steps, progress=progress
+        )
     if args.json == "-":
         print(to_json(result.summary), end="")
     else:
@@ -84,13 +92,29 @@ def resolved_config(args: argparse.Namespace, deployment: Any) -> dict[str, Any]
 
 
 def _command(args: argparse.Namespace) -> str:
-    """The command line that repeats the run."""
+    """The command line that repeats the run from any folder: all that differs from the defaults, paths made absolute."""
     import shlex
 
+    parser = argparse.ArgumentParser()
+    _add_arguments(parser)
     parts = ["apex-sim", args.command]
-    for name, value in vars(args).items():
-        if name in ("command", "json", "out") or value is None or value is False:
+    for action in parser._actions:
+        value = getattr(args, action.dest, None)
+        if action.dest in ("json", "out") or value in (None, action.default):
             continue
-        flag = "--" + name.replace("_", "-")
-        parts += [flag] if value is True else [flag, str(value)]
+        parts += _flags(action, value)
     return shlex.join(parts)
+
+
+def _flags(action: argparse.Action, value: Any) -> list[str]:
+    """How one argument is written."""
+    name = action.option_strings[0]
+    if isinstance(action, argparse.BooleanOptionalAction):
+        return [action.option_strings[0 if value else 1]]
+    if action.nargs == 0:
+        return [name] if value == action.const else []
+    parts: list[str] = []
+    for item in value if isinstance(value, list) else [value]:
+        text = str(Path(item).resolve()) if action.dest in PATHS and Path(item).exists() else str(item)
+        parts += [f"{name}={text}"] if text.startswith("-") else [name, text]
+    return parts

@@ -85,7 +85,7 @@ def trace_from_args(path: str, args: argparse.Namespace, prefix: str = "") -> Tr
         "spread_ties": get("spread-ties"),
         "drop_empty": get("drop-empty"),
         "block_tokens": get("block-tokens"),
-        "columns": _columns(get("column")),
+        "columns": _columns(get("column"), prefix),
         "time_unit": get("time-unit"),
         "arrival": get("arrival"),
         "rate_per_s": get("rate") if get("arrival") else None,
@@ -103,7 +103,7 @@ def trace_from_args(path: str, args: argparse.Namespace, prefix: str = "") -> Tr
             window = (float(start or 0), float(end or "inf"))
         except ValueError:
             colon = ""
-        if not colon:
+        if not colon or not window or not window[0] < window[1]:
             raise UserError(f"--{prefix}slice is '{get('slice')}'; write START:END in seconds, as in 0:600")
     return cut(
         trace,
@@ -116,40 +116,52 @@ def trace_from_args(path: str, args: argparse.Namespace, prefix: str = "") -> Tr
     )
 
 
-def _columns(items: list[str]) -> dict[str, str]:
+def _columns(items: list[str], prefix: str) -> dict[str, str]:
     from hardware_profiles.errors import UserError
 
     pairs = [item.partition("=") for item in items]
     for (name, equals, column), item in zip(pairs, items, strict=True):
         if not (name and equals and column):
-            raise UserError(f"--column is '{item}'; write NAME=COLUMN, as in arrival_s=timestamp")
+            raise UserError(f"--{prefix}column is '{item}'; write NAME=COLUMN, as in arrival_s=timestamp")
     return {name: column for name, _, column in pairs}
 
 
 def _describe(args: argparse.Namespace) -> int:
     import json
-    from pathlib import Path
 
+    from apex_sim.files import prepare_figure, prepare_folder, write_atomically, write_text
     from workloads.describe import describe, format_description, plot
 
     trace = trace_from_args(args.file, args)
+    figure = prepare_figure(args.plot, "--plot") if args.plot else None
+    folder = prepare_folder(args.out) if args.out else None
     facts = describe(trace)
     text = json.dumps(facts, indent=2)
     print(text if args.json else format_description(facts))
-    if args.plot:
-        plot(trace, args.plot)
-    if args.out:
-        folder = Path(args.out)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{trace.name}.json").write_text(text + "\n", encoding="utf-8")
-        plot(trace, folder / f"{trace.name}.png")
+    if figure is not None:
+        write_atomically(figure, lambda path: plot(trace, path))
+    if folder is not None:
+        write_text(folder / f"{trace.name}.json", text + "\n")
+        write_atomically(folder / f"{trace.name}.png", lambda path: plot(trace, path))
     return 0
 
 
 def _convert(args: argparse.Namespace) -> int:
-    trace = trace_from_args(args.file, args)
-    trace.save(args.out)
-    print(f"{args.out}: {_summary(trace)}")
+    return _save(trace_from_args(args.file, args), args.out, "OUT")
+
+
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+
+
+def _save(trace: Trace, target: str, name: str) -> int:
+    from apex_sim.files import prepare_file, write_atomically
+    from hardware_profiles.errors import UserError
+
+    path = prepare_file(target, name)
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{name} {target}: the ending says the format; use {', '.join(SUFFIXES)}")
+    write_atomically(path, trace.save)
+    print(f"{target}: {_summary(trace)}")
     return 0
 
 
@@ -206,9 +218,7 @@ def _generate(args: argparse.Namespace) -> int:
     if args.workload and given:
         raise UserError(f"--workload and {', '.join(given)} exclude each other; write the keys into {args.workload}")
     trace = load_workload(args.workload) if args.workload else workload_from_dict(given, where="traces generate")
-    trace.save(args.out)
-    print(f"{args.out}: {_summary(trace)}")
-    return 0
+    return _save(trace, args.out, "--out")
 
 
 def _summary(trace: Trace) -> str:
