@@ -48,11 +48,18 @@ def add_deployment(parser: argparse.ArgumentParser) -> None:
     engine.add_argument("--dtype", default="auto", help="auto, bfloat16, float16, float32")
     caching = engine.add_mutually_exclusive_group()
     caching.add_argument("--enable-prefix-caching", action="store_true", default=None, help="share prompts' KV blocks")
-    caching.add_argument("--no-enable-prefix-caching", dest="enable_prefix_caching", action="store_false")
-    engine.add_argument("--async-scheduling", action=argparse.BooleanOptionalAction, default=None)
+    caching.add_argument(
+        "--no-enable-prefix-caching", dest="enable_prefix_caching", action="store_false", help="do not share them"
+    )
+    engine.add_argument(
+        "--async-scheduling",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="prepare the next step while one runs, or not (default: as the engine)",
+    )
     engine.add_argument("--preemption-mode", choices=("recompute", "swap"), help="what happens to a preempted request")
     engine.add_argument("--swap-space", type=float, metavar="GIB", help="host memory for swapped KV, per device")
-    engine.add_argument("--routing", default="round-robin", metavar="POLICY", help="router of the dp replicas")
+    engine.add_argument("--routing", default="round-robin", metavar="POLICY", help="round-robin, random, least-outstanding, jsq-tokens, power-of-two")
     engine.add_argument("--moe-skew", type=float, default=0.0, metavar="S", help="Zipf exponent of expert popularity")
 
 

@@ -1,0 +1,239 @@
+"""The command line as a user meets it: files, determinism, streams, exit codes, speed of starting."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import apex_sim
+from apex_sim.cli import COMMANDS, build_parser, main
+from hardware_profiles.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+RUN = ("simulate", "--model", "llama-3.1-8b", "--cluster", "h100-sxm:1", "--num-requests", "40")
+HEAVY = ("pandas", "matplotlib", "scipy", "pulp", "pyarrow", "simpy", "yaml")
+
+
+def python(*code_or_args: str, **options) -> subprocess.CompletedProcess[str]:
+    """Run this Python from the repository root."""
+    return subprocess.run([sys.executable, *code_or_args], cwd=ROOT, text=True, capture_output=True, **options)
+
+
+# -- starting -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("statement", ["import apex_sim", "from apex_sim.cli import build_parser; build_parser()"])
+def test_starting_imports_nothing_heavy(statement):
+    code = f"import sys; {statement}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    assert python("-c", code).stdout.strip() == "[]"
+
+
+def test_help_comes_within_half_a_second():
+    best = min(_seconds_of("-m", "apex_sim", "--help") for _ in range(3))
+    assert best < 0.5
+
+
+def _seconds_of(*args: str) -> float:
+    start = time.perf_counter()
+    assert python(*args).returncode == 0
+    return time.perf_counter() - start
+
+
+def test_version_and_help_of_every_subcommand(capsys):
+    for argv in (["--version"], *([name, "--help"] for name in COMMANDS), ["explain", "step", "--help"]):
+        with pytest.raises(SystemExit) as stop:
+            main(argv)
+        assert stop.value.code == 0
+    assert f"apex-sim {apex_sim.__version__}" in capsys.readouterr().out
+
+
+def test_every_option_has_help():
+    def parsers(parser):
+        yield parser
+        for action in parser._actions:
+            for child in getattr(action, "choices", None) or {} if action.dest in ("command", "action", "what") else ():
+                yield from parsers(action.choices[child])
+
+    for parser in parsers(build_parser()):
+        for action in parser._actions:
+            if action.dest not in ("command", "action", "what"):
+                assert action.help, f"{parser.prog} {action.option_strings or action.dest}"
+
+
+def test_every_option_is_in_the_documentation():
+    text = (ROOT / "docs" / "cli.md").read_text()
+    for name in ("simulate", "plan", "explain", "models", "hardware", "traces"):
+        assert f"apex-sim {name}" in text
+    subparsers = next(a for a in build_parser()._actions if a.dest == "command")
+    for name in ("simulate", "plan"):
+        for action in subparsers.choices[name]._actions:
+            for option in action.option_strings:
+                if option.startswith("--") and option != "--help":
+                    assert f"`{option}" in text or f"{option} " in text or f"{option}`" in text, option
+
+
+# -- files --------------------------------------------------------------------------------------------------------------
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_out_writes_all_files_and_the_same_command_the_same_bytes(tmp_path, capsys):
+    pytest.importorskip("pyarrow")
+    for name in ("a", "b"):
+        assert main([*RUN, "--slo", "ttft=1s,tpot=20ms", "--out", str(tmp_path / name)]) == 0
+    first = files_of(tmp_path / "a")
+    names = {"requests.parquet", "timeline.csv", "summary.json", "config.yaml", "latency.png", "timeline.png"}
+    assert set(first) == names
+    assert first == files_of(tmp_path / "b")
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in names)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("--no-enable-prefix-caching", "--no-async-scheduling", "--max-num-seqs", "8"),
+        ("--enable-prefix-caching", "--trace", "trace.csv", "--trace-head", "10", "--trace-scale-rate", "2"),
+        ("--trace", "trace.csv", "--trace-column", "arrival_s=arrival_s", "--trace-time-unit", "ms"),
+        ("--rate", "3", "--input-len", "lognormal(median=100, sigma=1)", "--output-len", "9", "--seed", "5"),
+        ("--arrival", "closed(concurrency=3)", "--input-len", "99", "--output-len", "9", "--exact-steps"),
+        ("--engine", "vllm-v0", "--preemption-mode", "swap", "--num-gpu-blocks-override", "600", "--slo", "e2e=9s"),
+    ],
+)
+def test_the_command_in_config_repeats_the_run_from_any_folder(tmp_path, monkeypatch, argv):
+    import yaml
+
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "trace.csv").write_text("arrival_s,input_tokens,output_tokens\n0,99,9\n1,200,5\n1.5,50,20\n")
+    monkeypatch.chdir(tmp_path)
+    assert main([*RUN, *argv, "--out", "first"]) == 0
+    command = yaml.safe_load((tmp_path / "first" / "config.yaml").read_text())["command"]
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main([*shlex.split(command)[1:], "--out", str(tmp_path / "second")]) == 0
+    assert files_of(tmp_path / "first") == files_of(tmp_path / "second")
+
+
+def test_requests_are_csv_without_pyarrow(tmp_path, monkeypatch):
+    import pandas as pd
+
+    plain_import = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.split(".")[0] == "pyarrow":
+            raise ImportError(name)
+        return plain_import(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert main([*RUN, "--out", str(tmp_path / "out")]) == 0
+    monkeypatch.undo()
+    frame = pd.read_csv(tmp_path / "out" / "requests.csv")
+    assert len(frame) == 40 and set(frame["status"]) == {"completed"}
+
+
+def test_json_to_stdout_is_json_alone_and_equal_to_the_file(tmp_path, capsys):
+    assert main([*RUN, "--json", "-"]) == 0
+    printed = capsys.readouterr().out
+    assert main([*RUN, "--json", str(tmp_path / "s.json")]) == 0
+    assert printed == (tmp_path / "s.json").read_text()
+    assert json.loads(printed)["completed"] == 40
+    assert json.loads(printed)["request_goodput"] is None
+
+
+def test_exact_steps_give_the_same_summary(tmp_path):
+    for name, more in (("spans", ()), ("steps", ("--exact-steps",))):
+        assert main([*RUN, *more, "--json", str(tmp_path / name)]) == 0
+    spans, steps = (json.loads((tmp_path / name).read_text()) for name in ("spans", "steps"))
+    assert spans.keys() == steps.keys()
+    for name, value in spans.items():
+        assert steps[name] == (pytest.approx(value, rel=1e-9) if isinstance(value, float) else value), name
+
+
+def test_the_api_gives_what_the_cli_writes(tmp_path):
+    assert main([*RUN, "--json", str(tmp_path / "s.json")]) == 0
+    result = apex_sim.simulate("llama-3.1-8b", "h100-sxm:1", num_requests=40)
+    written = json.loads((tmp_path / "s.json").read_text())
+    assert {k: v for k, v in result.summary.items() if v == v} == {
+        k: v for k, v in written.items() if v is not None
+    } | {k: None for k, v in result.summary.items() if v is None}
+
+
+def test_plan_writes_its_files_twice_alike(tmp_path):
+    argv = ["plan", "--model", "llama-3.1-8b", "--cluster", "h100-sxm:2", "--num-requests", "60", "--slo", "ttft=1s"]
+    for name in ("a", "b"):
+        assert main([*argv, "--out", str(tmp_path / name)]) == 0
+    first = files_of(tmp_path / "a")
+    assert {"plan.json", "candidates.csv", "pareto.png", "serve.sh"} <= set(first)
+    assert first == files_of(tmp_path / "b")
+    json.loads(first["plan.json"], parse_constant=pytest.fail)
+
+
+def test_results_draw_themselves(tmp_path):
+    from matplotlib.figure import Figure
+
+    result = apex_sim.simulate("llama-3.1-8b", "h100-sxm:8", dp=8, num_requests=40)
+    assert isinstance(result.plot_latency(), Figure) and isinstance(result.plot_timeline(), Figure)
+
+
+# -- streams and signals ------------------------------------------------------------------------------------------------
+
+
+def shell(command: str) -> subprocess.CompletedProcess[str]:
+    line = command.replace("apex-sim", f"{shlex.quote(sys.executable)} -m apex_sim")
+    return subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], cwd=ROOT, text=True, capture_output=True)
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    done = shell("apex-sim models list | head -1")
+    assert done.stderr == "" and done.stdout.startswith("NAME")
+
+
+def test_closed_stdout_is_no_traceback():
+    assert shell("apex-sim models list >&-").stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_one_line():
+    done = shell("apex-sim models list > /dev/full")
+    assert done.returncode == 1 and done.stderr == "apex-sim: error: output: No space left on device\n"
+
+
+def test_a_pipe_named_as_output_is_written_in_place(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    done = shell(f"cat {tmp_path}/pipe & apex-sim {shlex.join(RUN)} --json {tmp_path}/pipe > {tmp_path}/text; wait")
+    assert json.loads(done.stdout)["completed"] == 40
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_link_named_as_output_stays_a_link(tmp_path):
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
+    assert main([*RUN, "--json", str(tmp_path / "link.json")]) == 0
+    assert (tmp_path / "link.json").is_symlink() and json.loads((tmp_path / "real.json").read_text())
+
+
+def test_ctrl_c_is_one_line_and_leaves_no_file(tmp_path):
+    command = [sys.executable, "-m", "apex_sim", *RUN[:5], "--rate", "50", "--input-len", "500", "--output-len", "500"]
+    command += ["--num-requests", "2000000", "--exact-steps", "--json", str(tmp_path / "s.json")]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=20)
+    assert process.returncode == 130 and out == "" and error == "apex-sim: interrupted\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_of_the_user_are_one_line(capsys):
+    assert main(["simulate", "--model", "nope", "--cluster", "h100-sxm:1"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert issubclass(UserError, ValueError)
