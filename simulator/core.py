@@ -46,6 +46,8 @@ class EngineCore:
         self.max_num_seqs = limits.max_num_seqs
         self.max_num_batched_tokens = limits.max_num_batched_tokens
         self.lanes = [Lane(limits.block_size, window, limits.hold_finished) for _ in range(lanes)]
+        self._only_lane = self.lanes[0] if lanes == 1 else None
+        self._num_blocks = limits.num_blocks
         self.lane = self.lanes[0]
         """The batch being scheduled now."""
         self.prefix_cache = prefix_cache
@@ -226,9 +228,15 @@ class EngineCore:
         """Free blocks: a lower bound when that is ``at_least`` already, exact otherwise."""
         if self.reservation_blocks is not None:
             return self.limits.num_blocks - self.reserved_blocks
-        shared = self.prefix_cache.held_blocks if self.prefix_cache is not None else 0
-        fixed = self.limits.num_blocks - self.prefill_blocks - self.pledged - shared
-        bound = fixed - self._lanes_bound()
+        fixed = self._num_blocks - self.prefill_blocks - self.pledged
+        if self.prefix_cache is not None:
+            fixed -= self.prefix_cache.held_blocks
+        lane = self._only_lane
+        if lane is None:
+            bound = fixed - self._lanes_bound()
+        else:  # Lane.blocks_bound, written out: this is asked several times per step
+            size = lane.block_size
+            bound = fixed - (lane.private + lane.num_seqs * (size - 1)) // size
         if bound >= at_least:
             return bound
         for lane in self.lanes:
@@ -258,10 +266,9 @@ class EngineCore:
 
     def _lanes_bound(self) -> int:
         """At least the private blocks of the decoding sequences."""
-        bound = 0
-        for lane in self.lanes:
-            bound += lane.blocks_bound()
-        return bound
+        if self._only_lane is not None:
+            return self._only_lane.blocks_bound()
+        return sum(lane.blocks_bound() for lane in self.lanes)
 
     def complete_prefill(self, request: Request, tokens: int) -> bool:
         """Account for ``tokens`` computed prompt tokens; True when the prompt is complete (a token was produced)."""

@@ -62,6 +62,7 @@ class PipelineReplica:
         self._flights = [Flight() for _ in core.lanes]
         self._stage_free = [0] * len(core.lanes)
         self._start_at = -1
+        self.sole = False
 
     def enqueue(self, request: Request) -> None:
         """A request reaches the engine's queue."""
@@ -70,6 +71,9 @@ class PipelineReplica:
         self.outstanding_tokens += request.input_tokens
         counters = self.record.counters
         counters.peak_waiting = max(counters.peak_waiting, len(self.core.waiting))
+
+    def settle(self, tick: int) -> None:
+        """Passes end by events of their own: nothing to do before a change."""
 
     def notify(self, tick: int, alone: bool) -> None:
         """Requests were enqueued at ``tick``."""

@@ -104,6 +104,9 @@ class Replica:
         self._max_span = max_span
         self._async = async_scheduling
         self._swap_token_s = swap_token_s
+        self.sole = False
+        """The only replica: every event of the simulation but its own calls :meth:`settle` and :meth:`notify`, so the end of
+        what is in flight needs no event when another one comes before."""
         self._idle = True
         self._changed = False
         self._wake: simpy.Event | None = None
@@ -134,6 +137,11 @@ class Replica:
         if len(waiting) > counters.peak_waiting:
             counters.peak_waiting = len(waiting)
 
+    def settle(self, tick: int) -> None:
+        """An event at ``tick`` is about to change the queue of the sole replica: work that ends then ends first."""
+        if self.sole and self._steps and self._end == tick:
+            self._commit()
+
     def notify(self, tick: int, alone: bool) -> None:
         """Requests were enqueued at ``tick``. ``alone``: no other replica has anything to do at this instant that is not in
         the event queue already, so this one may run ahead.
@@ -144,32 +152,40 @@ class Replica:
         if self._idle:
             self._idle = False
             self._now = self._last_start = tick
-            if alone and self.clock.peek() > tick:
-                self._run()
-            else:
-                self._start_later()
-        elif changed and self._steps > 1:
-            self._cut(tick, alone)
+            self._go_on(alone)
+        elif self._steps:
+            if changed and self._steps > 1:
+                self._cut(tick)
+            if alone and self._end < self.clock.peek():
+                self._wake = None
+                self._commit()
+                self._go_on(True)
+            elif self._wake is None and not self.sole:
+                self._wake_at_end()
+        elif self._wake is None:
+            self._go_on(alone)
 
-    def _cut(self, tick: int, alone: bool) -> None:
+    def _cut(self, tick: int) -> None:
         """Something changed at ``tick``: end the span at the first step boundary that can see it."""
         steps = steps_until(tick - self._begin, self._first, self._slope)
         if self._async:
             steps += 1
-        if steps >= self._steps:
-            return
-        self._steps = steps
-        self._end = self._begin + steps * self._first + self._slope * (steps * (steps - 1) // 2)
-        if alone and self._end < self.clock.peek():
+        if steps < self._steps:
+            self._steps = steps
+            self._end = self._begin + steps * self._first + self._slope * (steps * (steps - 1) // 2)
             self._wake = None
-            self._finish()
-        else:
-            self._wake = self.clock.at(self._end, Phase.FINISH, self.index, self._on_end)
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
-    def _start_later(self) -> None:
-        self._wake = self.clock.at(self._now, Phase.START, self.index, self._on_start)
+    def _go_on(self, alone: bool) -> None:
+        """START at ``_now``: at once when nothing else happens at this instant, else in its turn."""
+        if alone and self.clock.peek() > self._now:
+            self._run()
+        else:
+            self._wake = self.clock.at(self._now, Phase.START, self.index, self._on_start)
+
+    def _wake_at_end(self) -> None:
+        self._wake = self.clock.at(self._end, Phase.FINISH, self.index, self._on_end)
 
     def _on_start(self, event: simpy.Event) -> None:
         if event is self._wake:
@@ -179,25 +195,20 @@ class Replica:
     def _on_end(self, event: simpy.Event) -> None:
         if event is self._wake:
             self._wake = None
-            self._finish()
-
-    def _finish(self) -> None:
-        self._commit()
-        if self.clock.peek() > self._now:
-            self._run()
-        else:
-            self._start_later()
+            self._commit()
+            self._go_on(True)
 
     def _run(self) -> None:
         """Take steps from ``_now`` on, as far ahead as no other event of the simulation can interfere."""
         peek = self.clock.peek
         while self._schedule():
             if self._end >= peek():
-                self._wake = self.clock.at(self._end, Phase.FINISH, self.index, self._on_end)
+                if not self.sole:
+                    self._wake_at_end()
                 return
             self._commit()
             if peek() <= self._now:
-                self._start_later()
+                self._go_on(False)
                 return
         self._idle = True
 
@@ -264,7 +275,9 @@ class Replica:
         if core.reservation_blocks is None:
             size = lane.block_size
             enough = lane.num_seqs * ((steps + size - 1) // size)
-            steps = lane.steps_within(core.free_blocks(enough), steps)
+            free = core.free_blocks(enough)
+            if free < enough:
+                steps = lane.steps_within(free, steps)
             if steps > 1 and core.eviction_may_admit:
                 steps = max(1, lane.steps_within(core.unclaimed_blocks(enough), steps))
             if steps == 0:

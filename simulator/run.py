@@ -86,6 +86,8 @@ class Simulation:
         self._ids_per_segment = ids_per_segment(setup.limits.block_size, trace.prefix_block_tokens)
         costs = StepCosts(setup.step_model)
         self.replicas = [self._replica(i, costs, exact_steps) for i in range(num_replicas)]
+        for replica in self.replicas:
+            replica.sole = num_replicas == 1
         self._prefixes = trace.prefix_ids is not None and setup.prefix_caching
         self._followers: dict[int, list[int]] = {}
         self._start_sources()
@@ -136,6 +138,7 @@ class Simulation:
         replicas = self.replicas
         if len(replicas) == 1:
             replica = replicas[0]
+            replica.settle(tick)
             for row in rows:
                 request = self._request(row, tick)
                 if request is not None:
