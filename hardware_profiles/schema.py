@@ -67,6 +67,8 @@ class DecodeAttentionFit:
     sequence_s: float = 0.0
     mixed_tile_rows: float = 0.0
     """Rows of a compute tile that one decode row fills in a kernel shared with a prefill chunk; 0: no interaction."""
+    compute: float | None = None
+    """Share of the peak that absorbed MLA decode reaches when bound by compute; None: that of prefill attention."""
     median_error: float | None = None
     p90_error: float | None = None
     source: str = ""

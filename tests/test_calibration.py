@@ -201,7 +201,8 @@ def test_shipped_efficiencies_are_plausible(name: str) -> None:
     for fits in (efficiency.gemm, efficiency.prefill_attention, efficiency.decode_attention, efficiency.moe):
         for fit in fits.values():
             assert 0.1 < fit.memory <= 1.1 and 1e-6 <= fit.launch_s < 1e-4
-            assert 0.1 < getattr(fit, "compute", 0.5) <= 1.2
+            compute = getattr(fit, "compute", None)
+            assert compute is None or 0.1 < compute <= 1.2
             assert fit.source and fit.median_error is not None and fit.p90_error is not None
             assert fit.median_error < 0.4
     assert 5e-6 < efficiency.layer_fixed_s < 2e-5 and 1e-5 < efficiency.step_fixed_s < 1e-4

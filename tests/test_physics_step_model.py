@@ -28,6 +28,8 @@ from physics_helpers import (
 )
 
 from hardware_profiles.errors import UserError
+from hardware_profiles.schema import DecodeAttentionFit
+from simulator.physics.efficiency import efficiency_of
 from simulator.physics.power import busy_w, energy_j, power_fit_of
 from simulator.physics.shape import StepShape
 from simulator.physics.step_model import StepModel
@@ -314,3 +316,16 @@ def test_impossible_plans_say_what_would_work():
         build(MIXTRAL, ParallelPlan(tp=2, ep=3))
     with pytest.raises(UserError, match="Use pp <= 32"):
         build(LLAMA_8B, ParallelPlan(pp=33), nodes=8)
+
+
+def test_absorbed_mla_has_its_own_share_of_the_peak():
+    """Compute-bound MLA decode (128 heads on one rank) slows in proportion when its share of the peak is lower."""
+    slow = DecodeAttentionFit(memory=0.9, launch_s=1e-5, compute=0.4)
+    fast = replace(slow, compute=0.5)
+    slopes = []
+    for fit in (slow, fast):
+        efficiency = replace(efficiency_of(H100), decode_attention={"bfloat16": slow, "mla_bfloat16": fit})
+        device = replace(H100, efficiency=efficiency)
+        plan = ParallelPlan(dp=8, ep=8)
+        slopes.append(StepModel(DEEPSEEK_V3, cluster(device), plan, ENGINE).decode(8).context_s)
+    assert slopes[0] / slopes[1] == pytest.approx(0.5 / 0.4)

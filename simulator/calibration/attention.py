@@ -25,6 +25,10 @@ so it stays in the cache, which in serving it never does (the weights of every l
 kept: their time is the launch term whatever memory they come from."""
 
 PREFILL_SHAPE = ("batch_size", "isl", "prefix_len", "num_heads", "num_key_value_heads")
+MLA_KERNEL = "mla_decode(FlashMLA)"
+MLA_HEADS, MLA_LATENT, MLA_ROPE = 128.0, 512.0, 64.0
+"""Shape of the FlashMLA rows (DeepSeek-V3)."""
+
 DECODE_SHAPE = ("batch_size", "kv_len_minus_1", "num_heads", "num_key_value_heads")
 
 PREFILL_BOUNDS: Mapping[str, Bound] = {
@@ -158,6 +162,33 @@ def fit_decode_rows(
         source=_source(rows),
     )
     return result, Points("decode attention", device.name, key, rows, measured_s, scored.held_out_s, DECODE_SHAPE)
+
+
+def fit_mla(table: Table, device: DeviceProfile, memory_bound: DecodeAttentionFit) -> DecodeAttentionFit:
+    """Absorbed MLA decode of all 128 heads of DeepSeek-V3 (FlashMLA): launch, time per sequence and share of the peak.
+
+    ``memory_bound`` gives the share of the bandwidth, which these rows, bound by compute, do not show.
+    """
+    rows = table.select(kernel=MLA_KERNEL)
+    seqs = rows["m_or_batch"]
+    context = seqs * rows["kv_len_or_seq_or_tok_per_expert"]
+    flop = context * 2.0 * MLA_HEADS * (2 * MLA_LATENT + MLA_ROPE)
+    moved = context * (MLA_LATENT + MLA_ROPE) * KV_BYTES["bfloat16"]
+    memory_s = moved / (memory_bound.memory * device.memory_bandwidth_bytes_per_s)
+
+    def predicted(p: Parameters, mask: Mask) -> FloatColumn:
+        slope_s = np.maximum(memory_s, flop / (p["compute"] * device.dense_flop_per_s["bfloat16"]))
+        return np.asarray((slope_s + p["launch_s"] + p["sequence_s"] * seqs)[mask])
+
+    bounds = {name: DECODE_BOUNDS[name] for name in ("launch_s", "sequence_s")} | {"compute": Bound(0.6, 0.1, 1.0)}
+    scored = fit_and_score(predicted, rows["latency_us"] * 1e-6, group_keys(seqs), bounds)
+    return DecodeAttentionFit(
+        **rounded_all(scored.parameters),
+        memory=memory_bound.memory,
+        median_error=rounded(scored.median_error, 3),
+        p90_error=rounded(scored.p90_error, 3),
+        source=f"{rows.name}: FlashMLA, {rows.describe('hardware')}, 128 heads; {len(rows)} rows (InferSim, Apache-2.0)",
+    )
 
 
 def _groups(rows: Table, *lengths: str) -> list[str]:

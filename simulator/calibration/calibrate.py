@@ -16,6 +16,8 @@ from simulator.calibration.profiles import Overheads
 from simulator.calibration.tables import EAGER_PROFILE_SOURCE, PROFILE_SOURCE, SOURCE, Table, joined, read_table
 from simulator.calibration.transfer import Errors, Transfer, completed, left_out_errors, transferred
 
+MLA_TABLE, MLA_TWIN = "infersim_kernels_h800_h20", "h100-sxm"
+"""FlashMLA on an H800, whose arithmetic and memory are an H100's."""
 COMMENT = "Written by `python -m simulator.calibration`; do not edit. Method and errors: docs/calibration.md"
 
 
@@ -95,6 +97,9 @@ def fit_device(
     gemm_fits, seen_gemms = gemm.fit_gemms(gemms, device, measured.cache)
     prefill_fits, seen_prefills = attention.fit_prefill(prefills, device, measured.prefill_tile_rows)
     decode_fits, seen_decodes = attention.fit_decode(decodes, device, measured.cache, measured.mixed_tile_rows)
+    if measured.mla is not None and MLA_TABLE in tables and MLA_TWIN in devices:
+        rows_mla = tables[MLA_TABLE].select(hardware=measured.mla)
+        decode_fits["mla_bfloat16"] = attention.fit_mla(rows_mla, devices[MLA_TWIN], decode_fits["bfloat16"])
     between = nearest_overheads(measured, device, overheads)
     efficiency = Efficiency(
         provenance="measured",

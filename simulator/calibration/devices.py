@@ -31,6 +31,8 @@ class MeasuredDevice:
     """Of 16-bit KV caches; see docs/calibration.md."""
     prefill_tile_rows: float = 128.0
     """A chunk of 16 tokens behind a cached prefix takes as long as one of 128 (RTX 4090, RTX PRO 6000; vLLM 0.19)."""
+    mla: str | None = None
+    """Value of column ``hardware`` in the InferSim kernel table whose FlashMLA rows stand for this device."""
     completed_from: str | None = None
     """Measured device that lends the families this one lacks."""
 
@@ -47,6 +49,7 @@ MEASURED: tuple[MeasuredDevice, ...] = (
     MeasuredDevice(name="a100-sxm-80gb", table="a100_sxm", cache=Cache(40e6), mixed_tile_rows=FA2_TILE_ROWS),
     MeasuredDevice(
         name="h100-sxm",
+        mla="H800",  # the same chip with fewer NVLinks
         table="h100_sxm",
         cache=Cache(50e6),
         mixed_tile_rows=FA3_TILE_ROWS,
@@ -54,6 +57,7 @@ MEASURED: tuple[MeasuredDevice, ...] = (
     ),
     MeasuredDevice(
         name="h200-sxm",
+        mla="H800",
         table="h200_sxm",
         cache=Cache(50e6),
         mixed_tile_rows=FA3_TILE_ROWS,

@@ -122,7 +122,8 @@ def _softmax(
         decode_flop = pair_flop
         kv_bytes = entry_bytes
     memory_slope = entry_bytes / (decode.memory * bandwidth)
-    compute_slope = decode_flop / compute_rate if is_mla else 0.0
+    decode_rate = (decode.compute or prefill.compute) * precision.attention_peak_flop_per_s
+    compute_slope = decode_flop / decode_rate if is_mla else 0.0
     shares_kernel = decode.mixed_tile_rows > 0 and not is_mla
     tile_slope = decode.mixed_tile_rows * pair_flop / compute_rate if shares_kernel else 0.0
     token_bytes = attention.num_heads * width * OUTPUT_BYTES * layers + entry_bytes
