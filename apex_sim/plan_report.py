@@ -9,6 +9,7 @@ from apex_sim.files import to_json, write_atomically, write_text
 from apex_sim.report import PROVENANCE, describe_deployment
 from apex_sim.text import milliseconds, number, share, table
 from planners.figures import pareto_figure
+from planners.launch import launch_script
 from planners.parallel import OBJECTIVES, Entry, PlanResult
 from simulator.figures import save
 
@@ -39,8 +40,12 @@ def _metrics_row(entry: Entry, has_slo: bool, has_rate: bool) -> list[str]:
         number(m["usd_per_million_output_tokens"]),
         number(m["joules_per_output_token"]),
     ]
-    row += [number(entry.max_rate_per_s)] if has_rate else []
+    row += [_rate(entry.max_rate_per_s)] if has_rate else []
     return [*row, entry.status]
+
+
+def _rate(rate: float | None) -> str:
+    return "any" if rate == float("inf") else number(rate)
 
 
 def plan_text(result: PlanResult, top: int) -> str:
@@ -57,10 +62,9 @@ def plan_text(result: PlanResult, top: int) -> str:
     shown = [best, *front, *others[: max(0, top - 1 - len(front))]]
     assert best.measured is not None
     deployment = result.deployment()
+    what = "highest rate" if result.by_rate else OBJECTIVES[result.objective][2]
     lines = [
-        f"best plan by {OBJECTIVES[result.objective][2]}"
-        + (f" within {result.slo}" if has_slo else "")
-        + f": {describe_deployment(deployment)}",
+        f"best plan by {what}" + (f" within {result.slo}" if has_slo else "") + f": {describe_deployment(deployment)}",
         f"workload: {result.trace.name}, {len(result.trace):,} requests at {number(result.trace.request_rate_per_s)} req/s; "
         + ", ".join(f"{count} {what}" for what, count in result.counts.items()),
         "",
@@ -68,6 +72,7 @@ def plan_text(result: PlanResult, top: int) -> str:
         "",
         "start it with:",
         f"  {result.launch_command}",
+        *(f"  # {note}" for note in result.launch_notes),
     ]
     losers = [e for e in result.entries if e not in shown]
     if losers:
@@ -82,7 +87,7 @@ def plan_text(result: PlanResult, top: int) -> str:
 def _by_reason(entries: list[Entry]) -> list[Entry]:
     """Nearest losers first: fully simulated, screened, ruled out by physics, too large."""
     order = {"met": 0, "pareto": 0, "missed": 1, "screened": 2, "bounded": 3, "unfit": 4, "best": 5}
-    return sorted(entries, key=lambda entry: order[entry.status])
+    return sorted(entries, key=lambda entry: (order[entry.status], entry.candidate.max_num_batched_tokens is not None))
 
 
 def plan_dict(result: PlanResult) -> dict[str, Any]:
@@ -92,7 +97,7 @@ def plan_dict(result: PlanResult) -> dict[str, Any]:
     from apex_sim import __version__
 
     deployment = result.deployment()
-    rows = result.rows()
+    rows = [row | {"max_rate_per_s": _json_rate(row["max_rate_per_s"])} for row in result.rows()]
     return {
         "apex_sim_version": __version__,
         "model": result.model.name,
@@ -100,10 +105,13 @@ def plan_dict(result: PlanResult) -> dict[str, Any]:
         "workload": {"name": result.trace.name, "source": result.trace.source, "requests": len(result.trace)},
         "slo": None if result.slo is None else dataclasses.asdict(result.slo),
         "objective": result.objective,
+        "by_max_rate": result.by_rate,
         "seed": result.seed,
         "counts": result.counts,
         "best": rows[result.entries.index(result.best)],
+        "max_rate_per_s": _json_rate(result.best.max_rate_per_s),
         "launch_command": result.launch_command,
+        "launch_notes": result.launch_notes,
         "engine": dataclasses.asdict(deployment.engine),
         "max_model_len": deployment.effective_max_model_len,
         "num_gpu_blocks": deployment.memory.num_blocks,
@@ -112,13 +120,18 @@ def plan_dict(result: PlanResult) -> dict[str, Any]:
     }
 
 
+def _json_rate(rate: float | None) -> float | str | None:
+    """JSON has no infinity: a plan that meets the SLO with all requests at once says so."""
+    return "any" if rate == float("inf") else rate
+
+
 def write_plan(result: PlanResult, files: dict[str, Path], folder: Path | None) -> None:
     """Write what was asked for; ``files`` has any of json, csv, plot."""
     targets = dict(files)
     extra: dict[str, Path] = {}
     if folder is not None:
         extra = {"json": folder / "plan.json", "csv": folder / "candidates.csv", "plot": folder / "pareto.png"}
-        write_text(folder / "serve.sh", f"#!/bin/sh\nexec {result.launch_command}\n")
+        write_text(folder / "serve.sh", launch_script(result.deployment()))
     for kind, path in [*targets.items(), *extra.items()]:
         if kind == "json":
             write_text(path, to_json(plan_dict(result)))

@@ -11,6 +11,7 @@ Bounds let the planner drop candidates without simulating them, so they must hol
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,8 @@ from workloads.trace import FloatArray
 
 GRID = 64
 """Prompt lengths at which the unloaded TTFT is computed; a request counts with the next shorter one."""
+STRETCHES = (1, 4, 16, 64)
+"""Equal parts of the trace, by requests, in which it is counted what can be served in time."""
 ROUNDING = 1.0 - 1e-5
 """Times in the event loop are whole ticks; the least step time is rounded by less than this (simulator.clock)."""
 
@@ -40,7 +43,7 @@ class Bounds:
     attainment: float
     """At most this share of the requests can meet the SLO, even if each were alone on the machine."""
     loaded_attainment: float
-    """At most this share can, all together in the time there is."""
+    """At most this share can, together with the others in the time there is."""
     median_ttft_s: float
     """Unloaded TTFT of the median request."""
     median_tpot_s: float
@@ -81,7 +84,7 @@ def bound(deployment: Deployment, stats: WorkloadStats, slo: Slo | None) -> Boun
         median_tpot_s=float(np.median(tpot)),
         p95_ttft_s=float(np.percentile(ttft, 95)),
         p95_tpot_s=float(np.percentile(tpot, 95)),
-        duration_s=max(demand.last_arrival_s + float(ttft.min()), work_s / replicas),
+        duration_s=max(float(demand.arrival_s[-1] - stats.arrivals_s[0]) + float(ttft.min()), work_s / replicas),
         served=len(demand.inputs),
         output_tokens=int(demand.outputs.sum()),
     )
@@ -162,27 +165,57 @@ def _attention_s(stage: Stage, demand: Demand, prefill_only: bool) -> FloatArray
 
 
 def _loaded_attainment(deployment: Deployment, stats: WorkloadStats, demand: Demand, slo: Slo) -> float:
-    """Share of the requests that fits into the time: what meets the SLO is done soon after the last arrival.
+    """Share of the requests that fits into the time: those of a stretch that meet the SLO are done soon after its end.
 
-    The cheapest requests count first, so no choice of which requests to serve in time does better.
+    The cheapest requests of a stretch count first, so no choice of which requests to serve in time does better.
     """
     if stats.duration_s <= 0:
         return 1.0
-    limits: list[tuple[bool, float]] = []
-    if slo.ttft_s is not None:
-        limits.append((True, slo.ttft_s))
-    if slo.e2e_s is not None:
-        limits.append((False, slo.e2e_s))
-    if slo.ttft_s is not None and slo.tpot_s is not None:
-        limits.append((False, slo.ttft_s + slo.tpot_s * float(demand.outputs.max() - 1)))
+    ends = slo.e2e_s is not None or (slo.ttft_s is not None and slo.tpot_s is not None)
     most = len(demand.inputs)
-    for prefill_only, slack_s in limits:
-        time_s = deployment.plan.dp * (stats.duration_s + slack_s)
-        for stage in deployment.step_model.stages:
-            work = _linear_s(deployment, stage, demand, prefill_only) + _attention_s(stage, demand, prefill_only)
-            done = int(np.searchsorted(np.cumsum(np.sort(work * ROUNDING)), time_s, side="right"))
-            most = min(most, done)
+    if slo.ttft_s is not None:
+        work_s = _request_s(deployment, demand, prefill_only=True)
+        most = _in_time(work_s, demand.arrival_s, demand.arrival_s + slo.ttft_s)
+    if ends:
+        by_pace = (slo.ttft_s or math.inf) + (slo.tpot_s or math.inf) * np.maximum(demand.outputs - 1, 1)
+        due_s = demand.arrival_s + np.minimum(slo.e2e_s or math.inf, by_pace)
+        most = min(most, _in_time(_request_s(deployment, demand), demand.arrival_s, due_s))
+        if not demand.shares_prefixes:
+            most = min(most, _in_time(_memory_s(deployment, demand), demand.arrival_s, due_s))
     return most / stats.requests
+
+
+def _request_s(deployment: Deployment, demand: Demand, prefill_only: bool = False) -> FloatArray:
+    """float64[served]: share of each request in the work of the slowest stage, over all replicas [s]."""
+    works = [
+        _linear_s(deployment, stage, demand, prefill_only) + _attention_s(stage, demand, prefill_only)
+        for stage in deployment.step_model.stages
+    ]
+    work_s: FloatArray = max(works, key=lambda work: float(work.sum())) * (ROUNDING / deployment.plan.dp)
+    return work_s
+
+
+def _memory_s(deployment: Deployment, demand: Demand) -> FloatArray:
+    """float64[served]: share of each request in the decode steps that the KV cache enforces, at a step's least time [s]."""
+    kv_tokens = max(1, deployment.memory.kv_tokens)
+    steps = demand.decode_context / kv_tokens
+    stage = deployment.step_model.stages[0]
+    fixed = stage.tokens(1).seconds + stage.rows(1).seconds + deployment.engine.step_fixed_s
+    work = steps * fixed + _attention_s(stage, demand, prefill_only=False)
+    return work * (ROUNDING / deployment.plan.dp)
+
+
+def _in_time(work_s: FloatArray, arrival_s: FloatArray, due_s: FloatArray) -> int:
+    """Requests that can be done when due, at most: stretch by stretch, work starting with its first arrival."""
+    least = len(work_s)
+    for stretches in STRETCHES:
+        done = 0
+        for rows in np.array_split(np.arange(len(work_s)), stretches):
+            if len(rows):
+                time_s = float(due_s[rows].max() - arrival_s[rows[0]])
+                done += int(np.searchsorted(np.cumsum(np.sort(work_s[rows])), time_s, side="right"))
+        least = min(least, done)
+    return least
 
 
 # -- latency of a request that is alone --------------------------------------------------------------------------------

@@ -27,8 +27,8 @@ class Demand:
     """Sum over decode steps of the KV entries read."""
     window_context: FloatArray
     """The same in windowed layers."""
-    last_arrival_s: float
-    """From the first arrival of the trace to the last one served [s]; 0 for closed loops and sessions."""
+    arrival_s: FloatArray
+    """Since the first arrival of the trace [s]; all 0 for closed loops and sessions."""
     shares_prefixes: bool
 
 
@@ -37,6 +37,7 @@ class WorkloadStats:
     """A trace as the bounds see it."""
 
     arrivals_s: FloatArray
+    """Since the first; all 0 for closed loops and sessions."""
     inputs: IntArray
     outputs: IntArray
     duration_s: float
@@ -56,7 +57,7 @@ class WorkloadStats:
         open_loop = trace.concurrency is None and trace.previous is None
         exclusive = exclusive_tokens(trace)
         return cls(
-            arrivals_s=trace.arrival_s - trace.arrival_s[0],
+            arrivals_s=trace.arrival_s - trace.arrival_s[0] if open_loop else np.zeros(len(trace)),
             inputs=trace.input_tokens,
             outputs=trace.output_tokens,
             duration_s=trace.duration_s if open_loop else 0.0,
@@ -86,7 +87,7 @@ class WorkloadStats:
             decode_tokens=steps,
             decode_context=context,
             window_context=context if window is None else _window_sum((inputs + 1).astype(np.float64), steps, window),
-            last_arrival_s=float(self.arrivals_s[rows[-1]]) if len(rows) and self.duration_s > 0 else 0.0,
+            arrival_s=self.arrivals_s[rows],
             shares_prefixes=shared,
         )
 

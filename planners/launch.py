@@ -1,4 +1,4 @@
-"""The command that starts what was planned."""
+"""The command that starts what was planned, and what has to be done beside it."""
 
 from __future__ import annotations
 
@@ -6,37 +6,127 @@ import shlex
 
 from simulator.deployment import Deployment
 
-_FLAGS = {
-    "max_num_seqs": "--max-num-seqs",
-    "max_num_batched_tokens": "--max-num-batched-tokens",
-    "block_size": "--block-size",
-}
+VLLM_FLAGS = frozenset(
+    {
+        "--tensor-parallel-size",
+        "--pipeline-parallel-size",
+        "--data-parallel-size",
+        "--enable-expert-parallel",
+        "--distributed-executor-backend",
+        "--max-num-seqs",
+        "--max-num-batched-tokens",
+        "--block-size",
+        "--gpu-memory-utilization",
+        "--max-model-len",
+        "--num-gpu-blocks-override",
+        "--dtype",
+        "--quantization",
+        "--kv-cache-dtype",
+        "--no-enable-prefix-caching",
+        "--no-async-scheduling",
+        "--port",
+    }
+)
+"""Flags of ``vllm serve`` that may be emitted; all are in vllm/engine/arg_utils.py from 0.15 to 0.33."""
+
+ONLINE_QUANTIZATION = frozenset({"fp8"})
+"""Weight formats vLLM makes of a 16-bit checkpoint while loading; every other one needs a checkpoint in that format."""
+
+_SETTINGS = (
+    ("max_num_seqs", "--max-num-seqs"),
+    ("max_num_batched_tokens", "--max-num-batched-tokens"),
+    ("block_size", "--block-size"),
+)
+
+
+def separate_servers(deployment: Deployment) -> bool:
+    """Whether the replicas cannot be one server with --data-parallel-size.
+
+    Inside one server vLLM always splits the experts of a mixture over all tp * dp ranks; replicas with experts of their
+    own are servers of their own. So are replicas of more than one node.
+    """
+    plan = deployment.plan
+    is_moe = any(group.mlp.is_moe for group in deployment.model.layers)
+    return plan.dp > 1 and ((is_moe and plan.ep < plan.tp * plan.dp) or spans_nodes(deployment))
+
+
+def spans_nodes(deployment: Deployment) -> bool:
+    """Whether one replica needs more devices than a node has."""
+    return deployment.plan.devices_per_replica > deployment.cluster.node.num_devices
 
 
 def vllm_command(deployment: Deployment) -> str:
-    """``vllm serve`` with the layout and limits of the deployment. Flags as of vLLM 0.15 to 0.33 (arg_utils.py).
+    """``vllm serve`` with the layout and limits of the deployment; for replicas that are servers of their own, of one.
 
-    Replicas beyond one engine are started with --data-parallel-size; expert parallelism is a switch there (its degree is
-    tp * dp).
+    --data-parallel-size starts the replicas of one server; --enable-expert-parallel has no degree, it is tp * dp.
     """
     plan, engine = deployment.plan, deployment.engine
     parts = ["vllm", "serve", deployment.model.name, "--tensor-parallel-size", str(plan.tp)]
     if plan.pp > 1:
         parts += ["--pipeline-parallel-size", str(plan.pp)]
-    if plan.dp > 1:
+    if plan.dp > 1 and not separate_servers(deployment):
         parts += ["--data-parallel-size", str(plan.dp)]
     if plan.ep > 1:
         parts.append("--enable-expert-parallel")
-    for name, flag in _FLAGS.items():
+    if spans_nodes(deployment):
+        parts += ["--distributed-executor-backend", "ray"]
+    for name, flag in _SETTINGS:
         parts += [flag, str(getattr(engine, name))]
     parts += ["--gpu-memory-utilization", f"{engine.gpu_memory_utilization:g}"]
     parts += ["--max-model-len", str(deployment.effective_max_model_len)]
+    if deployment.num_gpu_blocks_override is not None:
+        parts += ["--num-gpu-blocks-override", str(deployment.num_gpu_blocks_override)]
     if plan.dtype != "auto":
         parts += ["--dtype", plan.dtype]
-    if plan.quantization:
-        parts += ["--quantization", plan.quantization]
+    if plan.quantization in ONLINE_QUANTIZATION:
+        parts += ["--quantization", str(plan.quantization)]
     if plan.kv_cache_dtype != "auto":
         parts += ["--kv-cache-dtype", plan.kv_cache_dtype]
     if not engine.prefix_caching:
         parts.append("--no-enable-prefix-caching")
+    if not engine.async_scheduling:
+        parts.append("--no-async-scheduling")
     return shlex.join(parts)
+
+
+def launch_notes(deployment: Deployment) -> list[str]:
+    """What the command alone does not say, one sentence each."""
+    plan, node = deployment.plan, deployment.cluster.node
+    notes = []
+    if deployment.engine.batching != "chunked":
+        notes.append(
+            f"The plan is for {deployment.engine.name}; a current vLLM batches differently from what was simulated."
+        )
+    if separate_servers(deployment):
+        notes.append(
+            f"Start {plan.dp} such servers, each on its own {plan.devices_per_replica} devices (CUDA_VISIBLE_DEVICES, "
+            "--port), behind a load balancer."
+        )
+    if spans_nodes(deployment):
+        nodes = -(-plan.devices_per_replica // node.num_devices)
+        notes.append(
+            f"A server spans {nodes} nodes: run 'ray start' on each of them first (--head on the one you start from)."
+        )
+    elif plan.num_devices > node.num_devices and not separate_servers(deployment):
+        local = node.num_devices // plan.devices_per_replica
+        notes.append(
+            f"The replicas span {-(-plan.dp // local)} nodes: add --data-parallel-size-local {local} "
+            "--data-parallel-address HEAD_IP on every node, --headless --data-parallel-start-rank RANK on all but the first."
+        )
+    if plan.quantization is not None and plan.quantization not in ONLINE_QUANTIZATION:
+        notes.append(f"Serve a checkpoint quantised to {plan.quantization}; vLLM does not make one while loading.")
+    return notes
+
+
+def launch_script(deployment: Deployment, first_port: int = 8000) -> str:
+    """A shell script: the command, or one server per replica on one node; notes as comments."""
+    command, plan = vllm_command(deployment), deployment.plan
+    lines = ["#!/bin/sh", *(f"# {note}" for note in launch_notes(deployment))]
+    one_node = plan.num_devices <= deployment.cluster.node.num_devices
+    if not (separate_servers(deployment) and one_node):
+        return "\n".join([*lines, f"exec {command}"]) + "\n"
+    for replica in range(plan.dp):
+        size = plan.devices_per_replica
+        devices = ",".join(str(replica * size + i) for i in range(size))
+        lines.append(f"CUDA_VISIBLE_DEVICES={devices} {command} --port {first_port + replica} &")
+    return "\n".join([*lines, "wait"]) + "\n"

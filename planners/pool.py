@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from hardware_profiles.schema import Cluster
 from planners.space import Candidate, SearchSpace, build
+from simulator.deployment import Deployment
 from simulator.simulate import simulate_deployment
 from workloads.model import ModelSpec
 from workloads.slo import Slo
@@ -17,6 +18,8 @@ from workloads.trace import Trace
 
 RATE_TOLERANCE = 0.02
 """The search for the highest rate stops when its bracket is this narrow."""
+AT_ONCE = 2.0**20
+"""A trace played so much faster arrives all at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,43 +72,56 @@ class _Job:
     slo: Slo | None
     traces: dict[str, Trace]
     seed: int
+    built: dict[Candidate, Deployment] = field(default_factory=dict, compare=False)
+    """Deployments by candidate: their physics is compiled, and what it has memoised is kept."""
+
+    def deployment(self, candidate: Candidate) -> Deployment:
+        """The candidate's deployment, built once per process."""
+        known = self.built.get(candidate)
+        if known is None:
+            known = self.built[candidate] = build(self.model, self.cluster, self.space, candidate)
+        return known
 
     def measure(self, which: str, candidate: Candidate, rate_factor: float = 1.0) -> Measured:
         """Simulate a candidate on one of the traces, played ``rate_factor`` times as fast."""
-        deployment = build(self.model, self.cluster, self.space, candidate)
+        deployment = self.deployment(candidate)
         trace = self.traces[which]
         if rate_factor != 1.0:
             trace = trace.scale_rate(rate_factor)
         summary = simulate_deployment(deployment, trace, slo=self.slo, seed=self.seed).summary
+        if self.slo is None:  # nothing to miss: every completed request is a good one
+            summary = summary | {"request_goodput": summary["request_throughput"]}
         engine = deployment.engine
         return Measured(
             {name: summary[name] for name in Measured.FIELDS}, engine.max_num_seqs, engine.max_num_batched_tokens
         )
 
-    def max_rate(self, candidate: Candidate) -> float:
-        """Highest mean rate [1/s] at which the trace, played faster or slower, still meets the SLO; 0 if none does."""
+    def max_rate(self, which: str, candidate: Candidate) -> float:
+        """Highest mean rate [1/s] at which the trace, played faster or slower, still meets the SLO; 0 if none does,
+        infinite when even all requests at once do.
+
+        The share of good requests falls with the rate but for noise; bisection ends between a rate that meets the SLO
+        and one within RATE_TOLERANCE above it that does not.
+        """
         assert self.slo is not None
-        base = self.traces["full"].request_rate_per_s
         wanted = self.slo.attainment
 
         def meets(factor: float) -> bool:
-            return (self.measure("full", candidate, factor).metrics["slo_attainment"] or 0.0) >= wanted
+            return (self.measure(which, candidate, factor).metrics["slo_attainment"] or 0.0) >= wanted
 
+        if meets(AT_ONCE):
+            return math.inf
         low, high = (1.0, 2.0) if meets(1.0) else (0.5, 1.0)
-        while low == 1.0 or high > 1.0:
-            if not meets(high):
-                break
+        while low >= 1.0 and meets(high):
             low, high = high, 2 * high
-            if high > 2**20:
-                return math.inf
-        while high <= 1.0 and not meets(low):
+        while low < 1.0 and not meets(low):
             low, high = low / 2, low
-            if low < 2**-20:
+            if low < 1 / AT_ONCE:
                 return 0.0
         while high / low > 1 + RATE_TOLERANCE:
             middle = math.sqrt(low * high)
             low, high = (middle, high) if meets(middle) else (low, middle)
-        return base * low
+        return self.traces[which].request_rate_per_s * low
 
 
 _JOB: _Job | None = None
@@ -116,10 +132,10 @@ def _start_worker(job: _Job) -> None:
     _JOB = job
 
 
-def _work(task: tuple[str, Candidate]) -> Measured | float:
+def _work(task: tuple[str, str, Candidate]) -> Measured | float:
     assert _JOB is not None
-    which, candidate = task
-    return _JOB.max_rate(candidate) if which == "max_rate" else _JOB.measure(which, candidate)
+    what, which, candidate = task
+    return _JOB.max_rate(which, candidate) if what == "max_rate" else _JOB.measure(which, candidate)
 
 
 class Evaluator:
@@ -148,27 +164,33 @@ class Evaluator:
     def run(self, which: str, candidates: Sequence[Candidate]) -> list[Measured]:
         """Simulate the candidates on the trace of that name."""
         work = len(candidates) * len(self._job.traces[which])
-        return [r for r in self._map([(which, c) for c in candidates], work) if isinstance(r, Measured)]
+        results = self._map([("measure", which, c) for c in candidates], work)
+        return [r for r in results if isinstance(r, Measured)]
 
-    def max_rates(self, candidates: Sequence[Candidate]) -> list[float]:
-        """Highest rates within the SLO [1/s]."""
-        work = 10 * len(candidates) * len(self._job.traces["full"])
-        return [r for r in self._map([("max_rate", c) for c in candidates], work) if isinstance(r, float)]
+    def max_rates(self, which: str, candidates: Sequence[Candidate]) -> list[float]:
+        """Highest rates within the SLO on the trace of that name [1/s]."""
+        work = 10 * len(candidates) * len(self._job.traces[which])
+        results = self._map([("max_rate", which, c) for c in candidates], work)
+        return [r for r in results if isinstance(r, float)]
 
-    def _map(self, tasks: list[tuple[str, Candidate]], work: int) -> list[Measured | float]:
+    def _map(self, tasks: list[tuple[str, str, Candidate]], work: int) -> list[Measured | float]:
+        """Results in the order of the tasks; the longest (deep pipelines) start first."""
         self._expected += len(tasks)
-        results: list[Measured | float] = []
-        for result in self._results(tasks, work):
-            results.append(result)
+        order = sorted(range(len(tasks)), key=lambda i: -tasks[i][2].pp)
+        results: dict[int, Measured | float] = {}
+        for index, result in zip(order, self._results([tasks[i] for i in order], work), strict=True):
+            results[index] = result
             self._done += 1
             if self._progress is not None:
                 self._progress(self._done, self._expected)
-        return results
+        return [results[index] for index in range(len(tasks))]
 
-    def _results(self, tasks: list[tuple[str, Candidate]], work: int) -> Iterable[Measured | float]:
+    def _results(self, tasks: list[tuple[str, str, Candidate]], work: int) -> Iterable[Measured | float]:
         if self._jobs > 1 and len(tasks) > 1 and (self._pool is not None or work > self.POOL_PAYS):
             if self._pool is None:
-                self._pool = ProcessPoolExecutor(self._jobs, initializer=_start_worker, initargs=(self._job,))
+                self._pool = ProcessPoolExecutor(
+                    self._jobs, initializer=_start_worker, initargs=(replace(self._job, built={}),)
+                )
             return self._pool.map(_work, tasks)
         _start_worker(self._job)
         return map(_work, tasks)

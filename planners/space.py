@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,15 +75,15 @@ def build(model: ModelSpec, cluster: Cluster, space: SearchSpace, candidate: Can
 def enumerate_layouts(model: ModelSpec, cluster: Cluster, space: SearchSpace) -> list[Candidate]:
     """All layouts worth a look, batch limits at the engine's default.
 
-    TP within a node, in powers of two that divide the heads; PP in powers of two up to the number of layers; any number of
-    replicas that fits (all of 1..4, then powers of two and the maximum); experts split by TP or, as vLLM does it, over
-    all tp * dp ranks.
+    TP within a node, every degree that splits heads and MLP; PP in powers of two and over all devices; up to 8 replicas
+    any number of them, beyond in steps of about a quarter, and the most that fit. Experts are split by TP, spread over
+    the ranks of each replica, or (as vLLM does inside one server) over all tp * dp ranks.
     """
     layouts = [
         (tp, pp, dp, ep)
-        for tp in _powers(min(cluster.node.num_devices, cluster.num_devices))
+        for tp in range(1, min(cluster.node.num_devices, cluster.num_devices) + 1)
         if _divides(model, tp)
-        for pp in _powers(min(cluster.num_devices // tp, model.num_layers))
+        for pp in _stages(min(cluster.num_devices // tp, model.num_layers))
         for dp in _replicas(cluster.num_devices // (tp * pp))
         for ep in _expert_degrees(model, tp, dp)
     ]
@@ -109,13 +109,6 @@ def limit_variants(deployment: Deployment, candidate: Candidate, space: SearchSp
     return variants
 
 
-def _powers(limit: int) -> Iterator[int]:
-    degree = 1
-    while degree <= limit:
-        yield degree
-        degree *= 2
-
-
 def _divides(model: ModelSpec, tp: int) -> bool:
     try:
         model.check_tp(tp)
@@ -124,12 +117,22 @@ def _divides(model: ModelSpec, tp: int) -> bool:
     return True
 
 
+def _stages(limit: int) -> list[int]:
+    """1, 2, 4 ... and ``limit``, which uses a cluster of three or six nodes to the full."""
+    return sorted({1 << power for power in range(limit.bit_length())} | {limit})
+
+
+EVERY_COUNT = 8
+"""Up to so many replicas every number is tried."""
+
+
 def _replicas(limit: int) -> list[int]:
-    return sorted({dp for dp in range(1, limit + 1) if dp <= 4 or dp == limit or dp & (dp - 1) == 0})
+    counts = list(range(1, min(limit, EVERY_COUNT) + 1))
+    while counts[-1] < limit:
+        counts.append(min(limit, counts[-1] + max(1, counts[-1] // 4)))
+    return counts
 
 
 def _expert_degrees(model: ModelSpec, tp: int, dp: int) -> list[int]:
     experts = max((g.mlp.num_experts for g in model.layers), default=0)
-    if experts and tp * dp > 1 and experts % (tp * dp) == 0:
-        return [1, tp * dp]
-    return [1]
+    return sorted({1} | {ranks for ranks in (tp, tp * dp) if experts and experts % ranks == 0})

@@ -1,0 +1,199 @@
+"""What the parallel planner hands back: every candidate with its fate, the winner, the front."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from hardware_profiles.schema import Cluster
+from planners.bounds import Bounds
+from planners.launch import launch_notes, vllm_command
+from planners.pareto import pareto_front
+from planners.pool import Measured
+from planners.space import Candidate, SearchSpace, build
+from simulator.deployment import Deployment
+from workloads.model import ModelSpec
+from workloads.slo import Slo
+from workloads.trace import Trace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Objective = Literal["cost", "goodput", "ttft", "tpot", "energy"]
+Status = Literal["best", "pareto", "met", "missed", "screened", "bounded", "unfit"]
+
+OBJECTIVES: dict[Objective, tuple[str, bool, str]] = {
+    "cost": ("usd_per_million_output_tokens", False, "$/1M output tokens"),
+    "goodput": ("request_goodput", True, "good requests/s"),
+    "ttft": ("p95_ttft_ms", False, "ms p95 TTFT"),
+    "tpot": ("p95_tpot_ms", False, "ms p95 TPOT"),
+    "energy": ("joules_per_output_token", False, "J/output token"),
+}
+"""Objective -> (field of the summary, larger is better, unit in words)."""
+
+FRONT = (("p95_ttft_ms", 1), ("p95_tpot_ms", 1), ("request_goodput", -1), ("usd_per_million_output_tokens", 1),
+         ("joules_per_output_token", 1))  # fmt: skip
+"""What the Pareto front is over: latency, goodput, dollars, joules; -1: larger is better."""
+
+TIE = 0.005
+"""Relative difference below which two values of the objective count as equal."""
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One candidate and what became of it."""
+
+    candidate: Candidate
+    status: Status = "screened"
+    reason: str = ""
+    bounds: Bounds | None = None
+    screen: Measured | None = None
+    """On the busiest stretch."""
+    measured: Measured | None = None
+    """On the whole trace."""
+    max_rate_per_s: float | None = None
+    """Highest rate within the SLO; infinite when even all requests at once meet it."""
+
+    @property
+    def best_known(self) -> Measured | None:
+        """The full run if there is one, else the screening."""
+        return self.measured or self.screen
+
+
+@dataclass(eq=False)
+class PlanResult:
+    """Outcome of a search. ``entries`` in order of enumeration, every candidate accounted for."""
+
+    model: ModelSpec
+    cluster: Cluster
+    trace: Trace
+    slo: Slo | None
+    objective: Objective
+    space: SearchSpace
+    entries: list[Entry]
+    best: Entry
+    seed: int = 0
+    by_rate: bool = False
+    """The winner is the plan with the highest rate within the SLO."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """How many candidates were enumerated, fitted, survived the bounds, were simulated in full."""
+
+    def __repr__(self) -> str:
+        return (
+            f"<PlanResult: {self.model.name} on {self.cluster.name}, best by {self.objective}: {self.best.candidate.layout}, "
+            f"of {len(self.entries)} candidates>"
+        )
+
+    def deployment(self, entry: Entry | None = None) -> Deployment:
+        """The deployment of an entry (default: the best)."""
+        return build(self.model, self.cluster, self.space, (entry or self.best).candidate)
+
+    @cached_property
+    def launch_command(self) -> str:
+        """The vLLM command of the best plan."""
+        return vllm_command(self.deployment())
+
+    @cached_property
+    def launch_notes(self) -> list[str]:
+        """What the command alone does not say: other nodes, several servers, checkpoints."""
+        return launch_notes(self.deployment())
+
+    @cached_property
+    def pareto(self) -> list[Entry]:
+        """Fully simulated entries within the SLO that nothing beats in latency, goodput, dollars and joules together."""
+        return front_of(self.entries, self.slo)
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """One row per candidate: layout, settings, status, reason, metrics (full run, else screening)."""
+        import pandas as pd
+
+        counts = ("max_num_seqs", "max_num_batched_tokens", "completed", "failed", "num_gpus", "num_preemptions")
+        return pd.DataFrame(self.rows()).astype(dict.fromkeys(counts, "Int64"))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The table as plain dicts."""
+        front = {id(entry) for entry in self.pareto}
+        return [self._row(entry, id(entry) in front) for entry in self.entries]
+
+    def _row(self, entry: Entry, on_front: bool) -> dict[str, Any]:
+        candidate, known = entry.candidate, entry.best_known
+        limits = candidate if known is None else known
+        row: dict[str, Any] = {
+            "layout": candidate.layout,
+            "tp": candidate.tp,
+            "pp": candidate.pp,
+            "dp": candidate.dp,
+            "ep": candidate.ep,
+            "num_gpus": candidate.num_devices,
+            "quantization": candidate.quantization or None,
+            "kv_cache_dtype": candidate.kv_cache_dtype,
+            "max_num_seqs": limits.max_num_seqs,
+            "max_num_batched_tokens": limits.max_num_batched_tokens,
+            "status": entry.status,
+            "pareto": on_front,
+            "reason": entry.reason,
+            "simulated": "full" if entry.measured else "screen" if entry.screen else None,
+            "capacity_bound_per_s": entry.bounds.capacity_per_s if entry.bounds else None,
+            "max_rate_per_s": entry.max_rate_per_s,
+        }
+        metrics = {} if known is None else known.metrics
+        return row | {name: metrics.get(name) for name in Measured.FIELDS if name not in row}
+
+
+def front_point(measured: Measured) -> tuple[float, ...]:
+    """Coordinates on the Pareto front, smaller is better; a metric the profile cannot give counts as equal."""
+    return tuple(sign * (measured.metrics[name] or 0.0) for name, sign in FRONT)
+
+
+def front_of(entries: list[Entry], slo: Slo | None) -> list[Entry]:
+    """The Pareto front of the fully simulated entries within the SLO."""
+    full = [e for e in entries if e.measured is not None and not missing(e.measured, slo)]
+    return [full[i] for i in pareto_front([front_point(e.measured) for e in full if e.measured])]
+
+
+def missing(measured: Measured, slo: Slo | None) -> float:
+    """By how much the wanted attainment is missed; 0 when it is met."""
+    return 0.0 if slo is None else max(0.0, slo.attainment - (measured.metrics["slo_attainment"] or 0.0))
+
+
+def coarse(value: float | None, tie: float = TIE) -> float:
+    """Grid on which nearly equal values are equal: a plan is not better for the drain of its last requests.
+
+    None and NaN (nothing measured) are worse than anything.
+    """
+    if value is None or value != value:
+        return math.inf
+    return float(round(math.log(value) / tie)) if value > 0 else -math.inf
+
+
+def score(measured: Measured, slo: Slo | None, objective: Objective) -> tuple[float, float, float, float]:
+    """Sort key, smaller is better: (SLO missed by, objective, devices, mean latency)."""
+    name, larger, _ = OBJECTIVES[objective]
+    value = coarse(measured.metrics[name])
+    value = -value if larger and value < math.inf else value
+    latency = coarse(measured.metrics["mean_e2el_ms"])
+    return (missing(measured, slo), value, measured.metrics["num_gpus"], latency)
+
+
+def choose(full: list[Entry], slo: Slo | None, objective: Objective) -> Entry:
+    """The winner of fully simulated entries: within the SLO, best by the objective; among those that tie with it, on the
+    fewest devices, then with the lowest mean latency. Nearest to the SLO when none meets it."""
+    ranked = sorted(full, key=lambda e: score(e.measured, slo, objective) if e.measured else ())
+    good = [e for e in ranked if e.measured and not missing(e.measured, slo)]
+    if not good:
+        return ranked[0]
+    name, larger, _ = OBJECTIVES[objective]
+    values = [v for e in good if e.measured and (v := e.measured.metrics[name]) is not None and v == v]
+    if not values:
+        return good[0]
+    top = max(values) if larger else min(values)
+    ties = [e for e in good if e.measured and ties_with(e.measured.metrics[name], top)]
+    return min(ties, key=lambda e: score(e.measured, slo, objective)[2:] if e.measured else ())
+
+
+def ties_with(value: float | None, best: float | None) -> bool:
+    """Equal but for TIE."""
+    return value == best if value is None or best is None else abs(value - best) <= TIE * abs(best)
