@@ -69,3 +69,41 @@ class TokenGaps:
     def is_exact(self) -> bool:
         """False once runs have been folded into the histogram."""
         return self._hist is None
+
+
+class Stragglers:
+    """Decoding sequences whose last token is older than the last step of their batch (prefill-first stalls, swaps).
+
+    The others have gaps as long as the step; these have longer ones.
+    """
+
+    __slots__ = ("groups",)
+
+    def __init__(self) -> None:
+        self.groups: dict[int, int] = {}
+        """Tick of the last token -> sequences; empty most of the time."""
+
+    def fall_behind(self, seqs: int, tick: int) -> None:
+        """A step passed without decode; of ``seqs`` sequences those not here yet had their last token at ``tick``."""
+        regular = seqs - sum(self.groups.values())
+        if regular:
+            self.groups[tick] = self.groups.get(tick, 0) + regular
+
+    def join(self, tick: int) -> None:
+        """A sequence whose last token came at ``tick`` returns to the batch."""
+        self.groups[tick] = self.groups.get(tick, 0) + 1
+
+    def leave(self, tick: int, regular_tick: int) -> None:
+        """A sequence whose last token came at ``tick`` leaves; those of ``regular_tick`` are not counted here."""
+        if tick != regular_tick and tick in self.groups:
+            self.groups[tick] -= 1
+            if not self.groups[tick]:
+                del self.groups[tick]
+
+    def catch_up(self, gaps: TokenGaps, tick: int) -> int:
+        """All decode at ``tick``: record their gaps; returns how many they were."""
+        for last, count in self.groups.items():
+            gaps.add(count, 1, tick - last, 0)
+        caught = sum(self.groups.values())
+        self.groups = {}
+        return caught

@@ -14,9 +14,9 @@ from simulator.batching import BatchingPolicy
 from simulator.clock import Clock, Phase, to_ticks
 from simulator.core import EngineCore
 from simulator.costs import StepCosts
-from simulator.recorder import ReplicaRecord
-from simulator.replica import OnFinish, step_shape
-from simulator.request import Request
+from simulator.driver import Driver, OnFinish
+from simulator.gaps import Stragglers
+from simulator.replica import step_shape
 
 LANES = 1 << 10
 """More than any number of pipeline stages: rank of a lane = replica * LANES + lane."""
@@ -30,13 +30,12 @@ class Flight:
     begin: int = 0
     decode: bool = True
     joules: float = 0.0
-    late: dict[int, int] = field(default_factory=dict)
-    """Last-token tick -> sequences whose last token is not from the lane's previous pass."""
+    stragglers: Stragglers = field(default_factory=Stragglers)
     last_end: int = 0
 
 
-class PipelineReplica:
-    """Drives one :class:`EngineCore` with a lane per stage."""
+class PipelineReplica(Driver):
+    """Drives one engine core with a lane per stage."""
 
     def __init__(
         self,
@@ -49,31 +48,10 @@ class PipelineReplica:
         *,
         swap_token_s: float = 0.0,
     ) -> None:
-        self.clock = clock
-        self.index = index
-        self.core = core
-        self.policy = policy
-        self.costs = costs
-        self.record = ReplicaRecord()
-        self.num_outstanding = 0
-        self.outstanding_tokens = 0
-        self._on_finish = on_finish
-        self._swap_token_s = swap_token_s
+        super().__init__(clock, index, core, policy, costs, on_finish, swap_token_s)
         self._flights = [Flight() for _ in core.lanes]
         self._stage_free = [0] * len(core.lanes)
         self._start_at = -1
-        self.sole = False
-
-    def enqueue(self, request: Request) -> None:
-        """A request reaches the engine's queue."""
-        self.core.waiting.append(request)
-        self.num_outstanding += 1
-        self.outstanding_tokens += request.input_tokens
-        counters = self.record.counters
-        counters.peak_waiting = max(counters.peak_waiting, len(self.core.waiting))
-
-    def settle(self, tick: int) -> None:
-        """Passes end by events of their own: nothing to do before a change."""
 
     def notify(self, tick: int, alone: bool) -> None:
         """Requests were enqueued at ``tick``."""
@@ -147,24 +125,14 @@ class PipelineReplica:
         if seqs and flight.decode:
             self._commit_decode(index, now)
         elif seqs:
-            regular = seqs - sum(flight.late.values())
-            if regular:
-                flight.late[flight.last_end] = flight.late.get(flight.last_end, 0) + regular
-        for request, tokens in lane.flying:
-            if core.complete_prefill(request, tokens):
-                self._token_after_prefill(request, now)
+            flight.stragglers.fall_behind(seqs, flight.last_end)
+        self._complete_prefills(lane.flying, now)
         lane.flying = []
         flight.busy = False
         core.promised = 0
         flight.last_end = now
         core.settle_cache()
-        if lane.heap and lane.heap[0][0] <= lane.it:
-            core.note_peak()
-            while (done := lane.pop_finished()) is not None:
-                self._leave(done, now)
-        timeline = self.record.timeline
-        if now >= timeline.next_tick:
-            timeline.add(now, core.num_running, len(core.waiting), core.used_blocks(), counters)
+        self._pop_finished(now)
         self._start_later(max(now, self._stage_free[0]))
 
     def _commit_decode(self, index: int, now: int) -> None:
@@ -173,52 +141,19 @@ class PipelineReplica:
         counters.decode_tokens += producing
         counters.decode_context += lane.context
         counters.decode_window += lane.window_context
-        regular = producing
-        for tick, count in flight.late.items():
-            self.record.gaps.add(count, 1, now - tick, 0)
-            regular -= count
-        flight.late = {}
+        regular = producing - flight.stragglers.catch_up(self.record.gaps, now)
         if regular:
             self.record.gaps.add(regular, 1, now - flight.last_end, 0)
         lane.advance(1)
         lane.last_decode_tick = now
 
-    def _token_after_prefill(self, request: Request, now: int) -> None:
-        if request.first_token_tick < 0:
-            request.first_token_tick = now
-        else:
-            self.record.gaps.add(1, 1, now - request.last_token_tick, 0)
-        if request.generated >= request.output_tokens:
-            self._leave(request, now)
-            return
-        self.core.lane.join(request)
-        request.joined_tick = now
-
-    def _leave(self, request: Request, now: int) -> None:
-        core = self.core
-        core.finish(request)
-        leaving = [request]
-        if core.lane.hold:
-            all_done = not core.lane.heap and not core.lane.prefilling
-            leaving = core.release_held() if all_done else []
-        for done in leaving:
-            self.num_outstanding -= 1
-            self.outstanding_tokens -= done.input_tokens
-            self._on_finish(done, now, self.index)
-
     def _note_moves(self, index: int) -> None:
+        """Sequences left by preemption or returned from host memory while the step was scheduled."""
         core = self.core
         for request, lane in core.preempted:
             flight = self._flights[core.lanes.index(lane)]
-            tick = request.last_token_tick
-            if tick != flight.last_end and flight.late.get(tick, 0):
-                flight.late[tick] -= 1
-                if not flight.late[tick]:
-                    del flight.late[tick]
+            flight.stragglers.leave(request.last_token_tick, flight.last_end)
         for request in core.resumed:
-            flight = self._flights[index]
-            flight.late[request.last_token_tick] = flight.late.get(request.last_token_tick, 0) + 1
+            self._flights[index].stragglers.join(request.last_token_tick)
         if core.preempted_now or core.resumed:
-            counters = self.record.counters
-            counters.preemptions = core.num_preemptions
-            counters.swapped_tokens = core.swapped_tokens_total
+            self._count_moves()

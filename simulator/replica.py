@@ -7,7 +7,6 @@ same ticks (``max_span=1`` steps one by one through this same code).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import sqrt
 
 import simpy
@@ -16,14 +15,12 @@ from simulator.batching import BatchingPolicy
 from simulator.clock import Clock, Phase, to_ticks
 from simulator.core import EngineCore
 from simulator.costs import StepCosts
+from simulator.driver import Driver, OnFinish
+from simulator.gaps import Stragglers
 from simulator.physics.shape import StepShape
-from simulator.recorder import ReplicaRecord
 from simulator.request import Request
 
 FOREVER = 1 << 62
-
-OnFinish = Callable[[Request, int, int], None]
-"""Called with (request, tick, replica index) when a request is done."""
 
 
 def steps_until(elapsed: int, first: int, slope: int) -> int:
@@ -76,8 +73,8 @@ def step_shape(core: EngineCore, decode: bool, window: int | None) -> StepShape:
     )
 
 
-class Replica:
-    """Drives one :class:`EngineCore` through time."""
+class Replica(Driver):
+    """Drives one engine core without a pipeline."""
 
     def __init__(
         self,
@@ -92,21 +89,9 @@ class Replica:
         async_scheduling: bool = False,
         swap_token_s: float = 0.0,
     ) -> None:
-        self.clock = clock
-        self.index = index
-        self.core = core
-        self.policy = policy
-        self.costs = costs
-        self.record = ReplicaRecord()
-        self.num_outstanding = 0
-        self.outstanding_tokens = 0
-        self._on_finish = on_finish
+        super().__init__(clock, index, core, policy, costs, on_finish, swap_token_s)
         self._max_span = max_span
         self._async = async_scheduling
-        self._swap_token_s = swap_token_s
-        self.sole = False
-        """The only replica: every event of the simulation but its own calls :meth:`settle` and :meth:`notify`, so the end of
-        what is in flight needs no event when another one comes before."""
         self._idle = True
         self._changed = False
         self._wake: simpy.Event | None = None
@@ -121,33 +106,23 @@ class Replica:
         self._batch: list[tuple[Request, int]] = []
         self._decode = True
         self._last_start = -1
-        self._late: dict[int, int] = {}
-        """Last-token tick -> sequences that missed a step since (prefill-first stalls, swaps)."""
+        self._stragglers = Stragglers()
 
     # -- the outside world ----------------------------------------------------------------------------------------
 
     def enqueue(self, request: Request) -> None:
-        """A request reaches the engine's queue (EXTERNAL phase); follow the last one of an instant by :meth:`notify`."""
-        waiting = self.core.waiting
-        self._changed = self._changed or not waiting
-        waiting.append(request)
-        self.num_outstanding += 1
-        self.outstanding_tokens += request.input_tokens
-        counters = self.record.counters
-        if len(waiting) > counters.peak_waiting:
-            counters.peak_waiting = len(waiting)
+        """A request reaches the engine's queue; behind others it cannot change what is in flight."""
+        self._changed = self._changed or not self.core.waiting
+        super().enqueue(request)
 
     def settle(self, tick: int) -> None:
-        """An event at ``tick`` is about to change the queue of the sole replica: work that ends then ends first."""
+        """Work of the sole replica that ends at ``tick`` ends before the queue changes."""
         if self.sole and self._steps and self._end == tick:
             self._commit()
 
     def notify(self, tick: int, alone: bool) -> None:
-        """Requests were enqueued at ``tick``. ``alone``: no other replica has anything to do at this instant that is not in
-        the event queue already, so this one may run ahead.
-
-        A request behind others that wait in vain cannot be admitted before something finishes: no need to look up then.
-        """
+        """Look up, if the queue's head is new: a request behind others that wait in vain cannot be admitted before something
+        finishes."""
         changed, self._changed = self._changed, False
         if self._idle:
             self._idle = False
@@ -332,25 +307,12 @@ class Replica:
             if self._decode:
                 self._commit_decode(seqs, steps)
             else:
-                self._stall(seqs)
+                self._stragglers.fall_behind(seqs, begin)
         core.promised = 0
-        for request, tokens in self._batch:
-            if core.complete_prefill(request, tokens):
-                self._token_after_prefill(request)
+        if self._batch:
+            self._complete_prefills(self._batch, now)
         core.settle_cache()
-        heap = lane.heap
-        if heap and heap[0][0] <= lane.it:
-            core.note_peak()
-            while (done := lane.pop_finished()) is not None:
-                core.finish(done)
-                if not lane.hold:
-                    self._done(done)
-            if lane.hold and not lane.heap and not lane.prefilling:
-                for request in core.release_held():
-                    self._done(request)
-        timeline = self.record.timeline
-        if now >= timeline.next_tick:
-            timeline.add(now, core.num_running, len(core.waiting), core.used_blocks(), counters)
+        self._pop_finished(now)
 
     def _commit_decode(self, seqs: int, steps: int) -> None:
         lane, counters = self.core.lane, self.record.counters
@@ -360,63 +322,26 @@ class Replica:
         counters.decode_context += steps * lane.context + seqs * pairs
         if lane.window is not None:
             counters.decode_window += steps * lane.window_context + lane.growing * pairs
-        if self._late:
-            self._commit_late(producing, steps)
+        if self._stragglers.groups:
+            self._commit_stragglers(producing, steps)
         else:
             self.record.gaps.add(producing, steps, self._first, self._slope)
         lane.advance(steps)
         lane.last_decode_tick = self._now
 
-    def _commit_late(self, producing: int, steps: int) -> None:
+    def _commit_stragglers(self, producing: int, steps: int) -> None:
         """The first step of the span ends longer gaps for the sequences that had been left out before."""
-        gaps, first_end = self.record.gaps, self._begin + self._first
-        for tick, count in self._late.items():
-            gaps.add(count, 1, first_end - tick, 0)
-        regular = producing - sum(self._late.values())
+        gaps = self.record.gaps
+        regular = producing - self._stragglers.catch_up(gaps, self._begin + self._first)
         if regular:
             gaps.add(regular, 1, self._first, 0)
         if steps > 1:
             gaps.add(producing, steps - 1, self._first + self._slope, self._slope)
-        self._late = {}
-
-    def _stall(self, seqs: int) -> None:
-        """A step without decode: the sequences that had their last token at its begin fall behind."""
-        regular = seqs - sum(self._late.values())
-        if regular:
-            self._late[self._begin] = self._late.get(self._begin, 0) + regular
 
     def _note_moves(self) -> None:
-        """Keep ``_late`` right when sequences leave by preemption or return from host memory."""
-        core, now = self.core, self._now
-        for request, _ in core.preempted:
-            tick = request.last_token_tick
-            if tick != now and tick in self._late:
-                self._late[tick] -= 1
-                if not self._late[tick]:
-                    del self._late[tick]
-        for request in core.resumed:
-            self._late[request.last_token_tick] = self._late.get(request.last_token_tick, 0) + 1
-        self.record.counters.preemptions = core.num_preemptions
-        self.record.counters.swapped_tokens = core.swapped_tokens_total
-
-    def _token_after_prefill(self, request: Request) -> None:
-        now, lane = self._now, self.core.lane
-        if request.first_token_tick < 0:
-            request.first_token_tick = now
-        else:
-            self.record.gaps.add(1, 1, now - request.last_token_tick, 0)
-        if request.generated >= request.output_tokens:
-            self.core.finish(request)
-            if not lane.hold:
-                self._done(request)
-            elif not lane.heap and not lane.prefilling:
-                for held in self.core.release_held():
-                    self._done(held)
-            return
-        lane.join(request)
-        request.joined_tick = now
-
-    def _done(self, request: Request) -> None:
-        self.num_outstanding -= 1
-        self.outstanding_tokens -= request.input_tokens
-        self._on_finish(request, self._now, self.index)
+        """Sequences left by preemption or returned from host memory while the step was scheduled."""
+        for request, _ in self.core.preempted:
+            self._stragglers.leave(request.last_token_tick, self._now)
+        for request in self.core.resumed:
+            self._stragglers.join(request.last_token_tick)
+        self._count_moves()

@@ -1,0 +1,108 @@
+"""What replicas with and without a pipeline have in common: the queue's entrance, tokens after a prompt, departures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from simulator.batching import BatchingPolicy
+from simulator.clock import Clock
+from simulator.core import EngineCore
+from simulator.costs import StepCosts
+from simulator.recorder import ReplicaRecord
+from simulator.request import Request
+
+OnFinish = Callable[[Request, int, int], None]
+"""Called with (request, tick, replica index) when a request is done."""
+
+
+class Driver:
+    """Moves one :class:`EngineCore` through time; subclasses say how steps follow each other."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        index: int,
+        core: EngineCore,
+        policy: BatchingPolicy,
+        costs: StepCosts,
+        on_finish: OnFinish,
+        swap_token_s: float,
+    ) -> None:
+        self.clock = clock
+        self.index = index
+        self.core = core
+        self.policy = policy
+        self.costs = costs
+        self.record = ReplicaRecord()
+        self.num_outstanding = 0
+        self.outstanding_tokens = 0
+        self.sole = False
+        """The only replica: every event of the simulation but its own calls :meth:`settle` and :meth:`notify`, so the end of
+        what is in flight needs no event when another one comes before."""
+        self._on_finish = on_finish
+        self._swap_token_s = swap_token_s
+
+    def enqueue(self, request: Request) -> None:
+        """A request reaches the engine's queue (EXTERNAL phase); follow the last one of an instant by :meth:`notify`."""
+        waiting = self.core.waiting
+        waiting.append(request)
+        self.num_outstanding += 1
+        self.outstanding_tokens += request.input_tokens
+        counters = self.record.counters
+        if len(waiting) > counters.peak_waiting:
+            counters.peak_waiting = len(waiting)
+
+    def settle(self, tick: int) -> None:
+        """An event at ``tick`` is about to change the queue of the sole replica: work that ends then ends first."""
+
+    def notify(self, tick: int, alone: bool) -> None:
+        """Requests were enqueued at ``tick``. ``alone``: no other replica has anything to do at this instant that is not in
+        the event queue already, so this one may run ahead."""
+        raise NotImplementedError
+
+    def _complete_prefills(self, batch: list[tuple[Request, int]], now: int) -> None:
+        """Prompt work of a step has ended: complete prompts have produced a token and decode from now on."""
+        core = self.core
+        for request, tokens in batch:
+            if not core.complete_prefill(request, tokens):
+                continue
+            if request.first_token_tick < 0:
+                request.first_token_tick = now
+            else:
+                self.record.gaps.add(1, 1, now - request.last_token_tick, 0)
+            if request.generated >= request.output_tokens:
+                self._leave(request, now)
+            else:
+                core.lane.join(request)
+                request.joined_tick = now
+
+    def _pop_finished(self, now: int) -> None:
+        """Sequences whose last token is out leave the batch."""
+        core, lane = self.core, self.core.lane
+        if lane.heap and lane.heap[0][0] <= lane.it:
+            core.note_peak()
+            while (done := lane.pop_finished()) is not None:
+                self._leave(done, now)
+        timeline = self.record.timeline
+        if now >= timeline.next_tick:
+            timeline.add(now, core.num_running, len(core.waiting), core.used_blocks(), self.record.counters)
+
+    def _leave(self, request: Request, now: int) -> None:
+        """A request has all its tokens: it is done, or (static batching) waits for the rest of its batch."""
+        core = self.core
+        core.finish(request)
+        if not core.lane.hold:
+            self._done(request, now)
+        elif not core.lane.heap and not core.lane.prefilling:
+            for held in core.release_held():
+                self._done(held, now)
+
+    def _done(self, request: Request, now: int) -> None:
+        self.num_outstanding -= 1
+        self.outstanding_tokens -= request.input_tokens
+        self._on_finish(request, now, self.index)
+
+    def _count_moves(self) -> None:
+        counters, core = self.record.counters, self.core
+        counters.preemptions = core.num_preemptions
+        counters.swapped_tokens = core.swapped_tokens_total
