@@ -59,7 +59,12 @@ def add_deployment(parser: argparse.ArgumentParser) -> None:
     )
     engine.add_argument("--preemption-mode", choices=("recompute", "swap"), help="what happens to a preempted request")
     engine.add_argument("--swap-space", type=float, metavar="GIB", help="host memory for swapped KV, per device")
-    engine.add_argument("--routing", default="round-robin", metavar="POLICY", help="round-robin, random, least-outstanding, jsq-tokens, power-of-two")
+    engine.add_argument(
+        "--routing",
+        default="round-robin",
+        metavar="POLICY",
+        help="round-robin, random, least-outstanding, jsq-tokens, power-of-two",
+    )
     engine.add_argument("--moe-skew", type=float, default=0.0, metavar="S", help="Zipf exponent of expert popularity")
 
 
