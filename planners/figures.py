@@ -9,7 +9,7 @@ from simulator.figures import COLOURS, new_figure, plain_ticks
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from planners.parallel import Entry, PlanResult
+    from planners.outcome import Entry, PlanResult
 
 
 def pareto_figure(result: PlanResult) -> Figure:

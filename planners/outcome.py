@@ -20,6 +20,7 @@ from workloads.trace import Trace
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 Objective = Literal["cost", "goodput", "ttft", "tpot", "energy"]
 Status = Literal["best", "pareto", "met", "missed", "screened", "bounded", "unfit"]
@@ -89,6 +90,12 @@ class PlanResult:
     def deployment(self, entry: Entry | None = None) -> Deployment:
         """The deployment of an entry (default: the best)."""
         return build(self.model, self.cluster, self.space, (entry or self.best).candidate)
+
+    def plot_pareto(self) -> Figure:
+        """Cost against latency of all simulated candidates."""
+        from planners.figures import pareto_figure
+
+        return pareto_figure(self)
 
     @cached_property
     def launch_command(self) -> str:

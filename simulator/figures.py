@@ -109,10 +109,11 @@ def timeline_figure(result: SimulationResult) -> Figure:
         _lines(axis, times, [scale * rows[column].to_numpy(dtype=np.float64) for rows in replicas])
         axis.set_ylim(bottom=0)
     powers = [_binned(rows["time_s"].to_numpy(), rows["power_w"].to_numpy()) for rows in replicas]
-    _lines(axes[3][0], [edges for edges, _ in powers], [watts for _, watts in powers])
+    _lines(axes[3][0], [edges for edges, _ in powers], [watts for _, watts in powers], result.replica_idle_w)
     axes[3][0].set_ylim(bottom=0)
     for axis, label in zip(axes[:, 0], ("running", "waiting", "KV blocks [%]", "power [W]"), strict=True):
         axis.set_ylabel(label)
+    axes[1][0].yaxis.get_major_locator().set_params(integer=True)
     axes[3][0].set_xlabel("time [s]")
     if len(replicas) > 1:
         figure.legend(
@@ -122,14 +123,14 @@ def timeline_figure(result: SimulationResult) -> Figure:
     return figure
 
 
-def _lines(axis: Any, times: Sequence[Floats], values: Sequence[Floats]) -> None:
-    """A line per replica; beyond a handful their mean, and the range they span."""
+def _lines(axis: Any, times: Sequence[Floats], values: Sequence[Floats], afterwards: float = 0.0) -> None:
+    """A line per replica; beyond a handful their mean, and the range they span. ``afterwards``: when a replica is done."""
     if len(times) <= NAMED_REPLICAS:
         for index, (time, value) in enumerate(zip(times, values, strict=True)):
             axis.plot(time, value, color=COLOURS[index], linewidth=0.9, label=f"replica {index}")
         return
     grid = np.linspace(0.0, max((time[-1] for time in times if len(time)), default=1.0), 500)
-    table = np.array([np.interp(grid, t, v, right=0.0) for t, v in zip(times, values, strict=True) if len(t)])
+    table = np.array([np.interp(grid, t, v, right=afterwards) for t, v in zip(times, values, strict=True) if len(t)])
     axis.fill_between(grid, table.min(axis=0), table.max(axis=0), color=COLOURS[0], alpha=0.25, linewidth=0,
                       label=f"range of {len(times)} replicas")  # fmt: skip
     axis.plot(grid, table.mean(axis=0), color=COLOURS[0], linewidth=1.1, label="mean")

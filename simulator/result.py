@@ -147,7 +147,7 @@ class SimulationResult:
             rows = np.frombuffer(replica.timeline.rows).reshape(-1, replica.timeline.COLUMNS)
             elapsed = np.diff(rows[:, 0], prepend=0.0)
             idle_s = np.maximum(0.0, elapsed - np.diff(rows[:, 5], prepend=0.0))
-            joules = np.diff(rows[:, 4], prepend=0.0) + self._idle_w * idle_s
+            joules = np.diff(rows[:, 4], prepend=0.0) + self.replica_idle_w * idle_s
             frames.append(
                 pd.DataFrame(
                     {
@@ -224,10 +224,10 @@ class SimulationResult:
         idle_s = sum(
             max(0.0, self.duration_s - self._busy_s(replica.counters.busy_ticks)) for replica in self.record.replicas
         )
-        return busy_j + self._idle_w * idle_s
+        return busy_j + self.replica_idle_w * idle_s
 
     @property
-    def _idle_w(self) -> float:
+    def replica_idle_w(self) -> float:
         """Idle power of a replica's devices [W]; 0 where the profile has none."""
         return (self.deployment.cluster.device.idle_w or 0.0) * self.deployment.plan.devices_per_replica
 

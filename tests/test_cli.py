@@ -183,6 +183,8 @@ def test_results_draw_themselves(tmp_path):
 
     result = apex_sim.simulate("llama-3.1-8b", "h100-sxm:8", dp=8, num_requests=40)
     assert isinstance(result.plot_latency(), Figure) and isinstance(result.plot_timeline(), Figure)
+    plan = apex_sim.plan("llama-3.1-8b", "h100-sxm:1", num_requests=20)
+    assert isinstance(plan.plot_pareto(), Figure)
 
 
 # -- streams and signals ------------------------------------------------------------------------------------------------
