@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def pareto_figure(result: PlanResult) -> Figure:
-    """Cost (energy where the device has no price) against p95 TTFT and TPOT; the front is joined, the best is named."""
+    """Cost (energy where the device has no price) against p95 TTFT and TPOT; the front and the best are named."""
     figure, axes = new_figure(1, 2, width=11, height=4.6, sharey=True)
     priced = result.cluster.device.price is not None
     cost = "usd_per_million_output_tokens" if priced else "joules_per_output_token"
@@ -62,8 +62,14 @@ def _scatter(axis: Any, result: PlanResult, metric: str, cost: str) -> None:
         if any(abs(x_value / x - 1) < 0.15 and abs(y_value / y - 1) < 0.04 for x, y in placed):
             continue
         placed.append((x_value, y_value))
-        axis.annotate(entry.candidate.layout, (x_value, y_value), xytext=(0, 9), textcoords="offset points", fontsize=8,
+        axis.annotate(_name(entry), (x_value, y_value), xytext=(0, 9), textcoords="offset points", fontsize=8,
                       ha="center")  # fmt: skip
+
+
+def _name(entry: Entry) -> str:
+    candidate = entry.candidate
+    kv = "" if candidate.kv_cache_dtype == "auto" else f"kv-{candidate.kv_cache_dtype}"
+    return " ".join(part for part in (candidate.layout, candidate.quantization, kv) if part)
 
 
 def _point(entry: Entry, metric: str, cost: str) -> tuple[float | None, float | None]:

@@ -30,7 +30,7 @@ from planners.outcome import (
     score,
 )
 from planners.pareto import pareto_front
-from planners.pool import Evaluator, Measured
+from planners.pool import RATE_TOLERANCE, Evaluator, Measured
 from planners.space import Candidate, SearchSpace, build, enumerate_layouts, limit_variants
 from simulator.deployment import Deployment
 from simulator.physics.power import power_fit_of
@@ -133,6 +133,8 @@ class _Search:
         self.entries: list[Entry] = []
         self.deployments: dict[Candidate, Deployment] = {}
         self.stats = WorkloadStats.of(trace)
+        self.stretch_rate: dict[Candidate, float] = {}
+        """Highest rates within the SLO on the busiest stretch [1/s]."""
 
     def run(self, find_max_rate: bool) -> PlanResult:
         """All waves."""
@@ -333,6 +335,8 @@ class _Search:
                 elif not missing(entry.screen, self.slo):
                     words = reasons.compare(entry.screen, base.screen, self.objective)
                     entry.reason = f"no gain over the default limits: {words}"
+                if entry not in better:
+                    entry.measured = None
         better = [e for e in better if not self._hopeless(e)]
         return sorted(better, key=lambda e: self._key(e.screen))[:WAVE]
 
@@ -368,12 +372,14 @@ class _Search:
         while waiting:
             wave, waiting = waiting[:WAVE], waiting[WAVE:]
             rates = self.evaluator.max_rates("screen", [e.candidate for e in wave])
+            self.stretch_rate |= {e.candidate: rate for e, rate in zip(wave, rates, strict=True)}
             found += [(-rate, len(found) + i, entry) for i, (rate, entry) in enumerate(zip(rates, wave, strict=True))]
             found.sort(key=lambda item: item[:2])
             least = -found[min(len(found), RATE_FINALISTS) - 1][0]
             waiting = [e for e in waiting if e.bounds and (len(found) < RATE_FINALISTS or self._reach(e) > least)]
-        for entry in waiting:
-            entry.reason = "cannot reach the highest rates"
+        for entry in self.entries:
+            if entry.screen is not None and entry.bounds and entry.candidate not in self.stretch_rate:
+                entry.reason = f"its capacity, at most {entry.bounds.capacity_per_s:.3g} req/s, rules out a higher rate"
         return [entry for _, _, entry in found[:RATE_FINALISTS]]
 
     def _reach(self, entry: Entry) -> float:
@@ -426,6 +432,13 @@ class _Search:
             counts=counts,
         )
 
+    def _fastest_of(self, rated: Sequence[Entry]) -> Entry:
+        """The highest rate wins; among rates that the search cannot tell apart, fewer devices and lower latency."""
+        good = [e for e in rated if not self._key(e.measured)[0]] or rated
+        top = max(e.max_rate_per_s or 0.0 for e in good)
+        ties = [e for e in good if (e.max_rate_per_s or 0.0) * (1 + RATE_TOLERANCE) >= top]
+        return min(ties, key=lambda e: self._key(e.measured)[2:])
+
     def _settle(self, entry: Entry, best: Entry, on_front: bool, by_rate: bool) -> None:
         """Status and reason of a fully simulated entry."""
         assert entry.measured is not None and best.measured is not None
@@ -437,18 +450,21 @@ class _Search:
             entry.status, entry.reason = "missed", reasons.missed(entry.measured)
         else:
             entry.status = "pareto" if on_front else "met"
-            entry.reason = reasons.compare(entry.measured, best.measured, self.objective)
-            if by_rate:
-                entry.reason = self._slower(entry, best)
+            words = reasons.compare(entry.measured, best.measured, self.objective)
+            entry.reason = self._slower(entry, best) if by_rate else words
 
-    @staticmethod
-    def _slower(entry: Entry, best: Entry) -> str:
-        if entry.max_rate_per_s is None:
-            return "its highest rate on the busiest stretch, or the bound of it, is lower"
-        return (
-            f"highest rate within the SLO is {reasons.figure(entry.max_rate_per_s)} req/s against "
-            f"{reasons.figure(best.max_rate_per_s)}"
-        )
+    def _slower(self, entry: Entry, best: Entry) -> str:
+        """Why an entry is not the one with the highest rate."""
+        where, mine, top = "", entry.max_rate_per_s, best.max_rate_per_s
+        if mine is None:
+            where = f"on the busiest {len(self.short):,} requests "
+            mine, top = self.stretch_rate.get(entry.candidate), self.stretch_rate.get(best.candidate)
+        if mine is None or top is None:
+            return entry.reason or reasons.compare(entry.measured, best.measured, self.objective)  # type: ignore[arg-type]
+        if mine * (1 + RATE_TOLERANCE) >= top:
+            tie = f"{where}ties at {reasons.figure(mine)} req/s within the SLO"
+            return f"{tie}; {entry.candidate.num_devices} GPUs against {best.candidate.num_devices}, or more latency"
+        return f"{where}its highest rate within the SLO is {reasons.figure(mine)} req/s against {reasons.figure(top)}"
 
     def _settle_screened(self, entry: Entry, best: Entry) -> None:
         """Reason of an entry that was run on the busiest stretch only."""
@@ -456,6 +472,8 @@ class _Search:
         stretch = f"on the busiest {len(self.short):,} requests "
         if self._hopeless(entry) or missing(entry.screen, self.slo):
             entry.reason = reasons.missed(entry.screen, stretch)
+        elif entry.candidate in self.stretch_rate:
+            entry.reason = self._slower(entry, best)
         elif not entry.reason and best.screen is not None:
             entry.reason = stretch + reasons.compare(entry.screen, best.screen, self.objective)
 

@@ -61,7 +61,8 @@ def milliseconds(value: float) -> str:
 def _relative(mine: float | None, best: float | None) -> str:
     if not mine or not best:
         return ""
-    return f" ({100 * (mine / best - 1):+.2g}%)" if abs(mine / best - 1) < 1 else ""
+    percent = 100 * (mine / best - 1)
+    return f" ({percent:+.0f}%)" if abs(percent) >= 9.5 else f" ({percent:+.1f}%)"
 
 
 def _percent(share: float) -> str:

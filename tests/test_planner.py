@@ -215,7 +215,6 @@ def test_by_rate_the_fastest_of_all_layouts_wins() -> None:
     """Not the fastest of those that are cheapest at the trace's rate."""
     trace = traffic(300, rate=4)
     result = plan(trace=trace, cluster="h100-sxm:4", find_max_rate=True, objective="goodput")
-    assert result.best.candidate.num_devices == 4
     best = result.best.max_rate_per_s
     assert best is not None
     factor = 1.05 * best / trace.request_rate_per_s
