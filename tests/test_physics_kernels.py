@@ -10,7 +10,7 @@ from physics_helpers import H100, LLAMA_8B, MIXTRAL, NETWORK, cluster, prefill_s
 
 from hardware_profiles.schema import CollectiveFit, GemmFit
 from simulator.physics import kernels
-from simulator.physics.attention import attention_coefficients, prefill_seconds
+from simulator.physics.attention import attention_coefficients, prefill_cost
 from simulator.physics.collectives import Interconnect
 from simulator.physics.efficiency import DEFAULT_GEMM, DEFAULT_MOE, efficiency_of
 from simulator.physics.layout import lay_out
@@ -77,7 +77,7 @@ def test_attention_coefficients_are_the_prefill_kernel():
         num_heads=16, num_kv_heads=4, head_dim=128, v_head_dim=128, kv_bytes=2.0, num_sms=H100.num_sms,
         peak_flop_per_s=PEAK, bandwidth_bytes_per_s=BANDWIDTH, fit=precision.prefill_attention,
     )  # fmt: skip
-    assert sum(prefill_seconds(attention_coefficients(attention, 3, H100, precision), shape)) == pytest.approx(
+    assert sum(prefill_cost(attention_coefficients(attention, 3, H100, precision), shape)[:2]) == pytest.approx(
         3 * kernel_s
     )
 

@@ -7,6 +7,7 @@ chunk, is a second slope on the same context, and the steeper one counts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hardware_profiles.schema import DeviceProfile
 from simulator.physics.kernels import OUTPUT_BYTES, QUERY_TILE_ROWS, padding_pairs
@@ -165,39 +166,35 @@ def attention_coefficients(
     return build(attention, layers, device, precision)
 
 
-def visible_kv(c: AttentionCoefficients, shape: StepShape) -> float:
-    """KV entries that the chunks of a step read: their own tokens and the cached ones (within the window)."""
-    return shape.prefill_tokens + _cached_kv(c, shape)
+class PrefillCost(NamedTuple):
+    """Attention of a step's prefill chunks in all blocks of one kind, on one rank."""
+
+    compute_s: float
+    other_s: float
+    """Memory traffic, launches, what is fixed [s]; adds to ``compute_s``."""
+    flop: float
+    nbytes: float
 
 
-def _cached_kv(c: AttentionCoefficients, shape: StepShape) -> float:
-    cached = shape.prefill_context
-    return cached if c.window is None else min(cached, shape.prefill_seqs * c.window)
-
-
-def prefill_seconds(c: AttentionCoefficients, shape: StepShape) -> tuple[float, float]:
-    """(compute, everything else) of a step's prefill chunks, all blocks of ``c`` [s]; sum as prefill_attention_s."""
-    seqs = shape.prefill_seqs or 1
-    pairs: float = shape.prefill_pairs if c.window is None else shape.window_pairs
-    if shape.prefill_context:
-        pairs += padding_pairs(shape.prefill_tokens, seqs, _cached_kv(c, shape), c.prefill_tile_rows)
-    tiles = -(-(shape.prefill_tokens / seqs) // QUERY_TILE_ROWS)
-    compute_s = c.prefill_pair_s * pairs * (1.0 + c.prefill_occupancy / (seqs * tiles))
-    compute_s += c.prefill_context_s * shape.prefill_context
-    memory_s = c.prefill_token_s * shape.prefill_tokens + c.prefill_kv_s * visible_kv(c, shape)
-    return compute_s, memory_s + c.prefill_fixed_s + c.prefill_seq_s * seqs
-
-
-def prefill_flop(c: AttentionCoefficients, shape: StepShape) -> float:
-    """FLOP of the prefill chunks, all blocks of ``c`` on one rank."""
-    pairs = shape.prefill_pairs if c.window is None else shape.window_pairs
-    return c.pair_flop * pairs + c.token_flop * shape.prefill_tokens + c.context_flop * shape.prefill_context
-
-
-def prefill_bytes(c: AttentionCoefficients, shape: StepShape) -> float:
-    """HBM bytes of the prefill chunks, all blocks of ``c`` on one rank."""
-    moved = c.token_bytes * shape.prefill_tokens + c.kv_bytes * visible_kv(c, shape)
-    return moved + c.prefill_seq_bytes * shape.prefill_seqs
+def prefill_cost(c: AttentionCoefficients, shape: StepShape) -> PrefillCost:
+    """Cost of the prefill chunks; the times sum to prefill_attention_s. One function, for the hot path."""
+    _, _, _, tokens, pairs, window_pairs, seqs, cached, _ = shape
+    seqs = seqs or 1
+    context = cached
+    if c.window is not None:
+        pairs = window_pairs
+        cached = min(cached, seqs * c.window)
+    kv_tokens = tokens + cached
+    computed: float = pairs
+    if context:
+        computed += padding_pairs(tokens, seqs, cached, c.prefill_tile_rows)
+    tiles = -(-(tokens / seqs) // QUERY_TILE_ROWS)
+    return PrefillCost(
+        c.prefill_pair_s * computed * (1.0 + c.prefill_occupancy / (seqs * tiles)) + c.prefill_context_s * context,
+        c.prefill_token_s * tokens + c.prefill_kv_s * kv_tokens + c.prefill_fixed_s + c.prefill_seq_s * seqs,
+        c.pair_flop * pairs + c.token_flop * tokens + c.context_flop * context,
+        c.token_bytes * tokens + c.kv_bytes * kv_tokens + c.prefill_seq_bytes * seqs,
+    )
 
 
 def decode_flop(c: AttentionCoefficients, shape: StepShape) -> float:

@@ -12,9 +12,7 @@ from simulator.physics.attention import (
     attention_coefficients,
     decode_bytes,
     decode_flop,
-    prefill_bytes,
-    prefill_flop,
-    prefill_seconds,
+    prefill_cost,
 )
 from simulator.physics.collectives import Interconnect
 from simulator.physics.elementwise import Traffic, activation, elementwise_s, norms, rotary
@@ -334,10 +332,10 @@ class Stage:
         peak = self._context.precision.attention_peak_flop_per_s
         seconds = joules = 0.0
         for c in self.attention:
-            compute_s, other_s = prefill_seconds(c, shape)
+            compute_s, other_s, flop, nbytes = prefill_cost(c, shape)
             part_s = compute_s + other_s
             seconds += part_s
-            joules += self._joules(part_s, prefill_flop(c, shape) / peak, prefill_bytes(c, shape))
+            joules += self._joules(part_s, flop / peak, nbytes)
         return seconds, joules
 
     # -- breakdown ----------------------------------------------------------------------------------------------------
@@ -351,8 +349,7 @@ class Stage:
             if shape.decode_seqs:
                 costs.append(self._decode_cost(c, shape, f"attention.decode{suffix}"))
             if shape.prefill_tokens:
-                compute_s, other_s = prefill_seconds(c, shape)
-                flop, moved = prefill_flop(c, shape), prefill_bytes(c, shape)
+                compute_s, other_s, flop, moved = prefill_cost(c, shape)
                 launch_s = c.prefill_fixed_s
                 bound = gemm_bound(compute_s + other_s, compute_s, other_s - launch_s)
                 costs.append(Cost(f"attention.prefill{suffix}", compute_s + other_s, bound, flop / peak, flop, moved))
@@ -380,7 +377,7 @@ class Stage:
         """FLOP of all ranks of the stage."""
         attention = sum(
             (decode_flop(c, shape) if shape.decode_seqs else 0.0)
-            + (prefill_flop(c, shape) if shape.prefill_tokens else 0.0)
+            + (prefill_cost(c, shape).flop if shape.prefill_tokens else 0.0)
             for c in self.attention
         )
         tokens = self.tokens(shape.decode_seqs + shape.prefill_tokens)
@@ -390,7 +387,7 @@ class Stage:
         """HBM bytes of all ranks of the stage."""
         attention = sum(
             (decode_bytes(c, shape) if shape.decode_seqs else 0.0)
-            + (prefill_bytes(c, shape) if shape.prefill_tokens else 0.0)
+            + (prefill_cost(c, shape).nbytes if shape.prefill_tokens else 0.0)
             for c in self.attention
         )
         tokens = self.tokens(shape.decode_seqs + shape.prefill_tokens)

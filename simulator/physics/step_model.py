@@ -139,14 +139,15 @@ class StepModel:
         """(seconds, joules) of one stage without the host."""
         stage = self.stages[index]
         num_seqs, context, window_context, prefill, _, _, _, _, rows = shape
-        by_tokens = stage.tokens(num_seqs + prefill)
-        by_rows = stage.rows(rows)
-        seconds = by_tokens.seconds + by_rows.seconds
-        joules = by_tokens.joules + by_rows.joules
+        seconds, joules, _, _ = stage.tokens(num_seqs + prefill)
+        rows_s, rows_j, _, _ = stage.rows(rows)
+        seconds += rows_s
+        joules += rows_j
         if num_seqs:
             line = self._mixed_line(index, num_seqs) if prefill else stage.decode_attention(num_seqs, mixed=False)
-            seconds += line.base_s + line.context_s * context + line.window_s * window_context
-            joules += line.base_j + line.context_j * context + line.window_j * window_context
+            base_s, context_s, window_s, base_j, context_j, window_j = line
+            seconds += base_s + context_s * context + window_s * window_context
+            joules += base_j + context_j * context + window_j * window_context
         if prefill:
             attention_s, attention_j = stage.prefill(shape)
             seconds += attention_s
