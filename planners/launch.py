@@ -27,7 +27,7 @@ VLLM_FLAGS = frozenset(
         "--port",
     }
 )
-"""Flags of ``vllm serve`` that may be emitted; all are in vllm/engine/arg_utils.py from 0.15 to 0.33."""
+"""Flags of ``vllm serve`` that may be emitted: vllm/engine/arg_utils.py as of 0.33 (flags in common with 0.15)."""
 
 ONLINE_QUANTIZATION = frozenset({"fp8"})
 """Weight formats vLLM makes of a 16-bit checkpoint while loading; every other one needs a checkpoint in that format."""
@@ -35,8 +35,11 @@ ONLINE_QUANTIZATION = frozenset({"fp8"})
 _SETTINGS = (
     ("max_num_seqs", "--max-num-seqs"),
     ("max_num_batched_tokens", "--max-num-batched-tokens"),
-    ("block_size", "--block-size"),
 )
+
+
+DEFAULT_BLOCK_SIZE = 16
+"""vLLM's own choice on NVIDIA devices; not given as a flag, since some attention backends (MLA) insist on another one."""
 
 
 def separate_servers(deployment: Deployment) -> bool:
@@ -72,6 +75,8 @@ def vllm_command(deployment: Deployment) -> str:
         parts += ["--distributed-executor-backend", "ray"]
     for name, flag in _SETTINGS:
         parts += [flag, str(getattr(engine, name))]
+    if engine.block_size != DEFAULT_BLOCK_SIZE:
+        parts += ["--block-size", str(engine.block_size)]
     parts += ["--gpu-memory-utilization", f"{engine.gpu_memory_utilization:g}"]
     parts += ["--max-model-len", str(deployment.effective_max_model_len)]
     if deployment.num_gpu_blocks_override is not None:

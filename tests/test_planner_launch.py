@@ -16,7 +16,7 @@ CASES: dict[str, tuple[str, str, dict[str, object]]] = {
         "llama-3.1-8b",
         "h100-sxm:8",
         {"tp": 2, "pp": 2, "dp": 2, "quantization": "fp8", "kv_cache_dtype": "fp8", "dtype": "bfloat16",
-         "enable_prefix_caching": False, "async_scheduling": False, "num_gpu_blocks_override": 5000},
+         "enable_prefix_caching": False, "async_scheduling": False, "num_gpu_blocks_override": 5000, "block_size": 32},
     ),
     "moe ep": ("mixtral-8x7b", "h100-sxm:8", {"tp": 2, "dp": 4, "ep": 8}),
     "moe replicas": ("mixtral-8x7b", "h100-sxm:8", {"tp": 2, "dp": 4}),
@@ -59,6 +59,7 @@ def test_settings_become_flags() -> None:
     assert given["--quantization"] == "fp8"
     assert given["--kv-cache-dtype"] == "fp8"
     assert given["--data-parallel-size"] == given["--pipeline-parallel-size"] == "2"
+    assert given["--block-size"] == "32"
     assert {"--no-enable-prefix-caching", "--no-async-scheduling"} <= set(given)
 
 
