@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -202,7 +204,8 @@ class Simulation:
 
     def run(self) -> RunRecord:
         """Run until nothing is left to happen."""
-        self.clock.run()
+        with _collector_paused():
+            self.clock.run()
         for replica in self.replicas:
             counters, core = replica.record.counters, replica.core
             counters.peak_blocks = core.peak_blocks
@@ -215,6 +218,18 @@ class Simulation:
             replicas=[replica.record for replica in self.replicas],
             end_s=max(0.0, float(np.fmax.reduce(self.table.finish_s))),
         )
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """The loop makes no reference cycles worth collecting; looking for them costs it 7 %."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def run(
