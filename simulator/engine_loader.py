@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from hardware_profiles.errors import UserError, unknown_name
 from hardware_profiles.schema import DeviceProfile
 from simulator.batching import BATCHING
-from simulator.engine import EngineProfile
+from simulator.engine import EngineProfile, PreemptionMode, Sampling
 
 _ALIASES = {"vllm": "vllm-v1", "v1": "vllm-v1", "v0": "vllm-v0", "fastertransformer": "static"}
 GIB = 1 << 30
+_CHOICES = {"batching": tuple(BATCHING), "preemption": get_args(PreemptionMode), "sampling": get_args(Sampling)}
+_SHARES = ("gpu_memory_utilization", "watermark")
+_LIMITS = ("max_num_seqs", "max_num_batched_tokens")
 
 
 def engine_names() -> list[str]:
@@ -39,6 +43,8 @@ def load_engine(name: str, device: DeviceProfile) -> EngineProfile:
             text = Path(name).read_text("utf-8")
         except OSError as error:
             raise UserError(f"{name}: cannot read the engine profile: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise UserError(f"{name}: cannot read the engine profile: it is not UTF-8 text") from None
     else:
         raise unknown_name("engine", name, engine_names())
     try:
@@ -51,11 +57,9 @@ def load_engine(name: str, device: DeviceProfile) -> EngineProfile:
 
 
 def _from_mapping(data: dict[str, Any], place: str, device: DeviceProfile) -> EngineProfile:
-    for row in data.pop("defaults", []):
-        if _matches(row, device):
-            for field in ("max_num_seqs", "max_num_batched_tokens"):
-                data.setdefault(field, row[field])
-            break
+    _add_defaults(data, place, device)
+    if isinstance(data.get("version"), int | float):
+        data["version"] = str(data["version"])
     fields = {field.name: field for field in dataclasses.fields(EngineProfile)}
     for key, value in data.items():
         if key not in fields:
@@ -65,10 +69,30 @@ def _from_mapping(data: dict[str, Any], place: str, device: DeviceProfile) -> En
     missing = [name for name in required if name not in data]
     if missing:
         raise UserError(f"{place}: field {missing[0]} is missing")
-    if data["batching"] not in BATCHING:
-        raise UserError(f"{place}: {unknown_name('batching policy', str(data['batching']), BATCHING)}")
-    data["version"] = str(data["version"])
+    for name, choices in _CHOICES.items():
+        if name in data and data[name] not in choices:
+            raise UserError(f"{place}: {unknown_name(name, data[name], choices)}")
+    for name in _SHARES:
+        if data.get(name, 0) > 1:
+            raise UserError(f"{place}: {name} is {data[name]!r}; it is a share, at most 1")
     return EngineProfile(**data)
+
+
+def _add_defaults(data: dict[str, Any], place: str, device: DeviceProfile) -> None:
+    """Batch limits of the first row of ``defaults`` that fits the device."""
+    rows = data.pop("defaults", [])
+    if not (isinstance(rows, list) and all(isinstance(row, Mapping) for row in rows)):
+        raise UserError(f"{place}: defaults is {rows!r}; it must be a list of mappings with min_memory_gib and limits")
+    for row in rows:
+        for name in ("min_memory_gib", *_LIMITS):
+            if name not in row:
+                raise UserError(f"{place}: a row of defaults has no {name}: {dict(row)!r}")
+            _check_type(place, f"defaults: {name}", row[name], "float" if name == "min_memory_gib" else "int")
+    for row in rows:
+        if _matches(row, device):
+            for name in _LIMITS:
+                data.setdefault(name, row[name])
+            break
 
 
 def _matches(row: Mapping[str, Any], device: DeviceProfile) -> bool:
@@ -77,7 +101,7 @@ def _matches(row: Mapping[str, Any], device: DeviceProfile) -> bool:
 
 
 def _check_type(place: str, key: str, value: object, annotation: str) -> None:
-    """Reject strings where numbers belong, negative numbers and the like."""
+    """Reject strings where numbers belong and the reverse, negative and endless numbers and the like."""
     if annotation.startswith(("int", "float")):
         wanted = (int,) if annotation.startswith("int") else (int, float)
         if value is None and "None" in annotation:
@@ -85,7 +109,13 @@ def _check_type(place: str, key: str, value: object, annotation: str) -> None:
         if isinstance(value, bool) or not isinstance(value, wanted):
             hint = "; YAML reads 1e6 as a string, write 1.0e+6" if isinstance(value, str) else ""
             raise UserError(f"{place}: {key} is {value!r}; it must be {' or '.join(t.__name__ for t in wanted)}{hint}")
-        if value < 0:
-            raise UserError(f"{place}: {key} is {value!r}; it must not be negative")
-    elif annotation == "bool" and not isinstance(value, bool):
-        raise UserError(f"{place}: {key} is {value!r}; it must be true or false")
+        if not (math.isfinite(value) and value >= 0):
+            raise UserError(f"{place}: {key} is {value!r}; it must be finite and not negative")
+    elif annotation == "bool":
+        if not isinstance(value, bool):
+            raise UserError(f"{place}: {key} is {value!r}; it must be true or false")
+    elif annotation.startswith("dict"):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{place}: {key} is {value!r}; it must be a mapping")
+    elif not isinstance(value, str):
+        raise UserError(f"{place}: {key} is {value!r}; it must be text, in quotes where YAML reads something else")
