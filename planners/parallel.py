@@ -33,7 +33,7 @@ from planners.pareto import pareto_front
 from planners.pool import RATE_TOLERANCE, Evaluator, Measured
 from planners.space import Candidate, SearchSpace, build, enumerate_layouts, limit_variants
 from simulator.deployment import Deployment
-from simulator.physics.power import power_fit_of
+from simulator.physics.power import idle_w_of, power_fit_of
 from workloads.model import ModelSpec
 from workloads.slo import Slo
 from workloads.trace import Trace
@@ -313,7 +313,7 @@ class _Search:
             assert device.price is not None
             usd = candidate.num_devices * device.price.usd_per_hour * bounds.duration_s / 3600
             return 1e6 * usd / bounds.output_tokens
-        least_w = min(device.idle_w or 0.0, power_fit_of(device).base_w)
+        least_w = min(idle_w_of(device), power_fit_of(device).base_w)
         return least_w * candidate.tp * candidate.dp * bounds.duration_s / bounds.output_tokens
 
     # -- wave 4: batch limits ----------------------------------------------------------------------------------------

@@ -10,7 +10,9 @@ import numpy.typing as npt
 from simulator import clock
 
 FOLD_RUNS = 1_000_000
-"""Runs kept exactly; beyond that they are folded into a histogram with bins of 0.05 %."""
+FOLD_STEPS = 8_000_000
+"""Runs, and steps in them, that are kept exactly; beyond either they are folded into a histogram with bins of 0.05 %
+(percentiles need an entry per step: 50 bytes each while they are computed)."""
 BIN_WIDTH = 5e-4
 BINS_PER_OCTAVE = 1.0 / np.log2(1.0 + BIN_WIDTH)
 SMALLEST_S = 1e-9
@@ -25,12 +27,13 @@ class TokenGaps:
     def __init__(self) -> None:
         self._runs = array("d")
         self._hist: npt.NDArray[np.int64] | None = None
-        self._folded = 0
+        self._steps = 0
 
     def add(self, seqs: int, steps: int, first: int, slope: int) -> None:
         """Record ``seqs`` gaps for each of ``steps`` steps of first + j * slope ticks."""
         self._runs.extend((seqs, steps, first, slope))
-        if len(self._runs) >= 4 * FOLD_RUNS:
+        self._steps += steps
+        if len(self._runs) >= 4 * FOLD_RUNS or self._steps >= FOLD_STEPS:
             self._fold()
 
     def _expand(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
@@ -52,8 +55,8 @@ class TokenGaps:
                 grown[: len(self._hist)] = self._hist
             self._hist = grown
         self._hist += np.bincount(bins, weights=counts, minlength=len(self._hist)).astype(np.int64)
-        self._folded += len(self._runs) // 4
         self._runs = array("d")
+        self._steps = 0
 
     def weighted(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """(gaps [s], counts), unsorted; bin centres for what has been folded."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.deployment import Deployment
+from simulator.physics.power import idle_w_of
 from simulator.physics.shape import StepShape
 from simulator.recorder import COMPLETED, REJECTED
 from simulator.run import RunRecord
@@ -33,7 +36,7 @@ def weighted_percentile(values: Floats, counts: npt.NDArray[np.int64], percents:
         return [float("nan")] * len(percents)
     order = np.argsort(values, kind="stable")
     cumulative = np.cumsum(counts[order])
-    ranks = [max(1, int(np.ceil(p / 100 * cumulative[-1]))) for p in percents]
+    ranks = [max(1, math.ceil(Fraction(p) * int(cumulative[-1]) / 100)) for p in percents]
     return [float(values[order[np.searchsorted(cumulative, rank)]]) for rank in ranks]
 
 
@@ -228,8 +231,8 @@ class SimulationResult:
 
     @property
     def replica_idle_w(self) -> float:
-        """Idle power of a replica's devices [W]; 0 where the profile has none."""
-        return (self.deployment.cluster.device.idle_w or 0.0) * self.deployment.plan.devices_per_replica
+        """Idle power of a replica's devices [W]; without a figure in the profile, the default share of their TDP."""
+        return idle_w_of(self.deployment.cluster.device) * self.deployment.plan.devices_per_replica
 
     @staticmethod
     def _busy_s(ticks: int) -> float:

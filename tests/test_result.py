@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import apex_sim as apex
-from simulator import clock
+from simulator import clock, gaps
 from simulator.build import build_deployment
 from simulator.physics.shape import StepShape
 from simulator.recorder import COMPLETED, REJECTED, ReplicaRecord, RequestTable
@@ -232,3 +232,35 @@ def test_littles_law_holds_between_the_columns():
     result = apex.simulate("llama-3.1-8b", "h100-sxm:1", num_requests=200)
     in_system = result.column("e2e_s").sum() / result.duration_s
     assert in_system == pytest.approx(result.summary["request_throughput"] * result.summary["mean_e2el_ms"] / 1e3)
+
+
+def test_devices_without_an_idle_figure_still_draw_power_when_nothing_runs():
+    """Their idle time used to cost nothing."""
+    deployment = build_deployment("llama-3.1-8b", "a6000:1")
+    device = deployment.cluster.device
+    assert device.idle_w is None and device.tdp_w == 300.0
+    result = hand_made()
+    result = SimulationResult(deployment=deployment, trace=result.trace, record=result.record)
+    assert result.replica_idle_w == pytest.approx(0.19 * 300.0)
+    assert result.energy_j == pytest.approx(1000.0 + 0.19 * 300.0 * (6 - 4))
+
+
+@pytest.mark.parametrize("total", [7, 100, 1000, 4242, 100_000])
+def test_ranks_of_percentiles_are_exact(total):
+    """0.95 * 100 must not become 95.00000000000001 and the 96th value."""
+    values = np.arange(1.0, total + 1)
+    ones = np.ones(total, dtype=np.int64)
+    percents = tuple(range(1, 101))
+    assert weighted_percentile(values, ones, percents) == [-(-p * total // 100) for p in percents]
+
+
+def test_gaps_are_folded_before_their_steps_fill_the_memory(monkeypatch):
+    monkeypatch.setattr(gaps, "FOLD_STEPS", 1000)
+    some = gaps.TokenGaps()
+    for _ in range(30):
+        some.add(2, 100, clock.TICKS_PER_S // 100, clock.TICKS_PER_S // 10_000)
+    assert not some.is_exact
+    values, counts = some.weighted()
+    assert counts.sum() == 30 * 2 * 100 and len(values) <= 100
+    exact = 0.01 + 1e-4 * 49.5
+    assert (values * counts).sum() / counts.sum() == pytest.approx(exact, rel=gaps.BIN_WIDTH)
