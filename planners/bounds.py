@@ -19,7 +19,7 @@ import numpy as np
 from planners.demand import Demand, WorkloadStats
 from simulator.batching import RESERVING
 from simulator.deployment import Deployment
-from simulator.physics.shape import StepShape
+from simulator.physics.shape import StepShape, window_pairs
 from simulator.physics.stage import Stage
 from workloads.slo import Slo
 from workloads.trace import FloatArray
@@ -240,8 +240,6 @@ def _prefill_s(deployment: Deployment, tokens: int) -> float:
     Beyond the token budget every token costs its share of a full step: how decode rows cut the chunks cannot make it
     less. Pairs count at full occupancy: the real slowdown of short chunks falls at every tile border.
     """
-    from simulator.replica import window_pairs
-
     model, engine = deployment.step_model, deployment.engine
     size = engine.max_num_batched_tokens if engine.batching == "chunked" else tokens
     pair_s = sum(c.prefill_pair_s for s in model.stages for c in s.attention if c.window is None)

@@ -30,7 +30,7 @@ DecodeTicks = tuple[int, int, int, float, float, float]
 
 
 class StepCosts:
-    """Step costs in ticks, memoised by batch size. ``slowdown`` > 1 stretches every step (fault injection, tests)."""
+    """Step costs in ticks; lines of decode steps are kept by batch size."""
 
     def __init__(self, model: StepModelLike) -> None:
         self.model = model

@@ -17,7 +17,7 @@ from simulator.core import EngineCore
 from simulator.costs import StepCosts
 from simulator.driver import Driver, OnFinish
 from simulator.gaps import Stragglers
-from simulator.physics.shape import StepShape
+from simulator.physics.shape import StepShape, window_pairs
 from simulator.request import Request
 
 FOREVER = 1 << 62
@@ -38,12 +38,6 @@ def steps_until(elapsed: int, first: int, slope: int) -> int:
     while k > 1 and (k - 1) * first + slope * ((k - 1) * (k - 2) // 2) >= elapsed:
         k -= 1
     return k
-
-
-def window_pairs(new: int, cached: int, window: int) -> int:
-    """Query-key pairs of ``new`` tokens after ``cached`` ones when each sees at most ``window`` keys (itself included)."""
-    ramp = min(new, max(0, window - cached))
-    return ramp * cached + ramp * (ramp + 1) // 2 + (new - ramp) * window
 
 
 def step_shape(core: EngineCore, decode: bool, window: int | None) -> StepShape:

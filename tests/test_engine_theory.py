@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from engine_helpers import LineModel, make_trace, simulate_small
 
-from simulator.physics.shape import DecodeLine, StepShape
-from simulator.replica import steps_until, window_pairs
+from simulator.physics.shape import DecodeLine, StepShape, window_pairs
+from simulator.replica import steps_until
 from workloads.trace import Trace
 
 STEP_S = 0.01

@@ -9,15 +9,16 @@ import pytest
 from physics_helpers import ENGINE, LLAMA_70B, cluster
 
 from apex_sim.commands import explain as command
-from simulator.physics.explain import explain_values, format_explanation, step_shape, windowed_pairs
+from simulator.physics.explain import explain_values, format_explanation, step_shape
 from simulator.physics.memory import memory_plan
+from simulator.physics.shape import window_pairs
 from simulator.physics.step_model import StepModel
 from simulator.plan import ParallelPlan
 
 
 @pytest.mark.parametrize(("q", "p", "w"), [(5, 0, 3), (5, 2, 4), (1, 9, 4), (7, 1, 100), (4, 4, 4)])
-def test_windowed_pairs_count_every_query(q, p, w):
-    assert windowed_pairs(q, p, w) == sum(min(p + i, w) for i in range(1, q + 1))
+def test_window_pairs_count_every_query(q, p, w):
+    assert window_pairs(q, p, w) == sum(min(p + i, w) for i in range(1, q + 1))
 
 
 def test_shape_from_flags():

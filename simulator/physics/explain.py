@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from simulator.physics.memory import MemoryPlan
-from simulator.physics.shape import StepShape
+from simulator.physics.shape import StepShape, window_pairs
 from simulator.physics.step_model import ComponentCost, StepModel
 
 
@@ -25,18 +25,11 @@ def step_shape(
         window_tokens=decode_seqs * near,
         prefill_tokens=prefill,
         prefill_pairs=pairs,
-        window_pairs=pairs if window is None else windowed_pairs(prefill, cached, window),
+        window_pairs=pairs if window is None else window_pairs(prefill, cached, window),
         prefill_seqs=1 if prefill else 0,
         prefill_context=cached if prefill else 0,
         logits_rows=decode_seqs + (1 if prefill else 0),
     )
-
-
-def windowed_pairs(new_tokens: int, cached: int, window: int) -> int:
-    """Query-key pairs of ``new_tokens`` queries after ``cached`` tokens when each sees at most ``window`` keys, itself
-    included: the sum of min(cached + i, window) for i = 1 ... new_tokens."""
-    growing = min(new_tokens, max(0, window - cached))
-    return growing * cached + growing * (growing + 1) // 2 + (new_tokens - growing) * window
 
 
 def _rate(amount: float, seconds: float, peak: float) -> float:

@@ -28,6 +28,13 @@ class StepShape(NamedTuple):
     """Rows of the LM head: sequences that sample a token in this step (decode_seqs plus prompts that complete)."""
 
 
+def window_pairs(new: int, cached: int, window: int) -> int:
+    """Query-key pairs of ``new`` tokens after ``cached`` ones when each sees at most ``window`` keys, itself included: the
+    sum of min(cached + i, window) over i = 1 ... new."""
+    ramp = min(new, max(0, window - cached))
+    return ramp * cached + ramp * (ramp + 1) // 2 + (new - ramp) * window
+
+
 class DecodeLine(NamedTuple):
     """Cost of a decode-only step of n sequences as a line in its context: base + context*C + window*W [s, J]."""
 
