@@ -184,7 +184,7 @@ class DeviceProfile:
     scaleup: Link | None = None
     """Link to the other devices of a node (NVLink, Infinity Fabric, PCIe peer-to-peer)."""
     scaleup_domain: int = 8
-    """Devices that share the scale-up link at full speed (2 for NVLink bridges)."""
+    """Devices that share the scale-up link at full speed (2 for NVLink bridges); more than a host holds: a rack of hosts."""
     host_link: Link | None = None
     """PCIe or C2C to host memory."""
     tdp_w: float | None = None
@@ -213,6 +213,10 @@ class NodeSpec:
     """Power of the host without its accelerators [W]."""
 
 
+LARGEST_HOST = 16
+"""Most devices on one scale-up fabric inside a host (NVIDIA DGX-2: 16 V100); larger domains are racks of hosts."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
     """Identical nodes on one network. ``name`` is what the user typed (``h100-sxm:8x4``) or the YAML's name."""
@@ -230,6 +234,20 @@ class Cluster:
     def num_devices(self) -> int:
         """Accelerators in the whole cluster."""
         return self.node.num_devices * self.num_nodes
+
+    @property
+    def scaleup_devices(self) -> int:
+        """Devices on one scale-up link: no more than the node has, unless the link joins a rack of nodes (NVL72)."""
+        device = self.device
+        if device.scaleup is None:
+            return 1
+        within = device.scaleup_domain
+        return max(1, within if within > LARGEST_HOST else min(within, self.node.num_devices))
+
+    @property
+    def devices_before_network(self) -> int:
+        """Devices that reach each other without the network: those of a node, or of a rack on one scale-up link."""
+        return max(self.node.num_devices, self.scaleup_devices)
 
     @property
     def usd_per_hour(self) -> float | None:

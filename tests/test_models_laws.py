@@ -103,7 +103,7 @@ def test_flop_is_twice_the_active_matrices_plus_attention(name: str) -> None:
 
 
 def test_impossible_tp_names_the_possible_ones() -> None:
-    with pytest.raises(UserError, match=r"28 attention heads are not divisible by tp=8. Valid TP: 1, 2, 4$"):
+    with pytest.raises(UserError, match=r"28 attention heads are not divisible by tp=8. Valid tp: 1, 2, 4$"):
         load_model("qwen2.5-7b").check_tp(8)
     with pytest.raises(UserError, match="tp=0"):
         load_model("qwen2.5-7b").check_tp(0)

@@ -158,6 +158,8 @@ def test_groups_fill_the_scale_up_domain_then_the_node_then_the_network():
     assert ranks(Interconnect(cluster(bridged, nodes=2), efficiency_of(bridged)), 16) == [2, 4, 2]
     rack = replace(H100, scaleup_domain=72)
     assert ranks(Interconnect(cluster(rack, 4, 18), efficiency_of(rack)), 64) == [64]
+    small = Interconnect(cluster(devices=2, nodes=4), efficiency_of(H100))
+    assert ranks(small, 8) == [2, 4] and small.tiers(8)[1].link == NETWORK, "NVLink does not leave a node of two"
     alone = replace(H100, scaleup=None, host_link=None)
     assert Interconnect(cluster(alone), efficiency_of(alone)).tiers(2)[0].link == NETWORK
 

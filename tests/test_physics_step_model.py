@@ -30,10 +30,12 @@ from physics_helpers import (
 from hardware_profiles.errors import UserError
 from hardware_profiles.schema import DecodeAttentionFit
 from simulator.physics.efficiency import efficiency_of
+from simulator.physics.layout import check_plan
 from simulator.physics.power import busy_w, energy_j, power_fit_of
 from simulator.physics.shape import StepShape
 from simulator.physics.step_model import StepModel
 from simulator.plan import ParallelPlan
+from workloads.catalog import load_model
 
 CASES = {
     "dense": (LLAMA_8B, ParallelPlan(), 1),
@@ -306,10 +308,16 @@ def test_power_is_a_capped_line_and_energy_its_integral():
 
 
 def test_impossible_plans_say_what_would_work():
-    with pytest.raises(UserError, match=r"tp=3 does not divide llama-3.1-8b .*Valid tp: 1, 2, 4, 8, 16, 32"):
+    with pytest.raises(
+        UserError, match=r"llama-3.1-8b: 32 attention heads are not divisible by tp=3. Valid tp: 1, 2, 4, 8, 16, 32"
+    ):
         build(LLAMA_8B, ParallelPlan(tp=3))
     with pytest.raises(UserError, match="needs 16 devices; h100-test:8x1 has 8"):
         build(LLAMA_8B, ParallelPlan(tp=16))
+    with pytest.raises(UserError, match="needs 3 groups of 4 devices; h100-test:6x2 has room for 2"):
+        StepModel(LLAMA_8B, cluster(devices=6, nodes=2), ParallelPlan(tp=4, dp=3), ENGINE)
+    with pytest.raises(UserError, match=r"MLP width 27648 .* not divisible by tp=5"):
+        check_plan(load_model("llama-2-13b"), cluster(), ParallelPlan(tp=5))
     with pytest.raises(UserError, match=r"is dense\. Use ep=1"):
         build(LLAMA_8B, ParallelPlan(tp=2, ep=2))
     with pytest.raises(UserError, match="Valid ep: 1, 2"):

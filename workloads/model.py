@@ -318,7 +318,7 @@ class ModelSpec:
         _check_degree("tp", tp)
         if (obstacle := self._tp_obstacle(tp)) is not None:
             valid = ", ".join(str(n) for n in self.valid_tps())
-            raise UserError(f"{self.name}: {obstacle} not divisible by tp={tp}. Valid TP: {valid}")
+            raise UserError(f"{self.name}: {obstacle} not divisible by tp={tp}. Valid tp: {valid}")
 
     def _tp_obstacle(self, tp: int) -> str | None:
         for group in self.layers:

@@ -60,9 +60,8 @@ class Interconnect:
         self._network = cluster.node.network
         self._scaleup = device.scaleup
         self._host_link = device.host_link
-        per_node = cluster.node.num_devices
-        self._domain = 1 if device.scaleup is None else max(1, device.scaleup_domain)
-        self._node = max(per_node, self._domain)
+        self._domain = cluster.scaleup_devices
+        self._node = cluster.devices_before_network
         self._fits: dict[tuple[CollectiveOp, str], CollectiveFit] = {}
 
     def tiers(self, ranks: int) -> tuple[Tier, ...]:

@@ -109,17 +109,19 @@ class Layout:
     hidden: int
 
 
-def valid_tp(model: ModelSpec, limit: int = 1024) -> list[int]:
-    """Tensor-parallel degrees up to ``limit`` that split all heads evenly (KV heads may be replicated instead)."""
-    return [tp for tp in range(1, limit + 1) if all(_heads_split(g.attention, tp) for g in model.layers)]
-
-
-def _heads_split(attention: AttentionSpec, tp: int) -> bool:
-    if attention.num_heads % tp:
-        return False
-    if attention.kind != "gqa":
-        return True
-    return attention.num_kv_heads % tp == 0 or tp % attention.num_kv_heads == 0
+def _check_nodes(cluster: Cluster, plan: ParallelPlan) -> None:
+    """Ranks of one TP group that fit into a node share one: collectives inside and across nodes differ too much."""
+    node = cluster.devices_before_network
+    if plan.tp > node:
+        return
+    nodes, rest = divmod(cluster.num_devices, node)
+    groups = nodes * (node // plan.tp) + rest // plan.tp
+    if plan.pp * plan.dp > groups:
+        raise UserError(
+            f"plan: tp={plan.tp} x pp={plan.pp} x dp={plan.dp} needs {plan.pp * plan.dp} groups of {plan.tp} devices; "
+            f"{cluster.name} has room for {groups} that do not cross nodes of {node}. Lower pp or dp, or use a tp that "
+            f"divides {node}"
+        )
 
 
 def check_plan(model: ModelSpec, cluster: Cluster, plan: ParallelPlan) -> None:
@@ -127,10 +129,10 @@ def check_plan(model: ModelSpec, cluster: Cluster, plan: ParallelPlan) -> None:
     for name in ("tp", "pp", "dp", "ep"):
         if getattr(plan, name) < 1:
             raise UserError(f"plan: {name} is {getattr(plan, name)}; it must be at least 1")
-    if not all(_heads_split(g.attention, plan.tp) for g in model.layers):
-        heads = sorted({(g.attention.num_heads, g.attention.num_kv_heads) for g in model.layers})
-        text = ", ".join(f"{h} heads / {kv} kv heads" for h, kv in heads)
-        raise UserError(f"plan: tp={plan.tp} does not divide {model.name} ({text}). Valid tp: {_join(valid_tp(model))}")
+    try:
+        model.check_tp(plan.tp)
+    except UserError as error:
+        raise UserError(f"plan: {error}") from None
     if plan.pp > model.num_layers:
         raise UserError(
             f"plan: pp={plan.pp} exceeds the {model.num_layers} layers of {model.name}. Use pp <= {model.num_layers}"
@@ -141,6 +143,7 @@ def check_plan(model: ModelSpec, cluster: Cluster, plan: ParallelPlan) -> None:
             f"plan: tp={plan.tp} x pp={plan.pp} x dp={plan.dp} needs {plan.num_devices} devices; {cluster.name} "
             f"has {cluster.num_devices}. Lower a degree or use a larger cluster"
         )
+    _check_nodes(cluster, plan)
 
 
 def _check_ep(model: ModelSpec, plan: ParallelPlan) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Cluster
 from simulator.engine import EngineProfile
-from simulator.physics.layout import Layout, StageLayout, check_plan, lay_out, valid_tp
+from simulator.physics.layout import Layout, StageLayout, check_plan, lay_out
 from simulator.physics.precision import Precision, quantisation, resolve_precision
 from simulator.plan import ParallelPlan
 from workloads.model import ModelSpec
@@ -208,7 +208,7 @@ def _fits(model: ModelSpec, cluster: Cluster, plan: ParallelPlan, engine: Engine
 def _remedy(model: ModelSpec, cluster: Cluster, plan: ParallelPlan, engine: EngineProfile, tokens: int) -> str:
     """What would fit: the smallest larger TP (expert parallelism following it), FP8 weights, or a larger device."""
     options = []
-    for tp in valid_tp(model, 64):
+    for tp in model.valid_tps():
         if tp <= plan.tp:
             continue
         ep = plan.ep if plan.ep == 1 else plan.ep // plan.tp * tp
