@@ -278,8 +278,8 @@ def plan(
     objective: Objective = "cost",
     engine: str = "vllm-v1",
     max_rate: bool = False,
-    quantizations: tuple[str | None, ...] = (None,),
-    kv_cache_dtypes: tuple[str, ...] = ("auto",),
+    quantizations: tuple[str | None, ...] | None = None,
+    kv_cache_dtypes: tuple[str, ...] | None = None,
     top: int = 5,
     jobs: int = 1,
     seed: int = 0,
@@ -288,7 +288,8 @@ def plan(
     """Find how to serve a workload on a cluster: layouts and engine settings, bounded by physics, then simulated.
 
     objective: goodput, cost ($/1M output tokens), ttft, tpot (p95) or energy (J/output token). max_rate: also find the
-    highest request rate each finalist serves within the SLO. quantizations, kv_cache_dtypes: what the planner may use.
+    highest request rate each finalist serves within the SLO. quantizations, kv_cache_dtypes: formats the planner may use,
+    beside the one that ``quantization`` or ``kv_cache_dtype`` names; None: that one alone.
     Returns a PlanResult: ``.best``, ``.table`` (frame of all candidates with the reason each lost), ``.pareto``.
     """
     from planners.parallel import plan_parallel
@@ -298,18 +299,20 @@ def plan(
     spec = model if isinstance(model, ModelSpec) else load_model(name_of("model", model))
     machines = load_cluster(cluster)
     check_compute(machines)
-    check_formats(spec, machines, quantizations, kv_cache_dtypes)
+    fixed = {k: v for k, v in remaining.items() if v is not None}
+    space = SearchSpace(
+        engine=engine,
+        quantizations=_formats(fixed.pop("quantization", None), quantizations, None),
+        kv_cache_dtypes=_formats(fixed.pop("kv_cache_dtype", None), kv_cache_dtypes, "auto"),
+        settings=fixed,
+    )
+    check_formats(spec, machines, space.quantizations, space.kv_cache_dtypes)
     result = plan_parallel(
         model=spec,
         cluster=machines,
         trace=make_trace(**workload, seed=seed),
         slo=as_slo(slo),
-        space=SearchSpace(
-            engine=engine,
-            quantizations=quantizations,
-            kv_cache_dtypes=kv_cache_dtypes,
-            settings={k: v for k, v in remaining.items() if v is not None},
-        ),
+        space=space,
         objective=objective,
         find_max_rate=max_rate,
         top=top,
@@ -318,6 +321,16 @@ def plan(
     )
     check_plan(result)
     return result
+
+
+def _formats(setting: Any, allowed: tuple[Any, ...] | None, own: Any) -> tuple[Any, ...]:
+    """Number formats to choose from, in order: the one set, then those allowed; without either the checkpoint's own."""
+    if isinstance(allowed, str):
+        raise UserError(
+            f"quantizations and kv_cache_dtypes are lists of formats; {allowed!r} is text, write ({allowed!r},)"
+        )
+    given = () if setting is None else (setting,)
+    return tuple(dict.fromkeys((*given, *(allowed or ())))) or (own,)
 
 
 def check_formats(
