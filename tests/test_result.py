@@ -264,3 +264,36 @@ def test_gaps_are_folded_before_their_steps_fill_the_memory(monkeypatch):
     assert counts.sum() == 30 * 2 * 100 and len(values) <= 100
     exact = 0.01 + 1e-4 * 49.5
     assert (values * counts).sum() / counts.sum() == pytest.approx(exact, rel=gaps.BIN_WIDTH)
+
+
+def two_replicas() -> SimulationResult:
+    """The requests of :func:`hand_made` on two replicas of two pipeline stages: four H100, work split one to three."""
+    deployment = build_deployment("llama-3.1-8b", "h100-sxm:4", pp=2, dp=2, num_gpu_blocks_override=100)
+    whole = hand_made()
+    first, second = whole.record.replicas[0], ReplicaRecord()
+    for index, counters in enumerate((first.counters, second.counters)):
+        counters.joules, counters.busy_ticks = (300.0, 900.0)[index], (1, 3)[index] * clock.TICKS_PER_S
+        counters.peak_blocks, counters.peak_running, counters.peak_waiting = (
+            (10, 60)[index],
+            (3, 7)[index],
+            (5, 2)[index],
+        )
+        counters.preemptions, counters.steps = (4, 9)[index], (11, 22)[index]
+        counters.prefill_tokens, counters.decode_tokens = (100, 300)[index], (2, 5)[index]
+    record = replace(whole.record, replicas=[first, second])
+    return SimulationResult(deployment=deployment, trace=whole.trace, record=record)
+
+
+def test_replicas_add_up_peaks_are_the_highest_and_utilisation_is_the_mean():
+    result = two_replicas()
+    s, device = result.summary, result.deployment.cluster.device
+    assert s["num_gpus"] == 4
+    assert s["peak_kv_usage"] == 0.6 and s["peak_running"] == 7 and s["peak_waiting"] == 5
+    assert s["num_preemptions"] == 13 and s["engine_steps"] == 33
+    assert s["utilisation"] == pytest.approx((1 / 6 + 3 / 6) / 2)
+    assert s["energy_j"] == pytest.approx(300 + 900 + 2 * device.idle_w * ((6 - 1) + (6 - 3)))
+    assert s["usd_per_hour"] == pytest.approx(4 * device.price.usd_per_hour)
+    assert s["output_throughput_per_gpu"] == pytest.approx(10 / 6 / 4)
+    model = result.deployment.step_model
+    shape = StepShape(decode_seqs=7, prefill_tokens=400, logits_rows=7 + 3)
+    assert s["mfu"] == pytest.approx(model.flop(shape) / (4 * model.peak_flop_per_s * 6))
