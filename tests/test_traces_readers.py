@@ -7,6 +7,7 @@ import json
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -227,7 +228,7 @@ PLAIN = "arrival_s,input_tokens,output_tokens\n"
         (PLAIN + "0,0,1\n", "line 2: input_tokens is 0; a request has at least 1 token"),
         (PLAIN + "0,1,0\n", "line 2: output_tokens is 0; a request has at least 1 token"),
         (PLAIN + "-2,1,1\n", "line 2: arrival_s is -2; it must be at least 0"),
-        (PLAIN + "0,1,1\n5,1,1\n4.5,1,1\n", r"line 4: arrival_s is 4.5; it is earlier .* set sort \(--trace-sort\)"),
+        (PLAIN + "0,1,1\n5,1,1\n4.5,1,1\n", r"line 4: arrival_s is 4.5; it is earlier .* set sort \(--trace-sort; --sort "),
         (PLAIN + "0,1,1\n1,1,000,1\n", "Expected 3 fields in line 3, saw 4"),
         (PLAIN + "0,1,1,7\n1,1,1,8\n", "line 2: 4 cells, the header has 3"),
         (PLAIN, "has a header but no rows"),
@@ -277,6 +278,22 @@ def test_wrong_format_names_the_missing_column(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="is not a text file"):
         read_trace(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        (AZURE_2023, {"columns": {"arrival_s": "TIMESTAMP"}}),
+        (AZURE_2023, {"sessions": True}),
+        (AZURE_2023, {"block_tokens": 16}),
+        (MOONCAKE, {"time_unit": "s"}),
+        (BURST_1, {"think_s": "3"}),
+    ],
+)
+def test_an_option_that_the_format_cannot_follow_is_refused(tmp_path: Path, text: str, options: dict[str, Any]) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(UserError, match=rf"{path}: {next(iter(options))} has no effect on the \w+ format, only on"):
+        read_trace(path, **options)
 
 
 def test_sort_and_drop_empty_keep_the_account(tmp_path: Path) -> None:

@@ -43,7 +43,19 @@ def read_trace(path: str | Path, format: str | None = None, **options: Any) -> T
     name = format or detect_format(path)
     if name not in READERS:
         raise unknown_name("trace format", name, READERS)
+    _refuse_unused(path, name, parsed)
     return READERS[name](path, parsed)
+
+
+def _refuse_unused(path: Path, format: str, options: ReadOptions) -> None:
+    """An option that the format has no use for would be ignored in silence: the file has its own columns and units."""
+    default = ReadOptions()
+    for option, formats in ONLY_OF.items():
+        if format not in formats and getattr(options, option) != getattr(default, option):
+            raise UserError(
+                f"{path}: {option} has no effect on the {format} format, only on {', '.join(formats)}; leave it out, or "
+                "name one of these as format"
+            )
 
 
 def detect_format(path: str | Path) -> str:
@@ -336,6 +348,17 @@ def _need(table: Table, columns: Iterable[str], why: str = "the format has it") 
             raise UserError(f"{table.path}: no column '{column}' ({why}); columns: {found}")
     return table
 
+
+PLAIN = ("csv", "jsonl", "parquet")
+ONLY_OF: dict[str, tuple[str, ...]] = {
+    "columns": PLAIN,
+    "time_unit": PLAIN,
+    "block_tokens": ("mooncake", "bailian", "sharegpt", *PLAIN),
+    "sessions": ("burstgpt", "mooncake", "bailian", "sharegpt", *PLAIN),
+    "think_s": ("sharegpt",),
+    "characters_per_token": ("sharegpt",),
+}
+"""Options that not every format can follow, and the formats that do."""
 
 READERS: dict[str, Callable[[Path, ReadOptions], Trace]] = {
     "azure": read_azure,

@@ -59,7 +59,8 @@ def finish(rows: Rows, options: ReadOptions) -> Trace:
     elif rows.time_s is None:
         raise UserError(
             f"{table.path}: has lengths but no arrival column; give an arrival process "
-            "(arrival=poisson and rate_per_s=5; --trace-arrival poisson --trace-rate 5), or add a column arrival_s"
+            "(arrival=poisson and rate_per_s=5; --trace-arrival poisson --trace-rate 5, in apex-sim traces without "
+            "trace-), or add a column arrival_s"
         )
     else:
         arrival_s, concurrency = rows.time_s[kept], rows.concurrency
@@ -134,7 +135,8 @@ def _order(rows: Rows, kept: IntArray, arrival_s: FloatArray, options: ReadOptio
     row = int(kept[falls[0] + 1])
     assert rows.time_column is not None
     value = rows.table.columns[rows.time_column].iloc[row]
-    raise rows.table.error(row, rows.time_column, value, "it is earlier than the row before: set sort (--trace-sort)")
+    rule = "it is earlier than the row before: set sort (--trace-sort; --sort of apex-sim traces)"
+    raise rows.table.error(row, rows.time_column, value, rule)
 
 
 def _links(rows: Rows, kept: IntArray) -> dict[str, Any]:

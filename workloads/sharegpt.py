@@ -33,7 +33,7 @@ def read_sharegpt(path: Path, options: ReadOptions) -> Trace:
     if options.arrival is None:
         raise UserError(
             f"{path}: conversations have no arrival times; give an arrival process "
-            "(arrival=poisson and rate_per_s=5; --trace-arrival poisson --trace-rate 5)"
+            "(arrival=poisson and rate_per_s=5; --trace-arrival poisson --trace-rate 5, in apex-sim traces without trace-)"
         )
     conversations = [_pairs(path, i, item, options) for i, item in enumerate(_conversations(path))]
     estimated = sum(pair[2] for pairs in conversations for pair in pairs)

@@ -299,4 +299,6 @@ def _write_parquet(frame: Any, path: Path) -> None:
     try:
         frame.to_parquet(path, index=False)
     except ImportError as error:
-        raise UserError(f"{path}: Parquet needs pyarrow; pip install 'apex-sim[parquet]', or use .csv") from error
+        raise UserError(
+            "writing Parquet needs pyarrow; pip install 'apex-sim[parquet]', or name a .csv or .jsonl file"
+        ) from error
