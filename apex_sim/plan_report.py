@@ -6,15 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from apex_sim.files import to_json, write_atomically, write_text
-from apex_sim.report import PROVENANCE, describe_deployment
+from apex_sim.report import basis, describe_deployment
 from apex_sim.text import milliseconds, number, share, table
 from planners.figures import pareto_figure
 from planners.launch import launch_script
-from planners.parallel import OBJECTIVES, Entry, PlanResult
+from planners.parallel import Entry, PlanResult
 from simulator.figures import save
+from workloads.trace import Trace
 
 LOSERS = 12
 """Losing layouts listed with their reasons; the JSON and CSV have all."""
+
+
+WORDS = {
+    "cost": "$/1M output tokens",
+    "goodput": "good requests/s",
+    "ttft": "p95 TTFT",
+    "tpot": "p95 TPOT",
+    "energy": "J/output token",
+}
+"""Objective -> what the winner is best by."""
 
 
 def _settings(entry: Entry) -> str:
@@ -48,13 +59,22 @@ def _rate(rate: float | None) -> str:
     return "any" if rate == float("inf") else number(rate)
 
 
+def _pace(trace: Trace) -> str:
+    """At what rate requests come."""
+    if trace.concurrency is not None:
+        return f", closed loop of {trace.concurrency}"
+    return f" at {number(trace.request_rate_per_s)} req/s" if trace.duration_s > 0 else " at once"
+
+
 def plan_text(result: PlanResult, top: int) -> str:
     """The plan in a screenful: the winner, its command, the front, the losers with reasons."""
     has_slo = result.slo is not None
     has_rate = any(entry.max_rate_per_s is not None for entry in result.entries)
     header = ["plan", "GPUs", "TTFT p50", "p95", "TPOT p50", "p95"]
     header += ["in SLO"] if has_slo else []
-    header += ["goodput/s", "$/1M out", "J/token"] + (["max req/s"] if has_rate else []) + ["status"]
+    header += (
+        ["goodput/s" if has_slo else "req/s", "$/1M out", "J/token"] + (["max req/s"] if has_rate else []) + ["status"]
+    )
     best = result.best
     full = [e for e in result.entries if e.measured is not None and e is not best]
     front = [e for e in full if e in result.pareto]
@@ -62,10 +82,10 @@ def plan_text(result: PlanResult, top: int) -> str:
     shown = [best, *front, *others[: max(0, top - 1 - len(front))]]
     assert best.measured is not None
     deployment = result.deployment()
-    what = "highest rate" if result.by_rate else OBJECTIVES[result.objective][2]
+    what = "highest rate" if result.by_rate else WORDS[result.objective]
     lines = [
         f"best plan by {what}" + (f" within {result.slo}" if has_slo else "") + f": {describe_deployment(deployment)}",
-        f"workload: {result.trace.name}, {len(result.trace):,} requests at {number(result.trace.request_rate_per_s)} req/s; "
+        f"workload: {result.trace.name}, {len(result.trace):,} requests{_pace(result.trace)}; "
         + ", ".join(f"{count} {what}" for what, count in result.counts.items()),
         "",
         table(header, [_metrics_row(entry, has_slo, has_rate) for entry in shown]),
@@ -80,7 +100,7 @@ def plan_text(result: PlanResult, top: int) -> str:
         lines += [f"  {_settings(entry)}: {entry.reason}" for entry in _by_reason(losers)[:LOSERS]]
         if len(losers) > LOSERS:
             lines.append(f"  ... and {len(losers) - LOSERS} more (--json or --csv lists all)")
-    lines += ["", f"basis: {PROVENANCE[best.measured.metrics['provenance']]}"]
+    lines += ["", f"basis: {basis(best.measured.metrics['provenance'], deployment.engine)}"]
     return "\n".join(lines)
 
 

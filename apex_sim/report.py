@@ -9,6 +9,7 @@ from typing import Any
 from apex_sim.files import to_json, to_yaml, write_atomically, write_text
 from apex_sim.text import milliseconds, number, share, table
 from simulator.deployment import Deployment
+from simulator.engine import EngineProfile
 from simulator.result import SimulationResult
 
 METRICS = (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("E2E", "e2el"), ("queue", "queue"))
@@ -17,6 +18,13 @@ PROVENANCE = {
     "transferred": "kernel efficiencies taken over from the nearest measured device: expect larger errors",
     "datasheet": "no kernel measurements behind this device: datasheet peaks with typical efficiencies",
 }
+
+
+def basis(provenance: str, engine: EngineProfile) -> str:
+    """What the times rest on; says so when the engine's host times are unknown, since its steps then come out too fast."""
+    known = engine.step_fixed_s or engine.step_seq_s or engine.sync_step_fixed_s or engine.sync_step_seq_s
+    text = PROVENANCE[provenance]
+    return text if known else f"{text}; engine {engine.name} has no host times: steps are their kernels alone"
 
 
 def describe_deployment(deployment: Deployment) -> str:
@@ -67,7 +75,7 @@ def summary_text(result: SimulationResult) -> str:
             f"refused      {s['failed']:,} of {s['num_prompts']:,} requests: prompts of max-model-len "
             f"({result.deployment.effective_max_model_len:,}) or more"
         )
-    lines.append(f"basis        {PROVENANCE[s['provenance']]}")
+    lines.append(f"basis        {basis(s['provenance'], result.deployment.engine)}")
     return "\n".join(lines)
 
 
