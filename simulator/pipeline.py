@@ -107,6 +107,7 @@ class PipelineReplica(Driver):
         counters = self.record.counters
         counters.prefill_tokens += shape.prefill_tokens
         counters.prefill_pairs += shape.prefill_pairs
+        counters.prefill_context += shape.prefill_context
         counters.window_pairs += shape.window_pairs
         counters.mixed_steps += bool(lane.flying)
         counters.busy_ticks += stages[0]

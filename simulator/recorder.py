@@ -22,6 +22,8 @@ class Counters:
     joules: float = 0.0
     prefill_tokens: int = 0
     prefill_pairs: int = 0
+    prefill_context: int = 0
+    """Sum over prefill chunks of the KV entries before them; MLA expands those again."""
     decode_tokens: int = 0
     decode_context: int = 0
     """Sum over decode steps of the KV entries read in full-attention layers."""

@@ -228,6 +228,7 @@ class Replica(Driver):
         counters.mixed_steps += 1
         counters.prefill_tokens += shape.prefill_tokens
         counters.prefill_pairs += shape.prefill_pairs
+        counters.prefill_context += shape.prefill_context
         counters.window_pairs += shape.window_pairs
         if core.num_running > counters.peak_running:
             counters.peak_running = core.num_running

@@ -264,6 +264,7 @@ class SimulationResult:
             prefill_tokens=sum(c.prefill_tokens for c in totals),
             prefill_pairs=sum(c.prefill_pairs for c in totals),
             window_pairs=sum(c.window_pairs for c in totals),
+            prefill_context=sum(c.prefill_context for c in totals),
             logits_rows=sum(c.decode_tokens for c in totals) + int(self.completed.sum()),
         )
         capacity = model.peak_flop_per_s * self.deployment.plan.num_devices * self.duration_s

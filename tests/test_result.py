@@ -297,3 +297,16 @@ def test_replicas_add_up_peaks_are_the_highest_and_utilisation_is_the_mean():
     model = result.deployment.step_model
     shape = StepShape(decode_seqs=7, prefill_tokens=400, logits_rows=7 + 3)
     assert s["mfu"] == pytest.approx(model.flop(shape) / (4 * model.peak_flop_per_s * 6))
+
+
+def test_mfu_counts_the_latents_that_chunks_expand_again():
+    """MLA: a chunk turns the cached latents of its prompt into keys and values once more."""
+    trace = Trace(arrival_s=np.zeros(1), input_tokens=np.array([300]), output_tokens=np.array([1]))
+    result = apex.simulate("deepseek-v2-lite", "h100-sxm:1", trace=trace, max_num_batched_tokens=128)
+    steps, flop = result.deployment.step_model, 0.0
+    for past, new in ((0, 128), (128, 128), (256, 44)):
+        pairs = new * past + new * (new + 1) // 2
+        chunk = StepShape(0, 0, 0, new, pairs, pairs, 1, past, 1 if past == 256 else 0)
+        flop += steps.flop(chunk)
+    assert flop > steps.flop(StepShape(0, 0, 0, 300, 300 * 301 // 2, 300 * 301 // 2, 1, 0, 1))
+    assert result.summary["mfu"] == pytest.approx(flop / (steps.peak_flop_per_s * result.duration_s), rel=1e-9)
