@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from hardware_profiles.cluster import parse_cluster
 from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Cluster
+from simulator.batching import RESERVING
 from simulator.build import EngineSettings, build_deployment, check_compute, check_number, flag, name_of
 from simulator.deployment import Deployment
 from simulator.plan import ParallelPlan
@@ -248,6 +249,13 @@ def check_served(deployment: Deployment, trace: Trace) -> None:
         raise UserError(
             f"{trace.name}: all {len(trace):,} requests would be refused: the shortest prompt has {shortest:,} tokens, "
             f"{cause} is {longest:,}. Allow longer requests or send shorter ones"
+        )
+    if deployment.engine.batching in RESERVING and deployment.max_model_len is None:
+        places = deployment.memory.kv_tokens // longest
+        warnings.warn(
+            f"engine {deployment.engine.name} reserves --max-model-len tokens for every request: at {longest:,}, what model "
+            f"and memory allow, {max(places, 1):,} fit at once; set --max-model-len to the longest request you serve",
+            stacklevel=3,
         )
     if longest > positions:
         warnings.warn(

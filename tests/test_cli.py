@@ -239,3 +239,43 @@ def test_errors_of_the_user_are_one_line(capsys):
     assert main(["simulate", "--model", "nope", "--cluster", "h100-sxm:1"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert issubclass(UserError, ValueError)
+
+
+# -- engines ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_engine_without_host_times_says_so(capsys):
+    argv = (*RUN, "--engine", "static", "--max-model-len", "9000")
+    assert main(argv) == 0
+    assert "engine static has no host times: steps are their kernels alone" in capsys.readouterr().out
+    assert main(RUN) == 0
+    assert "host times" not in capsys.readouterr().out
+
+
+def test_engines_that_reserve_the_longest_request_warn_when_it_is_not_given(capsys):
+    assert main([*RUN, "--engine", "orca"]) == 0
+    warning = capsys.readouterr().err
+    assert "orca reserves --max-model-len tokens for every request: at 131,072" in warning
+    assert "3 fit at once" in warning
+    assert main([*RUN, "--engine", "orca", "--max-model-len", "9000"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_older_vllm_is_not_faster_than_the_newer(capsys):
+    tpot_ms = []
+    for engine in ("vllm-v1", "vllm-v0"):
+        assert main([*RUN, "--engine", engine, "--trace", "chat_small", "--rate", "1", "--json", "-"]) == 0
+        tpot_ms.append(json.loads(capsys.readouterr().out)["median_tpot_ms"])
+    assert tpot_ms[0] < tpot_ms[1]
+
+
+def test_parquet_without_pyarrow_names_no_temporary_file(tmp_path, monkeypatch, capsys):
+    import pandas as pd
+
+    def without(*_, **__):
+        raise ImportError("pyarrow")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", without)
+    assert main(["traces", "convert", "chat_small", str(tmp_path / "t.parquet")]) == 2
+    message = capsys.readouterr().err
+    assert "pip install 'apex-sim[parquet]'" in message and str(tmp_path) not in message
