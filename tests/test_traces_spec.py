@@ -179,3 +179,19 @@ def test_every_key_column_and_format_is_documented() -> None:
     columns = {*ALIASES, *OTHER_COLUMNS, *(alias for names in ALIASES.values() for alias in names)}
     missing = sorted(word for word in {*keys, *columns, *READERS} if f"`{word}`" not in text)
     assert not missing
+
+
+def test_the_workload_in_the_documentation_is_read() -> None:
+    import yaml
+
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "workloads.md").read_text(), re.DOTALL)
+    trace = workload_from_dict(yaml.safe_load(text) | {"num_requests": 50}, where="docs/workloads.md")
+    assert trace.name == "chat" and trace.previous is not None
+
+
+def test_an_unquoted_distribution_in_braces_is_explained() -> None:
+    import yaml
+
+    data = yaml.safe_load("prefix: {groups: 8, tokens: uniform(200, 800)}")
+    with pytest.raises(UserError, match=r"^mine.yaml: '800\)' in prefix is the end of a value.*quote it"):
+        workload_from_dict(BASE | data, where="mine.yaml")

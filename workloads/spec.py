@@ -211,6 +211,11 @@ class _Reader:
 
     def only(self, known: Mapping[str, str] | tuple[str, ...], needed: str | None = None) -> None:
         for key in self.data:
+            if key not in known and str(key).endswith(")"):
+                raise UserError(
+                    f"'{key}' in {self.path.rstrip('.') or 'the workload'} is the end of a value: within {{}} YAML splits at "
+                    "commas; quote it, as in {tokens: 'uniform(200, 800)'}"
+                )
             if key not in known:
                 raise unknown_name("workload key", f"{self.path}{key}", [f"{self.path}{k}" for k in known])
         if needed is not None and needed not in self.data:
