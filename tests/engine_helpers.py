@@ -88,6 +88,7 @@ def simulate_small(
     num_replicas: int = 1,
     routing: str = "round-robin",
     num_blocks: int = 400,
+    block_size: int = 16,
     max_num_seqs: int = 16,
     max_num_batched_tokens: int = 512,
     max_model_len: int = 1100,
@@ -108,7 +109,7 @@ def simulate_small(
     """Run a small engine. ``policy`` and ``router`` replace the named ones (memory is reserved as ``batching`` says)."""
     limits = CoreLimits(
         num_blocks=num_blocks,
-        block_size=16,
+        block_size=block_size,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         max_model_len=max_model_len,

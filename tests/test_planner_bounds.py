@@ -197,3 +197,17 @@ def test_step_shape_of_the_bound_has_no_context_for_free() -> None:
         for rows, tokens in ((1, 64), (16, 8), (64, 1000)):
             shape = StepShape(decode_seqs=rows, prefill_tokens=tokens, prefill_seqs=1, logits_rows=rows)
             assert model.step(shape)[0] >= min(beside, model.decode(1).base_s)
+
+
+@pytest.mark.parametrize("pp", [1, 2, 4])
+def test_a_saturated_pipeline_comes_near_the_bound_of_its_slowest_stage_and_no_further(pp: int) -> None:
+    """A bound that added the stages up would be beaten here; one that left a stage's work out would be far away."""
+    n = 400
+    trace = Trace(
+        arrival_s=np.arange(n) * 1e-3, input_tokens=np.full(n, 1000), output_tokens=np.full(n, 60), name="saturating"
+    )
+    deployment = build_deployment("llama-3.1-8b", "h100-sxm:4", pp=pp)
+    bounds = bound(deployment, WorkloadStats.of(trace), None)
+    result = simulate_deployment(deployment, trace)
+    assert 0.8 * bounds.capacity_per_s < result.summary["request_throughput"] < bounds.capacity_per_s
+    assert 0.8 * result.duration_s < bounds.duration_s < result.duration_s
