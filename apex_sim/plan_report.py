@@ -14,6 +14,8 @@ from planners.parallel import Entry, PlanResult
 from simulator.figures import save
 from workloads.trace import Trace
 
+SHOWN_LIMITS = 3
+"""Losing batch limits listed with their reasons when there are fewer losing layouts than this."""
 LOSERS = 12
 """Losing layouts listed with their reasons; the JSON and CSV have all."""
 
@@ -97,9 +99,16 @@ def plan_text(result: PlanResult, top: int) -> str:
     losers = [e for e in result.entries if e not in shown]
     if losers:
         lines += ["", "why the others lost:"]
-        lines += [f"  {_settings(entry)}: {entry.reason}" for entry in _by_reason(losers)[:LOSERS]]
-        if len(losers) > LOSERS:
-            lines.append(f"  ... and {len(losers) - LOSERS} more (--json or --csv lists all)")
+        layouts = [e for e in losers if not e.candidate.has_own_limits]
+        lines += [f"  {_settings(entry)}: {entry.reason}" for entry in _by_reason(layouts)[:LOSERS]]
+        if len(layouts) > LOSERS:
+            lines.append(f"  ... and {len(layouts) - LOSERS} more layouts (--json or --csv lists all)")
+        limits = _by_reason([e for e in losers if e.candidate.has_own_limits])
+        shown_limits = limits[: max(0, SHOWN_LIMITS - len(layouts))]
+        lines += [f"  {_settings(entry)}: {entry.reason}" for entry in shown_limits]
+        if len(limits) > len(shown_limits):
+            rest = len(limits) - len(shown_limits)
+            lines.append(f"  {rest} other batch limits of the best layouts: no gain (--json or --csv lists them)")
     lines += ["", f"basis: {basis(best.measured.metrics['provenance'], deployment.engine)}"]
     return "\n".join(lines)
 
@@ -107,7 +116,7 @@ def plan_text(result: PlanResult, top: int) -> str:
 def _by_reason(entries: list[Entry]) -> list[Entry]:
     """Nearest losers first: fully simulated, screened, ruled out by physics, too large."""
     order = {"met": 0, "pareto": 0, "missed": 1, "screened": 2, "bounded": 3, "unfit": 4, "best": 5}
-    return sorted(entries, key=lambda entry: (order[entry.status], entry.candidate.max_num_batched_tokens is not None))
+    return sorted(entries, key=lambda entry: order[entry.status])
 
 
 def plan_dict(result: PlanResult) -> dict[str, Any]:

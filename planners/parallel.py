@@ -453,11 +453,16 @@ class _Search:
             words = reasons.compare(entry.measured, best.measured, self.objective)
             entry.reason = self._slower(entry, best) if by_rate else words
 
+    @property
+    def _where(self) -> str:
+        """What a screening ran on, in words; nothing when that was the whole trace."""
+        return "" if self.short is self.trace else f"on the busiest {len(self.short):,} requests "
+
     def _slower(self, entry: Entry, best: Entry) -> str:
         """Why an entry is not the one with the highest rate."""
         where, mine, top = "", entry.max_rate_per_s, best.max_rate_per_s
         if mine is None:
-            where = f"on the busiest {len(self.short):,} requests "
+            where = self._where
             mine, top = self.stretch_rate.get(entry.candidate), self.stretch_rate.get(best.candidate)
         if mine is None or top is None:
             return entry.reason or reasons.compare(entry.measured, best.measured, self.objective)  # type: ignore[arg-type]
@@ -469,7 +474,7 @@ class _Search:
     def _settle_screened(self, entry: Entry, best: Entry) -> None:
         """Reason of an entry that was run on the busiest stretch only."""
         assert entry.screen is not None and best.measured is not None
-        stretch = f"on the busiest {len(self.short):,} requests "
+        stretch = self._where
         if self._hopeless(entry) or missing(entry.screen, self.slo):
             entry.reason = reasons.missed(entry.screen, stretch)
         elif entry.candidate in self.stretch_rate:

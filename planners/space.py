@@ -53,6 +53,11 @@ class Candidate:
         parts = [f"{name}{degree}" for name in ("tp", "pp", "dp", "ep") if (degree := getattr(self, name)) > 1]
         return " ".join(parts) or "tp1"
 
+    @property
+    def has_own_limits(self) -> bool:
+        """Its batch limits are not the engine's defaults (or the user's)."""
+        return self.max_num_seqs is not None or self.max_num_batched_tokens is not None
+
     def with_limits(self, max_num_seqs: int | None, max_num_batched_tokens: int | None) -> Candidate:
         """The same layout with other batch limits."""
         return dataclasses.replace(self, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens)
