@@ -75,6 +75,9 @@ def summary_text(result: SimulationResult) -> str:
             f"refused      {s['failed']:,} of {s['num_prompts']:,} requests: prompts of max-model-len "
             f"({result.deployment.effective_max_model_len:,}) or more"
         )
+    if s["truncated"]:
+        limit = result.deployment.effective_max_model_len
+        lines.append(f"cut short    the outputs of {s['truncated']:,} requests at max-model-len {limit:,}")
     lines.append(f"basis        {basis(s['provenance'], result.deployment.engine)}")
     return "\n".join(lines)
 

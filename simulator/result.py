@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -87,7 +87,6 @@ class SimulationResult:
     record: RunRecord
     slo: Slo | None = None
     seed: int = 0
-    manifest: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         plan, s = self.deployment.plan, self.summary
@@ -300,6 +299,7 @@ class SimulationResult:
             "duration": duration,
             "completed": count,
             "failed": len(self.trace) - count,
+            "truncated": int((self.column("output_tokens") < self.trace.output_tokens)[done].sum()),
             "total_input_tokens": inputs,
             "total_output_tokens": outputs,
             "request_throughput": rate(count),

@@ -310,3 +310,16 @@ def test_mfu_counts_the_latents_that_chunks_expand_again():
         flop += steps.flop(chunk)
     assert flop > steps.flop(StepShape(0, 0, 0, 300, 300 * 301 // 2, 300 * 301 // 2, 1, 0, 1))
     assert result.summary["mfu"] == pytest.approx(flop / (steps.peak_flop_per_s * result.duration_s), rel=1e-9)
+
+
+def test_outputs_cut_at_the_longest_request_are_counted():
+    result = apex.simulate("llama-3.1-8b", "h100-sxm:1", trace=make_lengths([100, 1000], [50, 200]), max_model_len=1100)
+    assert result.summary["truncated"] == 1
+    assert result.column("output_tokens").tolist() == [50, 100]
+    assert hand_made().summary["truncated"] == 0
+
+
+def make_lengths(inputs: list[int], outputs: list[int]) -> Trace:
+    """Requests of these lengths, a second apart."""
+    arrivals = np.arange(len(inputs), dtype=np.float64)
+    return Trace(arrival_s=arrivals, input_tokens=np.array(inputs), output_tokens=np.array(outputs))
