@@ -166,6 +166,14 @@ def missing(measured: Measured, slo: Slo | None) -> float:
     return 0.0 if slo is None else max(0.0, slo.attainment - (measured.metrics["slo_attainment"] or 0.0))
 
 
+def excess(measured: Measured, slo: Slo) -> float:
+    """Largest ratio of a p95 latency to its limit: how far a run that misses the SLO is from it."""
+    m = measured.metrics
+    pairs = ((m["p95_ttft_ms"], slo.ttft_s), (m["p95_tpot_ms"], slo.tpot_s), (m["p95_e2el_ms"], slo.e2e_s))
+    ratios = [value / (limit * 1e3) for value, limit in pairs if limit is not None and value is not None]
+    return max((ratio for ratio in ratios if ratio == ratio), default=float("inf"))
+
+
 def coarse(value: float | None, tie: float = TIE) -> float:
     """Grid on which nearly equal values are equal: a plan is not better for the drain of its last requests.
 

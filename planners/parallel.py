@@ -24,6 +24,7 @@ from planners.outcome import (
     Objective,
     PlanResult,
     choose,
+    excess,
     front_of,
     front_point,
     missing,
@@ -196,12 +197,29 @@ class _Search:
 
     def _refuse(self, alive: Sequence[Entry]) -> None:
         """No candidate survives the bounds: say what the best of them can do, from runs of the nearest."""
-        nearest = sorted(
-            alive, key=lambda e: -min(e.bounds.attainment, e.bounds.loaded_attainment) if e.bounds else 0.0
-        )
+        nearest = sorted(alive, key=self._distance)
         self._full(nearest[:WAVE])
-        best = min(nearest[:WAVE], key=lambda e: self._key(e.measured))
-        raise self._miss(best)
+        raise self._miss(self._nearest(nearest[:WAVE]))
+
+    def _distance(self, entry: Entry) -> tuple[float, float, float]:
+        """Order of candidates that the bounds rule out: reachable attainment, load, unloaded latency against the limits."""
+        bounds, slo = entry.bounds, self.slo
+        assert bounds is not None and slo is not None
+        ratios = [
+            latency / limit
+            for latency, limit in ((bounds.median_ttft_s, slo.ttft_s), (bounds.median_tpot_s, slo.tpot_s))
+            if limit is not None
+        ]
+        reachable = min(bounds.attainment, bounds.loaded_attainment)
+        return (-reachable, -min(1.0, bounds.loaded_attainment), max(ratios, default=0.0))
+
+    def _nearest(self, missed: Sequence[Entry]) -> Entry:
+        """Of runs that all miss the SLO, the one with most requests in it, then with the latencies nearest to it."""
+        slo = self.slo
+        assert slo is not None
+        return min(
+            missed, key=lambda e: (missing(e.measured, slo), excess(e.measured, slo)) if e.measured else (2.0, 0.0)
+        )
 
     def _miss(self, entry: Entry) -> UserError:
         assert entry.measured is not None
@@ -403,7 +421,7 @@ class _Search:
             )
         assert best.measured is not None
         if missing(best.measured, self.slo):
-            raise self._miss(best)
+            raise self._miss(self._nearest(full))
         front = front_of(self.entries, self.slo)
         for entry in self.entries:
             if entry.status in ("unfit", "bounded"):
