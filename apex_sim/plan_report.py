@@ -109,7 +109,8 @@ def plan_text(result: PlanResult, top: int) -> str:
         if len(limits) > len(shown_limits):
             rest = len(limits) - len(shown_limits)
             lines.append(f"  {rest} other batch limits of the best layouts: no gain (--json or --csv lists them)")
-    lines += ["", f"basis: {basis(best.measured.metrics['provenance'], deployment.engine)}"]
+    m = best.measured.metrics
+    lines += ["", f"basis: {basis(m['provenance'], m['weaker_parts'], deployment.engine)}"]
     return "\n".join(lines)
 
 

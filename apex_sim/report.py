@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,19 @@ PROVENANCE = {
     "transferred": "kernel efficiencies taken over from the nearest measured device: expect larger errors",
     "datasheet": "no kernel measurements behind this device: datasheet peaks with typical efficiencies",
 }
+PARTS = {
+    "transferred": "taken over from the nearest measured device",
+    "datasheet": "without measurements, at typical efficiencies",
+}
 
 
-def basis(provenance: str, engine: EngineProfile) -> str:
-    """What the times rest on; says so when the engine's host times are unknown, since its steps then come out too fast."""
+def basis(provenance: str, weaker_parts: Sequence[str], engine: EngineProfile) -> str:
+    """What the times rest on, and which kernels rest on less; says so when the engine's host times are unknown, since its
+    steps then come out too fast."""
     known = engine.step_fixed_s or engine.step_seq_s or engine.sync_step_fixed_s or engine.sync_step_seq_s
     text = PROVENANCE[provenance]
+    if weaker_parts:
+        text = f"kernels partly measured; {', '.join(weaker_parts)} {PARTS[provenance]}: expect larger errors"
     return text if known else f"{text}; engine {engine.name} has no host times: steps are their kernels alone"
 
 
@@ -78,7 +86,7 @@ def summary_text(result: SimulationResult) -> str:
     if s["truncated"]:
         limit = result.deployment.effective_max_model_len
         lines.append(f"cut short    the outputs of {s['truncated']:,} requests at max-model-len {limit:,}")
-    lines.append(f"basis        {basis(s['provenance'], result.deployment.engine)}")
+    lines.append(f"basis        {basis(s['provenance'], s['weaker_parts'], result.deployment.engine)}")
     return "\n".join(lines)
 
 

@@ -59,6 +59,7 @@ class Measured:
         "num_preemptions",
         "num_gpus",
         "provenance",
+        "weaker_parts",
     )
 
 

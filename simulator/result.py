@@ -360,4 +360,5 @@ class SimulationResult:
             "joules_per_request": energy / completed if completed else None,
             "average_power_w": energy / self.duration_s if self.duration_s else 0.0,
             "provenance": self.deployment.step_model.provenance,
+            "weaker_parts": list(self.deployment.step_model.weaker_parts),
         }

@@ -11,6 +11,7 @@ from simulator.physics.efficiency import efficiency_of
 from simulator.physics.layout import check_plan, lay_out
 from simulator.physics.power import energy_j, power_fit_of
 from simulator.physics.precision import resolve_precision
+from simulator.physics.provenance import provenance_of
 from simulator.physics.shape import DecodeLine, StepShape
 from simulator.physics.stage import Bound, Cost, Stage, StageContext
 from simulator.plan import ParallelPlan
@@ -62,8 +63,9 @@ class StepModel:
         windows = [g.attention.sliding_window for g in model.layers if g.attention.sliding_window is not None]
         self.window: int | None = max(windows, default=None)
         """Sliding window of the model's windowed layers [tokens] (the largest, if they differ), or None."""
-        self.provenance = efficiency.provenance
-        """How far the device's efficiencies rest on measurements."""
+        self.provenance, self.weaker_parts = provenance_of(model, plan, precision, efficiency)
+        """How far the efficiencies this model uses rest on measurements: the weakest of them, and the kernel families that
+        are weaker than the device's profile as a whole."""
         self.precision = precision
         self.stages = tuple(Stage(stage, context) for stage in layout.stages)
         self.num_devices = plan.devices_per_replica
