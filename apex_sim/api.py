@@ -26,6 +26,7 @@ from workloads.trace import Trace
 
 if TYPE_CHECKING:
     from planners.parallel import Objective, PlanResult
+    from planners.space import SearchSpace
 
 __all__ = [
     "build_deployment",
@@ -301,20 +302,11 @@ def plan(
     Returns a PlanResult: ``.best``, ``.table`` (frame of all candidates with the reason each lost), ``.pareto``.
     """
     from planners.parallel import plan_parallel
-    from planners.space import SearchSpace
 
     workload, remaining = _split(settings)
     spec = model if isinstance(model, ModelSpec) else load_model(name_of("model", model))
     machines = load_cluster(cluster)
-    check_compute(machines)
-    fixed = {k: v for k, v in remaining.items() if v is not None}
-    space = SearchSpace(
-        engine=engine,
-        quantizations=_formats(fixed.pop("quantization", None), quantizations, None),
-        kv_cache_dtypes=_formats(fixed.pop("kv_cache_dtype", None), kv_cache_dtypes, "auto"),
-        settings=fixed,
-    )
-    check_formats(spec, machines, space.quantizations, space.kv_cache_dtypes)
+    space = search_space(spec, machines, engine, quantizations, kv_cache_dtypes, remaining)
     result = plan_parallel(
         model=spec,
         cluster=machines,
@@ -329,6 +321,29 @@ def plan(
     )
     check_plan(result)
     return result
+
+
+def search_space(
+    model: ModelSpec,
+    cluster: Cluster,
+    engine: str,
+    quantizations: tuple[str | None, ...] | None,
+    kv_cache_dtypes: tuple[str, ...] | None,
+    settings: EngineSettings,
+) -> SearchSpace:
+    """What the planner may vary: the formats as in :func:`plan`; every other setting that is given is fixed."""
+    from planners.space import SearchSpace
+
+    check_compute(cluster)
+    fixed = {name: value for name, value in settings.items() if value is not None}
+    space = SearchSpace(
+        engine=engine,
+        quantizations=_formats(fixed.pop("quantization", None), quantizations, None),
+        kv_cache_dtypes=_formats(fixed.pop("kv_cache_dtype", None), kv_cache_dtypes, "auto"),
+        settings=fixed,
+    )
+    check_formats(model, cluster, space.quantizations, space.kv_cache_dtypes)
+    return space
 
 
 def _formats(setting: Any, allowed: tuple[Any, ...] | None, own: Any) -> tuple[Any, ...]:

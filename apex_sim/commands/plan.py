@@ -44,15 +44,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Plan, print, write."""
-    from apex_sim.api import check_formats, check_plan
+    from apex_sim.api import check_plan, search_space
     from apex_sim.files import prepare_figure, prepare_file, prepare_folder, to_json
     from apex_sim.plan_report import plan_dict, plan_text, write_plan
     from apex_sim.text import ProgressBar
     from hardware_profiles.cluster import parse_cluster
     from hardware_profiles.errors import UserError
     from planners.parallel import plan_parallel
-    from planners.space import SearchSpace
-    from simulator.build import check_compute
     from workloads.catalog import load_model
     from workloads.slo import parse_slo
 
@@ -65,15 +63,12 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             "--max-rate looks for the highest rate within an SLO; give --slo, for example ttft=1s,tpot=50ms"
         )
-    space = SearchSpace(
-        engine=args.engine,
-        quantizations=_quantizations(args),
-        kv_cache_dtypes=_kv_dtypes(args),
-        settings=_settings(args),
-    )
     model, cluster = load_model(args.model), parse_cluster(args.cluster)
-    check_compute(cluster)
-    check_formats(model, cluster, space.quantizations, space.kv_cache_dtypes)
+    allowed = _listed(args.quantization, args.allow_quantization)
+    quantizations = None if allowed is None else tuple(None if name == "none" else name for name in allowed)
+    kv_cache_dtypes = _listed(args.kv_cache_dtype, args.allow_kv_cache_dtype)
+    settings: Any = options.engine_settings(args)
+    space = search_space(model, cluster, args.engine, quantizations, kv_cache_dtypes, settings)
     trace = options.workload_of(args)
     prepare = {"json": prepare_file, "csv": prepare_file, "plot": prepare_figure}
     files = {
@@ -107,25 +102,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Engine settings the user fixed; dtypes the planner may vary are not among them."""
-    settings = options.engine_settings(args)
-    for name in ("quantization", "kv_cache_dtype"):
-        settings.pop(name)
-    return {name: value for name, value in settings.items() if value is not None}
-
-
-def _quantizations(args: argparse.Namespace) -> tuple[str | None, ...]:
-    if args.allow_quantization is None:
-        return (args.quantization,)
-    names = [name.strip() for name in args.allow_quantization.split(",") if name.strip()]
-    chosen: list[str | None] = [args.quantization]
-    chosen += [None if name == "none" else name for name in names]
-    return tuple(dict.fromkeys(chosen))
-
-
-def _kv_dtypes(args: argparse.Namespace) -> tuple[str, ...]:
-    if args.allow_kv_cache_dtype is None:
-        return (args.kv_cache_dtype,)
-    names = [name.strip() for name in args.allow_kv_cache_dtype.split(",") if name.strip()]
-    return tuple(dict.fromkeys([args.kv_cache_dtype, *names]))
+def _listed(own: str | None, text: str | None) -> tuple[Any, ...] | None:
+    """The format that is set and those of a comma-separated list; None without a list."""
+    return None if text is None else (own, *(name.strip() for name in text.split(",") if name.strip()))
