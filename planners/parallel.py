@@ -450,13 +450,6 @@ class _Search:
             counts=counts,
         )
 
-    def _fastest_of(self, rated: Sequence[Entry]) -> Entry:
-        """The highest rate wins; among rates that the search cannot tell apart, fewer devices and lower latency."""
-        good = [e for e in rated if not self._key(e.measured)[0]] or rated
-        top = max(e.max_rate_per_s or 0.0 for e in good)
-        ties = [e for e in good if (e.max_rate_per_s or 0.0) * (1 + RATE_TOLERANCE) >= top]
-        return min(ties, key=lambda e: self._key(e.measured)[2:])
-
     def _settle(self, entry: Entry, best: Entry, on_front: bool, by_rate: bool) -> None:
         """Status and reason of a fully simulated entry."""
         assert entry.measured is not None and best.measured is not None
@@ -485,8 +478,10 @@ class _Search:
         if mine is None or top is None:
             return entry.reason or reasons.compare(entry.measured, best.measured, self.objective)  # type: ignore[arg-type]
         if mine * (1 + RATE_TOLERANCE) >= top:
-            tie = f"{where}ties at {reasons.figure(mine)} req/s within the SLO"
-            return f"{tie}; {entry.candidate.num_devices} GPUs against {best.candidate.num_devices}, or more latency"
+            return (
+                f"{where}ties within the search's {RATE_TOLERANCE:.0%}: {reasons.figure(mine)} req/s within the SLO against "
+                f"{reasons.figure(top)}"
+            )
         return f"{where}its highest rate within the SLO is {reasons.figure(mine)} req/s against {reasons.figure(top)}"
 
     def _settle_screened(self, entry: Entry, best: Entry) -> None:
