@@ -195,3 +195,9 @@ def test_an_unquoted_distribution_in_braces_is_explained() -> None:
     data = yaml.safe_load("prefix: {groups: 8, tokens: uniform(200, 800)}")
     with pytest.raises(UserError, match=r"^mine.yaml: '800\)' in prefix is the end of a value.*quote it"):
         workload_from_dict(BASE | data, where="mine.yaml")
+
+
+def test_a_bundled_sample_names_itself_and_not_the_place_it_is_installed_in():
+    trace = open_workload("chat_small")
+    assert trace.source == "bundled sample chat_small"
+    assert trace.report is not None and trace.report.emitted == len(trace)

@@ -53,7 +53,8 @@ def open_workload(path: str | Path, format: str | None = None, **options: Any) -
     path = Path(path)
     bundled = sample_path(str(path))
     if not path.exists() and bundled is not None:
-        path = bundled
+        # where the package is installed says nothing about the workload
+        return replace(read_trace(bundled, format, **options), source=f"bundled sample {path}")
     if path.suffix in (".yaml", ".yml"):
         if format is not None or options:
             given = ", ".join(["format"] * (format is not None) + sorted(options))
