@@ -5,58 +5,33 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from importlib import resources
-from pathlib import Path
 from typing import Any, get_args
 
 from hardware_profiles.errors import UserError, unknown_name
 from hardware_profiles.schema import DeviceProfile
 from simulator.batching import BATCHING
 from simulator.engine import EngineProfile, PreemptionMode, Sampling
+from simulator.engine_files import engine_names, profile_fields
 
-_ALIASES = {"vllm": "vllm-v1", "v1": "vllm-v1", "v0": "vllm-v0", "fastertransformer": "static"}
+__all__ = ["GIB", "engine_names", "load_engine"]
+
 GIB = 1 << 30
 _CHOICES = {"batching": tuple(BATCHING), "preemption": get_args(PreemptionMode), "sampling": get_args(Sampling)}
 _SHARES = ("gpu_memory_utilization", "watermark")
 _LIMITS = ("max_num_seqs", "max_num_batched_tokens")
 
 
-def engine_names() -> list[str]:
-    """Names of the built-in engine profiles."""
-    folder = resources.files("simulator").joinpath("engines")
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
 def load_engine(name: str, device: DeviceProfile) -> EngineProfile:
-    """Engine profile by name or from a YAML file, with ``device``'s defaults filled in.
+    """Engine profile by name, as ``NAME@VERSION``, or from a YAML file, with ``device``'s defaults filled in.
 
-    Raises UserError for an unknown name or a file with an unknown, missing or malformed field.
+    Raises UserError for an unknown name or version, or a file with an unknown, missing or malformed field.
     """
-    import yaml
-
-    key = _ALIASES.get(name.lower(), name.lower().replace("_", "-"))
-    if key in engine_names():
-        place, text = f"{key}.yaml", resources.files("simulator").joinpath("engines", f"{key}.yaml").read_text("utf-8")
-    elif name.endswith((".yaml", ".yml")):
-        place = name
-        try:
-            text = Path(name).read_text("utf-8")
-        except OSError as error:
-            raise UserError(f"{name}: cannot read the engine profile: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise UserError(f"{name}: cannot read the engine profile: it is not UTF-8 text") from None
-    else:
-        raise unknown_name("engine", name, engine_names())
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{place}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, Mapping):
-        raise UserError(f"{place}: an engine profile is a mapping of fields; this is {type(data).__name__}")
-    return _from_mapping(dict(data), place, device)
+    data, place = profile_fields(name)
+    return _from_mapping(data, place, device)
 
 
 def _from_mapping(data: dict[str, Any], place: str, device: DeviceProfile) -> EngineProfile:
+    data = dict(data)
     _add_defaults(data, place, device)
     if isinstance(data.get("version"), int | float):
         data["version"] = str(data["version"])
