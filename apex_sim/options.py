@@ -35,7 +35,9 @@ def add_deployment(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("deployment")
     group.add_argument("--model", required=True, metavar="NAME", help="Hub name, alias, or path to a config.json")
     group.add_argument("--cluster", required=True, metavar="SPEC", help="h100-sxm:8, h100-sxm:8x4, or a YAML file")
-    group.add_argument("--engine", default="vllm-v1", help="engine profile, of a version if wanted: vllm@0.12, orca, a YAML")
+    group.add_argument(
+        "--engine", default="vllm-v1", help="engine profile, of a version if wanted: vllm@0.12, orca, a YAML"
+    )
     engine = parser.add_argument_group("engine settings (the engine's own names and defaults)")
     engine.add_argument("--max-num-seqs", type=int, metavar="N", help="most sequences in a step")
     engine.add_argument("--max-num-batched-tokens", type=int, metavar="N", help="token budget of a step")
