@@ -1,0 +1,69 @@
+"""What the tables of other projects have in common: names of devices, engine versions, empty cells."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from simulator.engine_loader import engine_names
+
+DEVICES = {
+    "h100": "h100-sxm",
+    "h200": "h200-sxm",
+    "h100_sxm": "h100-sxm",
+    "h200_sxm": "h200-sxm",
+    "b200": "b200-sxm",
+    "b200_sxm": "b200-sxm",
+    "a100": "a100-sxm-80gb",
+    "a100_sxm": "a100-sxm-80gb",
+    "a100-80gb": "a100-sxm-80gb",
+    "h100-80gb": "h100-sxm",
+    "rtx4090": "rtx-4090",
+    "rtxpro6000": "rtx-pro-6000",
+    "rtx_pro_6000_server": "rtx-pro-6000",
+    "rtx3090": "rtx-3090",
+    "a6000": "rtx-a6000",
+}
+"""Names used in the tables -> names of our profiles."""
+NODE = 8
+"""Devices per server where a table does not say."""
+ASYNC_SINCE = (0, 14)
+"""vLLM schedules asynchronously by default since this version (vLLM release notes)."""
+
+
+def cluster_of(device: str, gpus: int = 1) -> str:
+    """Cluster specification for devices under the table's own name."""
+    name = DEVICES.get(device.strip().lower(), device.strip().lower().replace("_", "-").replace(" ", "-"))
+    nodes = -(-gpus // NODE)
+    return f"{name}:{NODE}" if nodes == 1 else f"{name}:{NODE}x{nodes}"
+
+
+def version_of(text: str) -> tuple[int, ...]:
+    """Leading numbers of a version: '0.12.0 nvcr.io/...' -> (0, 12, 0); empty when there are none."""
+    found = re.match(r"\s*v?(\d+(?:\.\d+)*)", text)
+    return tuple(int(part) for part in found.group(1).split(".")) if found else ()
+
+
+def vllm_async(version: str) -> bool | None:
+    """Whether this vLLM schedules asynchronously by default; None when the version is not known."""
+    parts = version_of(version)
+    return parts[:2] >= ASYNC_SINCE if parts else None
+
+
+def engine_of(name: str) -> tuple[str, str | None]:
+    """(engine profile, note): the engine's own profile, or vLLM's with a note where there is none yet."""
+    wanted = {"vllm": "vllm-v1", "tensorrt-llm": "trtllm"}.get(name.lower(), name.lower())
+    if wanted in engine_names():
+        return wanted, None
+    return "vllm-v1", f"no engine profile for {name}: predicted with that of vLLM"
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """Only what is known."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def figures(**values: float | None) -> Mapping[str, float]:
+    """Only the metrics that were measured."""
+    return {name: value for name, value in values.items() if value is not None}

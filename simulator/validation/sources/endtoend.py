@@ -1,0 +1,102 @@
+"""Closed loops of random tokens on vLLM, SGLang and TensorRT-LLM (AIConfigurator's silicon samples).
+
+Times are means; throughput is what they imply. Ten prompts per place of the loop, all places filled at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from simulator.validation.rows import Row
+from simulator.validation.run import Lengths, MeasuredRun, Workload
+from simulator.validation.sources.common import NODE, cluster_of, engine_of, figures, given, vllm_async
+
+ROUNDS = 10
+"""Prompts per place of the loop (the harness's convention: 10 x concurrency)."""
+SHORTEST = 0.8
+"""Lengths marked uniform lie between this share of the nominal length and all of it."""
+CONTEXT_TOKENS = 1024
+"""Room beyond prompt and answer in max_model_len."""
+
+
+def read(path: Path, rows: Sequence[Row]) -> list[MeasuredRun]:
+    """One run per row."""
+    return [_run(row) for row in rows]
+
+
+def _run(row: Row) -> MeasuredRun:
+    engine, note = engine_of(row.text("engine"))
+    places = row.whole("concurrency")
+    tp = row.whole("tp") or 1
+    ep = max(1, row.whole("moe_ep") or 1)
+    isl, osl = row.number("isl"), row.number("osl")
+    return MeasuredRun(
+        id=row.text("row_id") or row.place.rpartition(" ")[2],
+        source="endtoend",
+        model=row.text("model"),
+        cluster=cluster_of(row.text("gpu"), row.whole("num_gpus") or 1),
+        engine=engine,
+        engine_version=row.text("engine_version").partition(" ")[0] or None,
+        tp=tp,
+        pp=row.whole("pp") or 1,
+        ep=ep,
+        settings=given(
+            quantization=_quantization(row),
+            max_model_len=math.ceil(isl + osl + CONTEXT_TOKENS) if isl and osl else None,
+            async_scheduling=vllm_async(row.text("engine_version")) if row.text("engine") == "vllm" else None,
+        ),
+        workload=Workload(
+            input_len=_length(row, isl),
+            output_len=_length(row, osl),
+            concurrency=places,
+            num_requests=None if places is None else ROUNDS * places,
+        ),
+        measured=figures(
+            tpot_mean_ms=row.number("tpot_mean_ms"),
+            ttft_mean_ms=row.number("ttft_mean_ms"),
+            implied_tok_s_per_gpu=row.number("out_tok_s_gpu") if row.text("tput_kind").startswith("derived") else None,
+        ),
+        skip=_skip(row),
+        tags=given(
+            workload=f"{isl:g} in, {osl:g} out" if isl and osl else None,
+            concurrency=None if places is None else str(places),
+            engine=row.text("engine"),
+        ),
+        note=note,
+        place=row.place,
+    )
+
+
+def _length(row: Row, nominal: float | None) -> Lengths | None:
+    if nominal is None:
+        return None
+    if row.text("len_kind").startswith("uniform"):
+        return f"uniform({int(SHORTEST * nominal)}, {int(nominal)})"
+    return int(nominal)
+
+
+def _quantization(row: Row) -> str | None:
+    """Checkpoints that are quantised by themselves (DeepSeek) need no setting."""
+    name = row.text("gemm_quant") or row.text("weight_precision")
+    return None if not name or "deepseek" in row.text("model").lower() else name.split("_")[0]
+
+
+def _skip(row: Row) -> str | None:
+    source = row.text("source")
+    if "MLPerf" in source:
+        return "MLPerf: request lengths are only known as means of a data set"
+    if row.text("mode") != "agg":
+        return f"{row.text('mode')}: prefill and decode run on pools of their own, which are not simulated"
+    if row.flag("config_suspect"):
+        return "the table marks its topology as implausible"
+    if row.flag("dup_of_inferencex_row"):
+        return "the table marks it as a duplicate"
+    if row.number("concurrency") is None:
+        return "the load is not stated (no concurrency)"
+    if (row.number("dp_attn") or 1) > 1:
+        return "attention is data parallel, which is not simulated"
+    if (row.number("num_gpus") or 1) > NODE:
+        return "more than one node, and its network is not stated"
+    return None
