@@ -10,6 +10,7 @@ priorities, deadlines) says ``steady = False``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from simulator.core import EngineCore
@@ -76,6 +77,65 @@ class PrefillFirst:
         return True
 
 
+class InFlight:
+    """TensorRT-LLM without chunked context: whole prompts join the decoding sequences while the step's token budget lasts."""
+
+    steady = True
+
+    def plan(self, core: EngineCore) -> bool:
+        """A prompt that does not fit into what is left of the budget waits; one longer than the budget goes alone."""
+        room = core.make_room_for_decode()
+        budget = core.max_num_batched_tokens - core.lane.num_seqs
+        if room and core.resume_swapped(budget):
+            for request in core.admissible():
+                if core.num_running >= core.max_num_seqs or (core.batch and request.prompt_left > budget):
+                    break
+                if request.prompt_left > budget and core.num_running:
+                    break
+                if not core.admit(request, request.prompt_left):
+                    break
+                budget -= core.batch[-1][1]
+        return True
+
+
+class PrefillPriority:
+    """SGLang: prompts go before decoding, in chunks; with ``mixed`` the decoding sequences take part in those steps.
+
+    Two limits: a step holds at most ``max_num_batched_tokens`` prompt tokens (--chunked-prefill-size; the last prompt is cut),
+    and a further prompt starts only while fewer than ``max_prefill_tokens`` are in it (--max-prefill-tokens).
+    """
+
+    steady = True
+
+    def __init__(self, mixed: bool = False) -> None:
+        self.mixed = mixed
+
+    def plan(self, core: EngineCore) -> bool:
+        """Continue the prompt that was cut, then start others; decode when there are none."""
+        room = not self.mixed or core.make_room_for_decode()
+        rows = core.lane.num_seqs if self.mixed else 0
+        chunk = core.max_num_batched_tokens - rows
+        start = core.max_prefill_tokens - rows
+        for request in list(core.lane.prefilling):
+            tokens = min(request.prompt_left, chunk)
+            if tokens > 0 and request.admit_seq >= 0 and core.extend(request, tokens):
+                chunk -= tokens
+                start -= tokens
+        if room and not core.preempted_now and not core.swapped:
+            for request in core.admissible():
+                if chunk <= 0 or start <= 0 or core.num_running >= core.max_num_seqs:
+                    break
+                if not core.admit(request, chunk):
+                    break
+                chunk -= core.batch[-1][1]
+                start -= core.batch[-1][1]
+        if core.batch:
+            return self.mixed
+        if self.mixed or core.make_room_for_decode():
+            core.resume_swapped(core.max_num_batched_tokens - core.num_decoding)
+        return True
+
+
 class Orca:
     """Orca (OSDI'22): iteration-level scheduling; whole prompts join the running batch, memory reserved in advance."""
 
@@ -106,6 +166,9 @@ class StaticBatch:
 BATCHING: dict[str, Callable[[], BatchingPolicy]] = {
     "chunked": ChunkedPrefill,
     "prefill-first": PrefillFirst,
+    "in-flight": InFlight,
+    "prefill-priority": PrefillPriority,
+    "prefill-priority-mixed": partial(PrefillPriority, mixed=True),
     "orca": Orca,
     "static": StaticBatch,
 }

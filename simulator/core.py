@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil
 
 from hardware_profiles.errors import UserError
 from simulator.lane import Lane
@@ -34,6 +35,10 @@ class CoreLimits:
     """Blocks kept free when a prompt joins running requests (to an idle engine every legal prompt is admitted)."""
     fixed_reservation: int | None = None
     """Tokens reserved for every request at admission (Orca, static batching); None: blocks on demand."""
+    max_prefill_tokens: int | None = None
+    """A further prompt joins a step only while fewer prompt tokens are in it; None: max_num_batched_tokens alone limits."""
+    output_reserve: float = 0.0
+    """Share of a request's output for which blocks must be left at admission (TensorRT-LLM: all, so nobody is preempted)."""
     hold_finished: bool = False
     """Finished sequences stay in the batch until all are done (static batching)."""
 
@@ -46,6 +51,7 @@ class EngineCore:
         self.max_num_seqs = limits.max_num_seqs
         self.max_num_batched_tokens = limits.max_num_batched_tokens
         self.lanes = [Lane(limits.block_size, window, limits.hold_finished) for _ in range(lanes)]
+        self.max_prefill_tokens = limits.max_prefill_tokens or limits.max_num_batched_tokens
         self._only_lane = self.lanes[0] if lanes == 1 else None
         self._num_blocks = limits.num_blocks
         self.lane = self.lanes[0]
@@ -58,6 +64,8 @@ class EngineCore:
         self.prefill_blocks = 0
         """Private blocks of requests whose prompt is being computed."""
         self.reserved_blocks = 0
+        self.claimed_blocks = 0
+        """Blocks that running requests will need with the reserved share of their outputs (``output_reserve``)."""
         self.host_blocks_used = 0
         self.swap_tokens = 0
         """Tokens whose KV entries moved between device and host since the last step; the driver turns them into time."""
@@ -135,6 +143,8 @@ class EngineCore:
             self._start(request)
             self.batch.append((request, tokens))
             return True
+        if self.limits.output_reserve and self.num_running and not self._claim_fits(request):
+            return False
         cache = self.prefix_cache
         segments = skipped = shared = idle = 0
         if cache is not None and request.prefix:
@@ -195,7 +205,7 @@ class EngineCore:
             self._move(tokens)
             request.admit_seq = self.num_admitted
             self.num_admitted += 1
-            self.num_running += 1
+            self._join_running(request)
             self.lane.join(request)
             self.promised = self.lane.blocks_for_next_step()
             request.joined_tick = request.last_token_tick
@@ -299,8 +309,15 @@ class EngineCore:
             self._free(request)
         return held
 
+    def _claim(self, request: Request) -> int:
+        """Blocks of a request's prompt and the reserved share of its output."""
+        return self.blocks_for(request.input_tokens + ceil(self.limits.output_reserve * request.output_tokens))
+
+    def _claim_fits(self, request: Request) -> bool:
+        return self.claimed_blocks + self._claim(request) <= self._num_blocks
+
     def _free(self, request: Request) -> None:
-        self.num_running -= 1
+        self._leave_running(request)
         if self.reservation_blocks is not None:
             self.reserved_blocks -= self.reservation_blocks
         if self.prefix_cache is not None and request.prefix:
@@ -314,10 +331,20 @@ class EngineCore:
             self.waiting.remove(request)
         request.admit_seq = self.num_admitted
         self.num_admitted += 1
-        self.num_running += 1
+        self._join_running(request)
         if request.scheduled_tick < 0:
             request.scheduled_tick = self.now
         self.lane.prefilling.append(request)
+
+    def _join_running(self, request: Request) -> None:
+        self.num_running += 1
+        if self.limits.output_reserve:
+            self.claimed_blocks += self._claim(request)
+
+    def _leave_running(self, request: Request) -> None:
+        self.num_running -= 1
+        if self.limits.output_reserve:
+            self.claimed_blocks -= self._claim(request)
 
     def _growth(self, request: Request, tokens: int) -> int:
         """New blocks that ``tokens`` more prompt tokens need (before identities are given to complete segments)."""
@@ -397,7 +424,7 @@ class EngineCore:
             victim.swapped_tokens = length - 1
             self._move(length - 1)
             victim.admit_seq = -1
-            self.num_running -= 1
+            self._leave_running(victim)
             self.swapped.append(victim)
             return
         self._requeue(victim, length)
@@ -410,7 +437,7 @@ class EngineCore:
         victim.computed = 0
         victim.prompt_left = length
         victim.admit_seq = -1
-        self.num_running -= 1
+        self._leave_running(victim)
         self.waiting.appendleft(victim)
 
     def _move(self, tokens: int) -> None:

@@ -111,6 +111,8 @@ class Deployment:
             watermark_blocks=int(engine.watermark * blocks),
             fixed_reservation=self.effective_max_model_len if engine.batching in RESERVING else None,
             hold_finished=engine.batching == "static",
+            max_prefill_tokens=engine.max_prefill_tokens,
+            output_reserve=engine.output_reserve,
         )
         if engine.preemption == "swap" and host_link is None:
             raise UserError(f"{self.cluster.device.name} has no host_link in its profile; swapping needs one")

@@ -6,7 +6,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Sampling = Literal["default", "greedy", "top-p"]
+UtilizationOf = Literal["total", "free"]
 PreemptionMode = Literal["recompute", "swap"]
+CudaGraphs = Literal["full-and-piecewise", "piecewise", "decode", "none"]
+"""Which steps replay CUDA graphs: decode-only ones whole and others in pieces around attention (vLLM since 0.11); all in
+pieces (vLLM 0.8 to 0.10); decode-only ones, prompts being launched kernel by kernel (vLLM V0); none (--enforce-eager)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,11 +20,20 @@ class EngineProfile:
     name: str
     version: str
     batching: str
-    """Batching policy: chunked (vLLM v1), prefill-first (vLLM v0), orca, static."""
+    """Batching policy: chunked (vLLM v1), prefill-first (vLLM v0), in-flight (TensorRT-LLM), prefill-priority and
+    prefill-priority-mixed (SGLang), orca, static."""
     max_num_seqs: int
     max_num_batched_tokens: int
     """Token budget of a step; also the largest prefill chunk."""
+    max_prefill_tokens: int | None = None
+    """Prompts join a step only while fewer prompt tokens are in it (SGLang's --max-prefill-tokens); None: no such limit."""
+    output_reserve: float = 0.0
+    """Share of a request's output for which blocks must be free at admission: TensorRT-LLM's guaranteed-no-evict reserves
+    all of it (1.0), vLLM nothing (0.0)."""
     gpu_memory_utilization: float
+    utilization_of: UtilizationOf = "total"
+    """What gpu_memory_utilization is a share of: all memory (vLLM), or what weights and activations leave free, all of it for
+    KV blocks (TensorRT-LLM's free_gpu_memory_fraction)."""
     block_size: int
     """Tokens per KV block."""
     prefix_caching: bool = False
@@ -42,6 +55,22 @@ class EngineProfile:
     scheduling, inputs and outputs [s]."""
     sync_step_seq_s: float = 0.0
     """The same per sequence in the batch [s]."""
+    cuda_graphs: CudaGraphs = "none"
+    max_cudagraph_capture_size: int = 0
+    """Largest step with a CUDA graph [tokens]; smaller ones run at the next captured size."""
+    launch_layer_s: float = 0.0
+    """Host time to launch the kernels of a layer one by one [s]. A step takes the larger of this over its layers and the
+    device's time; 0: launches never show."""
+    prompt_launch_layer_s: float | None = None
+    """The same in a step with prompts; None: equal."""
+    piece_layer_s: float = 0.0
+    """Host time per layer of a step that replays graphs in pieces: one graph, and attention's kernels [s]."""
+    hidden_passes: float = 0.0
+    """Passes over the hidden states per layer and token, at memory speed on every rank, beyond those of the fused kernels that
+    the device's constants were measured with."""
+    compute_slowdown: dict[str, float] = field(default_factory=dict)
+    """Architecture -> how much longer GEMM and prompt attention take when bound by arithmetic than the kernels that the
+    device's constants were measured with (old libraries on a new architecture)."""
     top_p_row_passes: float = 0.0
     """Passes over a row of float32 logits that top-p / top-k filtering makes (sort, cumulative sum, mask, scatter)."""
     sampling: Sampling = "default"
@@ -56,5 +85,5 @@ class EngineProfile:
     """CUDA context, graphs and allocator slack per device that the engine counts against its share [B]."""
     activation_bytes_per_token: float | None = None
     """Peak activations per token of the budget and per hidden element, in units of the activation dtype's bytes; None:
-    physics' estimate."""
+    physics' estimate; 0: non_kv_reserve_bytes has room for them."""
     sources: dict[str, str] = field(default_factory=dict)

@@ -10,14 +10,20 @@ from typing import Any, get_args
 from hardware_profiles.errors import UserError, unknown_name
 from hardware_profiles.schema import DeviceProfile
 from simulator.batching import BATCHING
-from simulator.engine import EngineProfile, PreemptionMode, Sampling
+from simulator.engine import CudaGraphs, EngineProfile, PreemptionMode, Sampling, UtilizationOf
 from simulator.engine_files import engine_names, profile_fields
 
 __all__ = ["GIB", "engine_names", "load_engine"]
 
 GIB = 1 << 30
-_CHOICES = {"batching": tuple(BATCHING), "preemption": get_args(PreemptionMode), "sampling": get_args(Sampling)}
-_SHARES = ("gpu_memory_utilization", "watermark")
+_CHOICES = {
+    "batching": tuple(BATCHING),
+    "preemption": get_args(PreemptionMode),
+    "sampling": get_args(Sampling),
+    "cuda_graphs": get_args(CudaGraphs),
+    "utilization_of": get_args(UtilizationOf),
+}
+_SHARES = ("gpu_memory_utilization", "watermark", "output_reserve")
 _LIMITS = ("max_num_seqs", "max_num_batched_tokens")
 
 
@@ -92,5 +98,10 @@ def _check_type(place: str, key: str, value: object, annotation: str) -> None:
     elif annotation.startswith("dict"):
         if not isinstance(value, Mapping):
             raise UserError(f"{place}: {key} is {value!r}; it must be a mapping")
+        if annotation == "dict[str, float]":
+            for name, number in value.items():
+                _check_type(place, f"{key}: {name}", number, "float")
+                if number <= 0:
+                    raise UserError(f"{place}: {key}: {name} is {number!r}; it must be above 0")
     elif not isinstance(value, str):
         raise UserError(f"{place}: {key} is {value!r}; it must be text, in quotes where YAML reads something else")

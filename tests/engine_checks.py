@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,7 +35,12 @@ TABLE_COLUMNS = (
 
 OPTIONS: dict[str, list[Any]] = {
     "ticks_per_s": [FINE, COARSE, COARSEST],
-    "batching": ["chunked", "chunked", "chunked", "prefill-first", "prefill-first", "orca", "static"],
+    "batching": [
+        *["chunked", "chunked", "chunked", "prefill-first", "prefill-first"],
+        *["in-flight", "in-flight", "prefill-priority", "prefill-priority-mixed", "orca", "static"],
+    ],
+    "output_reserve": [0.0, 0.0, 0.7, 1.0],
+    "max_prefill_tokens": [None, None, 100, 4000],
     "num_replicas": [1, 1, 2, 3],
     "routing": ["round-robin", "random", "least-outstanding", "jsq-tokens", "power-of-two"],
     "num_blocks": [0, 69, 80, 120, 200, 1000],
@@ -191,6 +197,10 @@ def check_books(core: EngineCore) -> None:
     prefilling = [request for lane in core.lanes for request in lane.prefilling]
     assert core.num_running == len(members) + len(prefilling) + len(core.held)
     assert core.num_running <= limits.max_num_seqs
+    if limits.output_reserve:
+        claims = [math.ceil(limits.output_reserve * r.output_tokens) for r in members + prefilling + core.held]
+        inputs = [r.input_tokens for r in members + prefilling + core.held]
+        assert core.claimed_blocks == sum(core.blocks_for(i + c) for i, c in zip(inputs, claims, strict=True))
     assert core.used_blocks() + core.promised <= limits.num_blocks, "more KV blocks in use than there are"
     assert core.host_blocks_used == sum(core.blocks_for(r.swapped_tokens) for r in core.swapped) <= limits.host_blocks
     for lane in core.lanes:

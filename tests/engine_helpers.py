@@ -100,6 +100,8 @@ def simulate_small(
     reserve_full_prompt: bool = True,
     prefix_caching: bool = False,
     watermark_blocks: int = 0,
+    output_reserve: float = 0.0,
+    max_prefill_tokens: int | None = None,
     request_fixed_s: float = 0.0,
     exact_steps: bool = False,
     model: object = None,
@@ -119,6 +121,8 @@ def simulate_small(
         watermark_blocks=watermark_blocks,
         fixed_reservation=max_model_len if batching in RESERVING else None,
         hold_finished=batching == "static",
+        output_reserve=output_reserve,
+        max_prefill_tokens=max_prefill_tokens,
     )
     setup = ReplicaSetup(
         limits=limits,

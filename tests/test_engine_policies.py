@@ -64,6 +64,49 @@ def test_prefill_first_stalls_decodes_while_prompts_are_computed() -> None:
     assert sum(gap_counts(record, FINE).values()) == 39
 
 
+def test_in_flight_batching_never_cuts_a_prompt() -> None:
+    """A prompt that does not fit into the rest of the budget waits for the next step; one beyond the budget goes alone."""
+    log: list[Any] = []
+    trace = make_trace([0.0] * 4, [200, 200, 200, 900], [5, 5, 5, 5])
+    simulate_small(trace, batching="in-flight", max_num_batched_tokens=500, policy=audited("in-flight", log))
+    assert [batch for _, _, batch, _ in log if batch] == [[(0, 200), (1, 200)], [(2, 200)], [(3, 900)]]
+
+
+def test_output_reserve_admits_only_what_can_finish() -> None:
+    """100 + 100 tokens are 13 blocks: three requests fit into 40 blocks, a fourth waits; without the reserve it would not."""
+    trace = make_trace([0.0] * 4, [100] * 4, [100] * 4)
+    engine: dict[str, Any] = dict(batching="in-flight", num_blocks=40, max_model_len=400)
+    reserved = simulate_small(trace, output_reserve=1.0, **engine)
+    assert reserved.replicas[0].counters.peak_running == 3
+    assert reserved.replicas[0].counters.preemptions == 0
+    assert times(reserved, "scheduled_s")[3] == times(reserved, "finish_s")[0]
+    greedy = simulate_small(trace, **engine)
+    assert greedy.replicas[0].counters.peak_running == 4
+    assert greedy.replicas[0].counters.preemptions > 0
+
+
+def test_prefill_priority_computes_all_prompts_before_it_decodes() -> None:
+    """Chunks of 500; the third prompt is cut; nobody decodes until the last prompt is done."""
+    log: list[Any] = []
+    trace = make_trace([0.0] * 4, [200] * 4, [5] * 4)
+    engine: dict[str, Any] = dict(max_num_batched_tokens=500)
+    simulate_small(trace, batching="prefill-priority", policy=audited("prefill-priority", log), **engine)
+    assert [(decode, batch) for _, decode, batch, _ in log if batch] == [
+        (False, [(0, 200), (1, 200), (2, 100)]),
+        (False, [(2, 100), (3, 200)]),
+    ]
+
+
+def test_prefill_priority_stops_starting_prompts_at_its_second_limit() -> None:
+    """With 150 prompt tokens or more in a step no further prompt starts, although the chunk has room."""
+    log: list[Any] = []
+    trace = make_trace([0.0] * 3, [100] * 3, [5] * 3)
+    engine: dict[str, Any] = dict(max_num_batched_tokens=500, max_prefill_tokens=150)
+    simulate_small(trace, policy=audited("prefill-priority-mixed", log), batching="prefill-priority-mixed", **engine)
+    assert [batch for _, _, batch, _ in log if batch] == [[(0, 100), (1, 100)], [(2, 100)]]
+    assert all(decode for _, decode, _, _ in log), "mixed: decoding goes on beside the prompts"
+
+
 def test_static_batching_runs_to_its_longest_and_returns_all_at_once() -> None:
     record = simulate_small(
         make_trace([0.0, 0.0, 0.0, 0.001], [10, 10, 10, 10], [3, 30, 1, 5]), batching="static", num_blocks=1000

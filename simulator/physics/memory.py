@@ -94,9 +94,12 @@ def activation_bytes(stage: StageLayout, layout: Layout, precision: Precision, e
     """Peak of a profile run [B]: a forward pass over the token budget, or the sampler over max_num_seqs if larger.
 
     Forward: a few hidden-size buffers and the widest pair of MLP buffers (dense: gate-up output and activation; MoE:
-    the same per routed copy). The engine's ``activation_bytes_per_token`` replaces this estimate.
+    the same per routed copy). The engine's ``activation_bytes_per_token`` replaces this estimate; 0 stands for engines
+    whose fixed reserve has room for activations.
     """
     tokens, element = engine.max_num_batched_tokens, precision.element_bytes
+    if engine.activation_bytes_per_token == 0.0:
+        return 0.0
     if engine.activation_bytes_per_token is not None:
         forward = engine.activation_bytes_per_token * tokens * layout.hidden * element
     else:
@@ -121,9 +124,10 @@ def _stage_plan(
 ) -> MemoryPlan:
     per_token = kv_bytes_per_token(stage, precision)
     device_bytes = cluster.device.memory_bytes
+    share = engine.gpu_memory_utilization if engine.utilization_of == "total" else 1.0
     plan = MemoryPlan(
         device_bytes=device_bytes,
-        budget_bytes=device_bytes * (1.0 - DRIVER_SHARE) * engine.gpu_memory_utilization,
+        budget_bytes=device_bytes * (1.0 - DRIVER_SHARE) * share,
         weight_bytes=stage_weight_bytes(stage, layout, model, precision),
         activation_bytes=activation_bytes(stage, layout, precision, engine),
         reserve_bytes=engine.non_kv_reserve_bytes,
@@ -134,6 +138,8 @@ def _stage_plan(
         num_blocks=0,
     )
     plan = replace(plan, state_bytes=min(plan.state_bytes, max(0.0, plan.free_bytes + plan.state_bytes) / 2))
+    if engine.utilization_of == "free":
+        plan = replace(plan, budget_bytes=plan.budget_bytes - (1.0 - engine.gpu_memory_utilization) * plan.free_bytes)
     return _with_blocks(plan, int(plan.free_bytes // (per_token * engine.block_size)) if per_token else 2**31)
 
 
