@@ -18,6 +18,9 @@ class DtypeRule:
 
 RULES: Mapping[str, DtypeRule] = {
     "bfloat16": DtypeRule("bfloat16", 2.0, 2.0, "bfloat16"),
+    # not in the tables: what the kernel-runner measures where there is no bfloat16, or beside it
+    "float16": DtypeRule("float16", 2.0, 2.0, "float16"),
+    "float32": DtypeRule("float32", 4.0, 4.0, "float32"),
     "fp8": DtypeRule("fp8", 1.0, 1.0, "fp8"),
     # 128 x 128 weight blocks and 1 x 128 activation groups, one float32 scale each (DeepSeek-V3 report, section 3.3)
     "fp8_block": DtypeRule("fp8_block", 1.0 + 4 / 16384, 1.0 + 4 / 128, "fp8"),
@@ -32,7 +35,7 @@ RULES: Mapping[str, DtypeRule] = {
     "w4a16_mxfp4": DtypeRule("mxfp4_wo", 0.5 + 1 / 32, 2.0, "bfloat16"),
 }
 
-KV_BYTES: Mapping[str, float] = {"bfloat16": 2.0, "fp8": 1.0}
+KV_BYTES: Mapping[str, float] = {"bfloat16": 2.0, "float16": 2.0, "float32": 4.0, "fp8": 1.0}
 """Bytes per element of the KV cache."""
 
 BY_KEY: Mapping[str, DtypeRule] = {rule.key: rule for rule in RULES.values()}
