@@ -23,6 +23,12 @@ def engine_names() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
+def has_versions(name: str) -> bool:
+    """Whether ``name@VERSION`` exists: the profile (not one it is based on) lists its versions."""
+    data, _, _ = _read(name.partition("@")[0], None)
+    return "versions" in data
+
+
 def profile_fields(name: str) -> tuple[dict[str, Any], str]:
     """Fields of the profile ``NAME``, ``NAME@VERSION`` or ``FILE.yaml[@VERSION]`` and the file to name in errors.
 

@@ -15,6 +15,7 @@ import numpy as np
 from hardware_profiles.errors import UserError
 from simulator.build import build_deployment
 from simulator.deployment import Deployment
+from simulator.engine_files import has_versions
 from simulator.result import SimulationResult
 from simulator.simulate import simulate_deployment
 from simulator.validation.metrics import View, class_of, predicted
@@ -95,7 +96,14 @@ def _simulation_key(run: MeasuredRun) -> tuple[Any, ...]:
 
 def _deployment_key(run: MeasuredRun) -> tuple[Any, ...]:
     settings = tuple(sorted((name, value) for name, value in run.settings.items() if value is not None))
-    return (run.model, run.cluster, run.engine, run.tp, run.pp, run.dp, run.ep, settings)
+    return (run.model, run.cluster, engine_name(run), run.tp, run.pp, run.dp, run.ep, settings)
+
+
+def engine_name(run: MeasuredRun) -> str:
+    """The engine profile of the run's version, where the profile knows versions."""
+    if run.engine_version is None or "@" in run.engine or not has_versions(run.engine):
+        return run.engine
+    return f"{run.engine}@{run.engine_version}"
 
 
 def _work(run: MeasuredRun) -> float:

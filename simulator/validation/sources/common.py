@@ -28,8 +28,6 @@ DEVICES = {
 """Names used in the tables -> names of our profiles."""
 NODE = 8
 """Devices per server where a table does not say."""
-ASYNC_SINCE = (0, 14)
-"""vLLM schedules asynchronously by default since this version (vLLM release notes)."""
 
 
 def cluster_of(device: str, gpus: int = 1) -> str:
@@ -43,12 +41,6 @@ def version_of(text: str) -> tuple[int, ...]:
     """Leading numbers of a version: '0.12.0 nvcr.io/...' -> (0, 12, 0); empty when there are none."""
     found = re.match(r"\s*v?(\d+(?:\.\d+)*)", text)
     return tuple(int(part) for part in found.group(1).split(".")) if found else ()
-
-
-def vllm_async(version: str) -> bool | None:
-    """Whether this vLLM schedules asynchronously by default; None when the version is not known."""
-    parts = version_of(version)
-    return parts[:2] >= ASYNC_SINCE if parts else None
 
 
 def engine_of(name: str) -> tuple[str, str | None]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from simulator.validation.rows import Row
 from simulator.validation.run import Lengths, MeasuredRun, Workload
-from simulator.validation.sources.common import NODE, cluster_of, engine_of, figures, given, vllm_async
+from simulator.validation.sources.common import NODE, cluster_of, engine_of, figures, given
 
 ROUNDS = 10
 """Prompts per place of the loop (the harness's convention: 10 x concurrency)."""
@@ -45,7 +45,6 @@ def _run(row: Row) -> MeasuredRun:
         settings=given(
             quantization=_quantization(row),
             max_model_len=math.ceil(isl + osl + CONTEXT_TOKENS) if isl and osl else None,
-            async_scheduling=vllm_async(row.text("engine_version")) if row.text("engine") == "vllm" else None,
         ),
         workload=Workload(
             input_len=_length(row, isl),

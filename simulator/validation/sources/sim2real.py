@@ -11,7 +11,7 @@ from pathlib import Path
 
 from simulator.validation.rows import Row
 from simulator.validation.run import MeasuredRun, Stage, Window, Workload
-from simulator.validation.sources.common import cluster_of, figures, given, vllm_async
+from simulator.validation.sources.common import cluster_of, figures, given
 
 UNIQUE_PROMPTS = 100
 """Where a row does not say: the harness's default, and what the other rows state."""
@@ -73,7 +73,6 @@ def _run(row: Row, members: Sequence[Row], stages: tuple[Stage, ...]) -> Measure
             gpu_memory_utilization=row.number("gpu_memory_utilization"),
             block_size=row.whole("block_size"),
             num_gpu_blocks_override=row.whole("total_kv_blocks"),
-            async_scheduling=vllm_async(version),
             quantization=CAPTURED.get(row.text("precision"), row.text("precision").lower() or None),
         ),
         workload=Workload(
