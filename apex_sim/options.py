@@ -21,6 +21,8 @@ ENGINE_SETTINGS = (
     "dtype",
     "enable_prefix_caching",
     "async_scheduling",
+    "enforce_eager",
+    "max_cudagraph_capture_size",
     "preemption_mode",
     "swap_space",
     "routing",
@@ -58,6 +60,12 @@ def add_deployment(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="prepare the next step while one runs, or not (default: as the engine)",
+    )
+    engine.add_argument(
+        "--enforce-eager", action="store_true", default=None, help="launch every kernel; no CUDA graphs"
+    )
+    engine.add_argument(
+        "--max-cudagraph-capture-size", type=int, metavar="TOKENS", help="largest step replayed from a CUDA graph"
     )
     engine.add_argument("--preemption-mode", choices=("recompute", "swap"), help="what happens to a preempted request")
     engine.add_argument("--swap-space", type=float, metavar="GIB", help="host memory for swapped KV, per device")

@@ -47,6 +47,8 @@ class ClusterFile:
     """DRAM of one node."""
     host_idle_w: float | None = None
     """Power of one node without its accelerators [W]."""
+    cpu_slowness: float | None = None
+    """Time that one thread of the host takes, relative to a DGX H100."""
     price: Price | None = None
     """Replaces the device's price."""
     notes: str = ""
@@ -59,6 +61,7 @@ class Host:
     network: NetworkFile
     memory_bytes_per_device: int
     idle_w_per_device: float
+    cpu_slowness: float = 1.0
     devices: tuple[str, ...] = ()
     source: str
 
@@ -101,6 +104,7 @@ def read_cluster_file(path: Path) -> Cluster:
         host_memory_bytes=_first(file.host_memory_bytes, cluster.node.host_memory_bytes),
         network=cluster.node.network if file.network is None else _link(file.network),
         idle_w=_first(file.host_idle_w, cluster.node.idle_w),
+        cpu_slowness=_first(file.cpu_slowness, cluster.node.cpu_slowness),
     )
     return dataclasses.replace(cluster, node=node)
 
@@ -124,6 +128,7 @@ def _cluster(name: str, device: DeviceProfile, devices_per_node: int, nodes: int
         host_memory_bytes=host.memory_bytes_per_device * devices_per_node,
         network=_link(host.network),
         idle_w=host.idle_w_per_device * devices_per_node,
+        cpu_slowness=host.cpu_slowness,
     )
     return Cluster(name=name, node=node, num_nodes=nodes)
 

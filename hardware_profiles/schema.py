@@ -211,6 +211,8 @@ class NodeSpec:
     """Network to other nodes, per device [B/s one way]."""
     idle_w: float = 0.0
     """Power of the host without its accelerators [W]."""
+    cpu_slowness: float = 1.0
+    """Time of one thread of the host relative to a DGX H100 (Xeon Platinum 8480C): engines' host times scale with it."""
 
 
 LARGEST_HOST = 16

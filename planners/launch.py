@@ -24,6 +24,7 @@ VLLM_FLAGS = frozenset(
         "--kv-cache-dtype",
         "--no-enable-prefix-caching",
         "--no-async-scheduling",
+        "--enforce-eager",
         "--port",
     }
 )
@@ -91,6 +92,8 @@ def vllm_command(deployment: Deployment) -> str:
         parts.append("--no-enable-prefix-caching")
     if not engine.async_scheduling:
         parts.append("--no-async-scheduling")
+    if engine.batching == "chunked" and engine.cuda_graphs == "none":
+        parts.append("--enforce-eager")
     return shlex.join(parts)
 
 

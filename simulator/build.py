@@ -12,7 +12,7 @@ from hardware_profiles.cluster import parse_cluster
 from hardware_profiles.errors import UserError, unknown_name
 from hardware_profiles.schema import Cluster
 from simulator.deployment import DEFAULT_SWAP_BYTES, Deployment
-from simulator.engine import PreemptionMode
+from simulator.engine import PreemptionMode, Sampling
 from simulator.engine_loader import GIB, load_engine
 from simulator.plan import ParallelPlan
 from workloads.catalog import load_model
@@ -33,7 +33,10 @@ class EngineSettings(TypedDict, total=False):
     dtype: str
     enable_prefix_caching: bool | None
     async_scheduling: bool | None
+    enforce_eager: bool | None
+    max_cudagraph_capture_size: int | None
     preemption_mode: str | None
+    sampling: str | None
     swap_space: float | None
     routing: str
     moe_skew: float
@@ -45,11 +48,12 @@ _NUMBERS: dict[str, tuple[type, float]] = {
     "block_size": (int, 1),
     "max_model_len": (int, 2),
     "num_gpu_blocks_override": (int, 1),
+    "max_cudagraph_capture_size": (int, 0),
     "swap_space": (float, 0),
     "moe_skew": (float, 0),
 }
 """Settings that are numbers: their type and smallest value (the shortest request has a prompt and an output token)."""
-_FLAGS = ("enable_prefix_caching", "async_scheduling")
+_FLAGS = ("enable_prefix_caching", "async_scheduling", "enforce_eager")
 
 
 def flag(name: str) -> str:
@@ -82,9 +86,9 @@ def _check_settings(settings: EngineSettings) -> None:
     share = given.get("gpu_memory_utilization")
     if share is not None and not (isinstance(share, int | float) and not isinstance(share, bool) and 0 < share <= 1):
         raise UserError(f"--gpu-memory-utilization is {share!r}; it must be above 0 and at most 1, for example 0.9")
-    mode = given.get("preemption_mode")
-    if mode is not None and mode not in get_args(PreemptionMode):
-        raise unknown_name("preemption mode", str(mode), get_args(PreemptionMode))
+    for name, choices in (("preemption_mode", PreemptionMode), ("sampling", Sampling)):
+        if name in given and given[name] not in get_args(choices):
+            raise unknown_name(name.replace("_", " "), str(given[name]), get_args(choices))
 
 
 def check_compute(cluster: Cluster) -> None:
@@ -123,7 +127,10 @@ def build_deployment(
         "block_size": settings.get("block_size"),
         "prefix_caching": settings.get("enable_prefix_caching"),
         "async_scheduling": settings.get("async_scheduling"),
+        "max_cudagraph_capture_size": settings.get("max_cudagraph_capture_size"),
+        "cuda_graphs": "none" if settings.get("enforce_eager") else None,
         "preemption": settings.get("preemption_mode"),
+        "sampling": settings.get("sampling"),
     }
     changes = {name: value for name, value in changes.items() if value is not None}
     if "max_num_batched_tokens" in changes and "max_num_seqs" not in changes:

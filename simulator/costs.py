@@ -25,8 +25,9 @@ class StepModelLike(Protocol):
         """Seconds in each pipeline stage, the send to the next one included."""
 
 
-DecodeTicks = tuple[int, int, int, float, float, float]
-"""base, per context token, per window token [ticks]; the same in joules."""
+DecodeTicks = tuple[int, int, int, float, float, float, int, float]
+"""base, per context token, per window token [ticks]; the same in joules; least duration [ticks], and joules per tick that
+is added to reach it."""
 
 
 class StepCosts:
@@ -50,6 +51,8 @@ class StepCosts:
                 line.base_j,
                 line.context_j,
                 line.window_j,
+                clock.to_ticks(line.floor_s),
+                line.wait_w / self._ticks_per_s,
             )
         return known
 

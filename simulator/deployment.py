@@ -116,6 +116,7 @@ class Deployment:
         )
         if engine.preemption == "swap" and host_link is None:
             raise UserError(f"{self.cluster.device.name} has no host_link in its profile; swapping needs one")
+        slowness = self.cluster.node.cpu_slowness
         bandwidth = host_link.bandwidth_bytes_per_s * host_link.efficiency if host_link else float("inf")
         return ReplicaSetup(
             limits=limits,
@@ -124,8 +125,9 @@ class Deployment:
             stages=self.plan.pp,
             async_scheduling=engine.async_scheduling and self.plan.pp == 1,
             prefix_caching=engine.prefix_caching,
-            request_fixed_s=engine.request_fixed_s,
-            request_token_s=engine.request_token_s,
-            response_s=engine.response_s,
+            request_fixed_s=engine.request_fixed_s * slowness,
+            request_token_s=engine.request_token_s * slowness,
+            response_s=engine.response_s * slowness,
+            stream_token_s=engine.stream_token_s * slowness,
             swap_token_s=kv_token_bytes / bandwidth,
         )

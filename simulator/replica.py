@@ -256,12 +256,19 @@ class Replica(Driver):
                 self._note_moves()
                 steps = 1
         seqs = lane.num_seqs
-        base, per_token, per_window, base_j, token_j, window_j = self.costs.decode(seqs)
+        base, per_token, per_window, base_j, token_j, window_j, floor, wait_j = self.costs.decode(seqs)
         first = base + per_token * lane.context
         slope = per_token * seqs
         if lane.window is not None:
             first += per_window * lane.window_context
             slope += per_window * lane.growing
+        if first < floor:  # the host's launches take longer than the device's work, until the context has grown enough
+            if slope:
+                steps = min(steps, (floor - first) // slope + 1)
+            first, slope = floor, 0
+            base_j += wait_j * (floor - base)
+            token_j -= wait_j * per_token
+            window_j -= wait_j * per_window
         self._first, self._slope = first, slope
         self._line_j = (base_j, token_j, window_j)
         if core.swap_tokens:

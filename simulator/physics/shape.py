@@ -36,7 +36,10 @@ def window_pairs(new: int, cached: int, window: int) -> int:
 
 
 class DecodeLine(NamedTuple):
-    """Cost of a decode-only step of n sequences as a line in its context: base + context*C + window*W [s, J]."""
+    """Cost of a decode-only step of n sequences as a line in its context: base + context*C + window*W [s, J].
+
+    A step takes at least ``floor_s``, when the host's launches outlast the device's work; the device then waits at ``wait_w``.
+    """
 
     base_s: float
     context_s: float
@@ -44,3 +47,13 @@ class DecodeLine(NamedTuple):
     base_j: float
     context_j: float
     window_j: float
+    floor_s: float = 0.0
+    wait_w: float = 0.0
+
+    def cost(self, context: float, window: float) -> tuple[float, float]:
+        """(seconds, joules) at a context."""
+        seconds = self.base_s + self.context_s * context + self.window_s * window
+        joules = self.base_j + self.context_j * context + self.window_j * window
+        if seconds < self.floor_s:
+            return self.floor_s, joules + self.wait_w * (self.floor_s - seconds)
+        return seconds, joules

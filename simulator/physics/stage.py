@@ -77,6 +77,8 @@ class StageContext:
     moe_skew: float
     filter_row_s: float = 0.0
     """Top-p / top-k filter of one row of logits [s]."""
+    hidden_passes: float = 0.0
+    """More passes over the hidden states, per layer and token (EngineProfile.hidden_passes)."""
 
 
 def gemm_bound(seconds: float, compute_s: float, memory_s: float) -> Bound:
@@ -222,6 +224,8 @@ class Stage:
                 bandwidth_bytes_per_s=self._bandwidth,
                 cache_bytes=efficiency.cache_bytes,
             )
+        one_pass_s = self._context.layout.hidden * self._context.precision.element_bytes / self._bandwidth
+        seconds += self.layout.num_layers * self._context.hidden_passes * one_pass_s * tokens
         fixed_s = self.layout.num_layers * efficiency.layer_fixed_s
         return Cost("elementwise", float(seconds), "memory" if seconds > 2 * fixed_s else "latency")
 
@@ -366,9 +370,12 @@ class Stage:
         peak = self._context.precision.attention_peak_flop_per_s
         return Cost(name, slope_s * context + fixed_s, bound, flop / peak, flop, moved)
 
-    def costs(self, shape: StepShape) -> list[Cost]:
-        """All components of a step on one rank; their seconds add up to the stage's time without the host."""
-        tokens = shape.decode_seqs + shape.prefill_tokens
+    def costs(self, shape: StepShape, padded_tokens: int | None = None) -> list[Cost]:
+        """All components of a step on one rank; their seconds add up to the stage's time without the host.
+
+        ``padded_tokens``: what the kernels see in place of the scheduled tokens.
+        """
+        tokens = shape.decode_seqs + shape.prefill_tokens if padded_tokens is None else padded_tokens
         costs = self.token_costs(tokens) + self.attention_costs(shape) + self.row_costs(shape.logits_rows)
         fixed_s = self._step_fixed_s()
         return [*costs, Cost("step_fixed", fixed_s, "latency")] if fixed_s else costs

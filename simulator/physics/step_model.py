@@ -8,11 +8,13 @@ from hardware_profiles.schema import Cluster
 from simulator.engine import EngineProfile
 from simulator.physics.collectives import Interconnect
 from simulator.physics.efficiency import efficiency_of
+from simulator.physics.launch import launches_of
 from simulator.physics.layout import check_plan, lay_out
 from simulator.physics.power import energy_j, power_fit_of
 from simulator.physics.precision import resolve_precision
 from simulator.physics.provenance import provenance_of
 from simulator.physics.shape import DecodeLine, StepShape
+from simulator.physics.slowdown import slower_compute
 from simulator.physics.stage import Bound, Cost, Stage, StageContext
 from simulator.plan import ParallelPlan
 from workloads.model import ModelSpec
@@ -46,7 +48,7 @@ class StepModel:
     ) -> None:
         """``moe_skew``: exponent of the Zipf popularity of experts, 0 for uniform routing. Raises as check_plan."""
         check_plan(model, cluster, plan)
-        device = cluster.device
+        device = slower_compute(cluster.device, engine.compute_slowdown.get(cluster.device.architecture.lower(), 1.0))
         efficiency = efficiency_of(device)
         precision = resolve_precision(model, device, plan)
         layout = lay_out(model, plan, precision)
@@ -59,6 +61,7 @@ class StepModel:
             interconnect=Interconnect(cluster, efficiency),
             moe_skew=moe_skew,
             filter_row_s=_filter_row_s(model, cluster, engine),
+            hidden_passes=engine.hidden_passes,
         )
         windows = [g.attention.sliding_window for g in model.layers if g.attention.sliding_window is not None]
         self.window: int | None = max(windows, default=None)
@@ -74,9 +77,11 @@ class StepModel:
         self.bandwidth_bytes_per_s = device.memory_bandwidth_bytes_per_s
         self._tp = plan.tp
         exposed = not engine.async_scheduling and plan.pp == 1  # micro-batches of other stages hide the host's work
-        self._fixed_s = engine.step_fixed_s + (engine.sync_step_fixed_s if exposed else 0.0)
-        self._seq_s = engine.step_seq_s + (engine.sync_step_seq_s if exposed else 0.0)
-        self._token_s = engine.step_token_s
+        slowness = cluster.node.cpu_slowness
+        self._fixed_s = slowness * (engine.step_fixed_s + (engine.sync_step_fixed_s if exposed else 0.0))
+        self._seq_s = slowness * (engine.step_seq_s + (engine.sync_step_seq_s if exposed else 0.0))
+        self._token_s = slowness * engine.step_token_s
+        self._launches = launches_of(engine, slowness)
         self._host_j = energy_j(power_fit_of(device), 1.0, 0.0, 0.0, device.tdp_w) * plan.tp
         self._lines: dict[int, DecodeLine] = {}
         self._mixed: dict[tuple[int, int], DecodeLine] = {}
@@ -99,11 +104,13 @@ class StepModel:
         if num_seqs <= 0:
             return DecodeLine(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
         host_s = self._host_s(num_seqs, num_seqs)
+        padded = self._launches.padded(num_seqs, prompts=False)
         parts = [(s, s.decode_attention(num_seqs, mixed=False)) for s in self.stages]
-        base_s = host_s + sum(s.tokens(num_seqs).seconds + s.rows(num_seqs).seconds + line.base_s for s, line in parts)
+        base_s = host_s + sum(s.tokens(padded).seconds + s.rows(num_seqs).seconds + line.base_s for s, line in parts)
         base_j = host_s * self._host_j + sum(
-            s.tokens(num_seqs).joules + s.rows(num_seqs).joules + line.base_j for s, line in parts
+            s.tokens(padded).joules + s.rows(num_seqs).joules + line.base_j for s, line in parts
         )
+        launch_s = sum(self._launches.seconds(num_seqs, False, s.layout.num_layers) for s in self.stages)
         return DecodeLine(
             base_s,
             sum(line.context_s for _, line in parts),
@@ -111,6 +118,8 @@ class StepModel:
             base_j,
             sum(line.context_j for _, line in parts),
             sum(line.window_j for _, line in parts),
+            host_s + launch_s if launch_s else 0.0,
+            self._host_j,
         )
 
     def _mixed_line(self, stage: int, num_seqs: int) -> DecodeLine:
@@ -125,10 +134,8 @@ class StepModel:
         num_seqs, context, window_context, prefill, _, _, chunks, _, rows = shape
         if prefill == 0 and rows == num_seqs:
             line = self.decode(num_seqs)
-            return (
-                line.base_s + line.context_s * context + line.window_s * window_context,
-                line.base_j + line.context_j * context + line.window_j * window_context,
-            )
+            if not line.floor_s or len(self.stages) == 1:
+                return line.cost(context, window_context)
         host_s = self._host_s(num_seqs + prefill, num_seqs + chunks)
         seconds, joules = host_s, host_s * self._host_j
         for index in range(len(self.stages)):
@@ -138,16 +145,25 @@ class StepModel:
         return seconds, joules
 
     def _stage(self, index: int, shape: StepShape) -> tuple[float, float]:
-        """(seconds, joules) of one stage without the host."""
+        """(seconds, joules) of one stage without the host, but for launches that outlast the device's work."""
+        seconds, joules = self._device(index, shape)
+        tokens, prompts = shape.decode_seqs + shape.prefill_tokens, shape.prefill_tokens > 0
+        launch_s = self._launches.seconds(tokens, prompts, self.stages[index].layout.num_layers)
+        if seconds < launch_s:
+            return launch_s, joules + self._host_j * (launch_s - seconds)
+        return seconds, joules
+
+    def _device(self, index: int, shape: StepShape) -> tuple[float, float]:
+        """(seconds, joules) of the device's work in one stage."""
         stage = self.stages[index]
         num_seqs, context, window_context, prefill, _, _, _, _, rows = shape
-        seconds, joules, _, _ = stage.tokens(num_seqs + prefill)
+        seconds, joules, _, _ = stage.tokens(self._launches.padded(num_seqs + prefill, prefill > 0))
         rows_s, rows_j, _, _ = stage.rows(rows)
         seconds += rows_s
         joules += rows_j
         if num_seqs:
             line = self._mixed_line(index, num_seqs) if prefill else stage.decode_attention(num_seqs, mixed=False)
-            base_s, context_s, window_s, base_j, context_j, window_j = line
+            base_s, context_s, window_s, base_j, context_j, window_j, _, _ = line
             seconds += base_s + context_s * context + window_s * window_context
             joules += base_j + context_j * context + window_j * window_context
         if prefill:
@@ -173,7 +189,11 @@ class StepModel:
         tokens = shape.decode_seqs + shape.prefill_tokens
         if tokens == 0:
             return []
-        costs = [cost for stage in self.stages for cost in stage.costs(shape)]
+        padded = self._launches.padded(tokens, shape.prefill_tokens > 0)
+        costs = [cost for stage in self.stages for cost in stage.costs(shape, padded)]
+        waits_s = [self._stage(i, shape)[0] - self._device(i, shape)[0] for i in range(len(self.stages))]
+        if sum(waits_s):
+            costs.append(Cost("launch", sum(waits_s), "host"))
         host_s = self._host_s(tokens, shape.decode_seqs + shape.prefill_seqs)
         if host_s:
             costs.append(Cost("host", host_s, "host"))
