@@ -12,6 +12,8 @@ from simulator.validation.sources.common import cluster_of, figures
 MODELS = {"llama2-70b": "meta-llama/Llama-2-70b-hf", "bloom-176b": "bigscience/bloom"}
 TDP_W = {"a100-80gb": 400.0, "h100-80gb": 700.0}
 """Power in the table is a share of this (NVIDIA datasheets of the SXM modules)."""
+ENGINE_VERSION = "0.2"
+"""vLLM of late 2023 (Patel et al., Splitwise, ISCA 2024, section 5.1)."""
 STARTED = 2
 """Extra tokens of max_model_len beyond prompt and answer."""
 
@@ -32,6 +34,7 @@ def _run(row: Row) -> MeasuredRun:
         model=MODELS.get(row.text("model"), row.text("model")),
         cluster=cluster_of(device),
         engine="vllm-v0",
+        engine_version=ENGINE_VERSION,
         tp=tp,
         settings={
             "max_num_seqs": batch,
