@@ -25,18 +25,26 @@ from workloads.trace import FloatArray, IntArray, Trace
 
 PROMPTS = {
     "gpqa": "lognormal(median=270, sigma=0.45)",
-    "lm-arena-chat": "lognormal(mean=300, cv=1.5, max=12000)",
     "sourcegraph-fim": "lognormal(median=1500, sigma=0.8, max=12000)",
 }
-"""Assumed prompt lengths [tokens]: a multiple-choice question with its choices; a chat turn with the history before it
-(the mean is what the runs that fill the KV cache leave for prompts: capacity / running requests - answer so far); a
-completion with the code around it."""
+"""Assumed prompt lengths [tokens]: a multiple-choice question with its choices; a completion with the code around it."""
+CHAT = "lm-arena-chat"
+MESSAGE = "lognormal(mean=110, cv=2, max=8000)"
+REPLY = "lognormal(mean=380, cv=0.8, max=4000)"
+AGAIN = 0.6
+"""Assumed conversations: tokens of a user's message and of the reply before it, and how often another turn follows. Every
+turn is a request of its own whose prompt is all that came before; turns of one conversation are sent side by side, so that
+the prefix cache holds most of a later turn."""
 QUANTILES = {"out_p10": 0.10, "out_p50": 0.50, "out_p90": 0.90, "out_p99": 0.99}
 SHORTEST_SHARE = 0.25
 """Of the 10 % quantile: the shortest answer."""
 BENDS = np.linspace(-2.0, 3.0, 101)
 """Exponents tried between quantiles: 1 joins them by lines, 0 by lines in the logarithm."""
 BLOCK_TOKENS = 16
+LONGEST_PROMPT = 16_000
+"""Below the context length of every run with room for the answer [tokens]."""
+MEMORY_SHARE = 0.95
+"""Of the GPU memory for the engine; a constant of the benchmark's server command."""
 SEED = 0
 
 
@@ -67,6 +75,7 @@ def _run(row: Row) -> MeasuredRun:
             max_model_len=row.whole("max_model_len"),
             async_scheduling=row.flag("async_scheduling"),
             sampling="top-p",
+            gpu_memory_utilization=MEMORY_SHARE,
         ),
         workload=Workload() if skip else Workload(requests=_trace(row, task)),
         window=Window(steady=True),
@@ -92,7 +101,7 @@ def _requests(row: Row) -> int | None:
 
 
 def _skip(row: Row, task: str, dp: int) -> str | None:
-    if task not in PROMPTS:
+    if task not in PROMPTS and task != CHAT:
         return f"task {task}: its prompts (images, video) are not simulated"
     if _requests(row) is None:
         return "the number of requests is not published"
@@ -103,24 +112,42 @@ def _trace(row: Row, task: str) -> Trace:
     """The requests of a run. Where more were sent than there are prompts, prompts repeat and the cache knows them."""
     count = int(_requests(row) or 1)
     unique = min(row.whole("unique_requests") or count, count)
-    inputs = parse_length(PROMPTS[task]).tokens(stream(SEED, "input_len"), unique)[np.arange(count) % unique]
-    outputs = stream(SEED, "output_len").permutation(_answers(row, count))
-    ids: IntArray | None = None
-    offsets: IntArray | None = None
-    if count > unique:
-        blocks = -(-inputs // BLOCK_TOKENS)
-        offsets = np.concatenate(([0], np.cumsum(blocks)))
-        position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], blocks)
-        ids = np.repeat(np.arange(count) % unique, blocks) * int(blocks.max()) + position
+    if task == CHAT:
+        inputs, conversation = _conversations(unique)
+    else:
+        inputs = parse_length(PROMPTS[task]).tokens(stream(SEED, "input_len"), unique)
+        conversation = np.arange(unique)
+    rows = np.arange(count) % unique
+    ids, offsets = _identities(inputs[rows], conversation[rows])
     return Trace(
         arrival_s=np.zeros(count),
-        input_tokens=inputs,
-        output_tokens=outputs,
+        input_tokens=inputs[rows],
+        output_tokens=stream(SEED, "output_len").permutation(_answers(row, count)),
         prefix_ids=ids,
         prefix_offsets=offsets,
-        prefix_block_tokens=BLOCK_TOKENS if ids is not None else 0,
+        prefix_block_tokens=BLOCK_TOKENS,
         name="ML.ENERGY run",
     )
+
+
+def _conversations(turns: int) -> tuple[IntArray, IntArray]:
+    """Prompt lengths of ``turns`` successive turns, and the conversation each belongs to."""
+    rng = stream(SEED, "turns")
+    first = np.concatenate(([True], rng.random(turns - 1) >= AGAIN))
+    message = parse_length(MESSAGE).tokens(stream(SEED, "input_len"), turns)
+    reply = np.where(first, 0, parse_length(REPLY).tokens(stream(SEED, "replies"), turns))
+    said = np.cumsum(message + reply)
+    conversation = np.cumsum(first) - 1
+    before = (said - message - reply)[first][conversation]
+    return np.minimum(said - before, LONGEST_PROMPT), conversation
+
+
+def _identities(inputs: IntArray, conversation: IntArray) -> tuple[IntArray, IntArray]:
+    """Identities of the whole blocks of every prompt: prompts of one conversation begin alike."""
+    blocks = inputs // BLOCK_TOKENS
+    offsets = np.concatenate(([0], np.cumsum(blocks)))
+    position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], blocks)
+    return np.repeat(conversation, blocks) * (LONGEST_PROMPT // BLOCK_TOKENS + 1) + position, offsets
 
 
 def _answers(row: Row, count: int) -> IntArray:
