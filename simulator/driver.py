@@ -10,6 +10,7 @@ from simulator.core import EngineCore
 from simulator.costs import StepCosts
 from simulator.recorder import ReplicaRecord
 from simulator.request import Request
+from simulator.stream import TokenStream
 
 OnFinish = Callable[[Request, int, int], None]
 """Called with (request, tick, replica index) when a request is done."""
@@ -39,6 +40,10 @@ class Driver:
         self.sole = False
         """The only replica: every event of the simulation but its own calls :meth:`settle` and :meth:`notify`, so the end of
         what is in flight needs no event when another one comes before."""
+        self.stream: TokenStream | None = None
+        """Between the engine and the clients, where that takes time; set before the first event."""
+        self._sent = 0
+        """When the tokens of the step that ends now reach the clients [ticks]."""
         self._on_finish = on_finish
         self._swap_token_s = swap_token_s
 
@@ -60,6 +65,16 @@ class Driver:
         the event queue already, so this one may run ahead."""
         raise NotImplementedError
 
+    def _send(
+        self, producing: int, steps: int, first_tick: int, now: int, prompts: list[tuple[Request, int]] | None = None
+    ) -> None:
+        """Tokens of ``steps`` steps are out, of ``producing`` sequences each; ``prompts``: complete ones add a first token."""
+        if self.stream is None:
+            self._sent = now
+            return
+        firsts = sum(request.prompt_left == tokens for request, tokens in prompts) if prompts else 0
+        self._sent = self.stream.send(producing + firsts, steps, first_tick, now)
+
     def _complete_prefills(self, batch: list[tuple[Request, int]], now: int) -> None:
         """Prompt work of a step has ended: complete prompts have produced a token and decode from now on."""
         core = self.core
@@ -67,7 +82,7 @@ class Driver:
             if not core.complete_prefill(request, tokens):
                 continue
             if request.first_token_tick < 0:
-                request.first_token_tick = now
+                request.first_token_tick = self._sent
             else:
                 self.record.gaps.add(1, 1, now - request.last_token_tick, 0)
             if request.generated >= request.output_tokens:
@@ -100,7 +115,7 @@ class Driver:
     def _done(self, request: Request, now: int) -> None:
         self.num_outstanding -= 1
         self.outstanding_tokens -= request.input_tokens
-        self._on_finish(request, now, self.index)
+        self._on_finish(request, self._sent, self.index)
 
     def _count_moves(self) -> None:
         counters, core = self.record.counters, self.core

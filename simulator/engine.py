@@ -81,6 +81,8 @@ class EngineProfile:
     """The same per prompt token [s]."""
     response_s: float = 0.0
     """From the end of a step to the client: detokenisation, HTTP; delays every token alike [s]."""
+    stream_token_s: float = 0.0
+    """Time of the one thread that detokenises and sends a token [s]; it bounds the tokens per second of a replica."""
     non_kv_reserve_bytes: float = 0.0
     """CUDA context, graphs and allocator slack per device that the engine counts against its share [B]."""
     activation_bytes_per_token: float | None = None

@@ -123,6 +123,7 @@ class PipelineReplica(Driver):
         counters.joules += flight.joules
         core.redeem()
         seqs = lane.num_seqs
+        self._send(len(lane.heap) if flight.decode else 0, 1, now, now, lane.flying)
         if seqs and flight.decode:
             self._commit_decode(index, now)
         elif seqs:

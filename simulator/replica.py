@@ -305,6 +305,7 @@ class Replica(Driver):
         if self._async:
             self._last_start = now - self._first - self._slope * (steps - 1)
         seqs = lane.num_seqs
+        self._send(len(lane.heap) if self._decode else 0, steps, begin + self._first, now, self._batch)
         if seqs:
             if self._decode:
                 self._commit_decode(seqs, steps)

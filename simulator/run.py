@@ -22,6 +22,7 @@ from simulator.replica import FOREVER, Replica
 from simulator.request import Request
 from simulator.routing import RoutingPolicy
 from simulator.sources import Followers, OpenLoop
+from simulator.stream import TokenStream
 from workloads.trace import Trace
 
 Progress = Callable[[int, int], None]
@@ -41,6 +42,7 @@ class ReplicaSetup:
     request_fixed_s: float = 0.0
     request_token_s: float = 0.0
     response_s: float = 0.0
+    stream_token_s: float = 0.0
     swap_token_s: float = 0.0
 
 
@@ -90,6 +92,8 @@ class Simulation:
         self.replicas = [self._replica(i, costs, exact_steps) for i in range(num_replicas)]
         for replica in self.replicas:
             replica.sole = num_replicas == 1
+            if setup.stream_token_s:
+                replica.stream = TokenStream(to_ticks(setup.stream_token_s))
         self._prefixes = trace.prefix_ids is not None and setup.prefix_caching
         self._followers: dict[int, list[int]] = {}
         self._start_sources()

@@ -55,6 +55,7 @@ OPTIONS: dict[str, list[Any]] = {
     "watermark_blocks": [0, 0, 1],
     "stages": [1, 1, 1, 1, 2, 3],
     "request_fixed_s": [0.0, 0.01],
+    "stream_token_s": [0.0, 0.0, 0.0, 0.001, 0.02],
     "num_requests": [1, 15, 40],
     "rate_per_s": [2.0, 8.0, 30.0, 1000.0],
     "flow": ["open", "open", "closed", "sessions"],

@@ -103,6 +103,7 @@ def simulate_small(
     output_reserve: float = 0.0,
     max_prefill_tokens: int | None = None,
     request_fixed_s: float = 0.0,
+    stream_token_s: float = 0.0,
     exact_steps: bool = False,
     model: object = None,
     policy: Callable[[], BatchingPolicy] | None = None,
@@ -132,6 +133,7 @@ def simulate_small(
         async_scheduling=async_scheduling,
         prefix_caching=prefix_caching,
         request_fixed_s=request_fixed_s,
+        stream_token_s=stream_token_s,
         swap_token_s=1e-6,
     )
     return run(trace, setup, num_replicas, router or ROUTING[routing](0), exact_steps=exact_steps)

@@ -84,10 +84,11 @@ def test_asking_a_steady_policy_more_often_changes_nothing(options: dict[str, An
 def test_decisions_do_not_depend_on_outputs_that_are_still_to_come(options: dict[str, Any], cut: float) -> None:
     """Requests unfinished at ``cut`` of the run get other output lengths; everything decided before stays the same.
 
-    Not so with an output reserve: such engines are told max_tokens, which stands for the output's length here.
+    Not so with an output reserve: such engines are told max_tokens, which stands for the output's length here. Without a
+    queue of tokens on their way out, "finished" is the same for engine and client.
     """
     options = {**options, "ticks_per_s": FINE, "flow": "open", "prefix_block_tokens": 0, "max_model_len": 1100}
-    options["output_reserve"] = 0.0
+    options.update(output_reserve=0.0, stream_token_s=0.0)
     trace = trace_of(options)
     log: list[Any] = []
     before = run_options(options, trace, policy=audited(options["batching"], log), exact_steps=True)
