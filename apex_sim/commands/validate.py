@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from simulator.validation.outcome import Outcome
 
 DEFAULT_BY = "source,metric"
 
@@ -41,8 +47,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Read, replay, print, write."""
-    from apex_sim.files import prepare_file, to_json, write_text
+    from apex_sim import __version__
+    from apex_sim.files import prepare_figure, prepare_file, to_json, write_text
     from apex_sim.text import ProgressBar
+    from apex_sim.validate_html import report_html
     from apex_sim.validate_text import outcome_text
     from hardware_profiles.errors import UserError, unknown_name
     from simulator.validation.files import check_unique, cited_runs, read_runs
@@ -64,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
     by = tuple(name.strip() for name in args.by.split(",") if name.strip())
     check_labels(by, runs)
     json_file = prepare_file(args.json, "--json") if args.json not in (None, "-") else None
+    report = prepare_file(args.report, "--report") if args.report is not None else None
+    plot = prepare_figure(args.plot, "--plot") if args.plot is not None else None
     with ProgressBar("replaying") as progress:
         predictions = predict_all(
             runs,
@@ -78,5 +88,21 @@ def run(args: argparse.Namespace) -> int:
         print(outcome_text(outcome, by, everything=args.all))
     if json_file is not None:
         write_text(json_file, to_json(to_dict(outcome, by)))
+    if report is not None:
+        write_text(report, report_html(outcome, by, __version__))
+    if plot is not None:
+        _draw(outcome, plot)
     missed = [result for result in outcome.goals if not result.met]
     return 1 if args.check and missed else 0
+
+
+def _draw(outcome: Outcome, path: Path) -> None:
+    from apex_sim.files import write_atomically
+    from simulator.figures import save
+    from simulator.validation.plots import accuracy_figure
+
+    if not outcome.residuals:
+        print("nothing to plot: no run could be simulated", file=sys.stderr)
+        return
+    figure = accuracy_figure(outcome.residuals)
+    write_atomically(path, lambda temporary: save(figure, temporary))

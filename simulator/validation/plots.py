@@ -1,0 +1,91 @@
+"""Predicted against measured, one panel per metric. matplotlib is imported on first use."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from simulator.validation.score import Aggregate, Residual
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PANELS = 6
+FIRST = ("ttft_mean_ms", "tpot_mean_ms", "e2e_mean_ms", "itl_p50_ms", "output_tok_s", "implied_tok_s_per_gpu")
+"""Metrics that come first where there is a choice; then those with the most figures."""
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d", "#8c6d00")
+"""Okabe and Ito's palette (jfly.uni-koeln.de/color), told apart with any colour vision; markers differ too."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+BANDS = ((0.2, "#e3e9ef"), (0.1, "#c9d6e2"))
+
+
+def panel_metrics(residuals: Sequence[Residual], limit: int = PANELS) -> list[str]:
+    """The metrics to draw: the usual ones first, then by number of figures."""
+    count = Counter(r.metric for r in residuals)
+    usual = [name for name in FIRST if name in count]
+    rest = [name for name, _ in count.most_common() if name not in FIRST]
+    return [*usual, *rest][:limit]
+
+
+def range_of(residuals: Sequence[Residual]) -> tuple[float, float]:
+    """Common limits of both axes, a little wider than the figures."""
+    values = [v for r in residuals for v in (r.predicted, r.measured) if v > 0]
+    low, high = min(values), max(values)
+    margin = max(1.25, (high / low) ** 0.06)
+    return low / margin, high * margin
+
+
+def accuracy_figure(residuals: Sequence[Residual]) -> Figure:
+    """Log-log panels with bands of 10 and 20 %; colour and marker are the source."""
+    from simulator.figures import new_figure
+
+    metrics = panel_metrics(residuals)
+    columns = min(3, len(metrics))
+    rows = math.ceil(len(metrics) / columns)
+    figure, axes = new_figure(rows, columns, width=4.2 * columns, height=4.1)
+    sources = list(dict.fromkeys(r.run.source for r in residuals))
+    for axis, metric in zip(axes.flat, metrics, strict=False):
+        _panel(axis, [r for r in residuals if r.metric == metric], metric, sources)
+    for axis in axes.flat[len(metrics) :]:
+        axis.set_visible(False)
+    figure.suptitle("Predicted against measured; bands are 10 and 20 %", fontsize=11, x=0.01, ha="left")
+    return figure
+
+
+def _panel(axis: Any, residuals: Sequence[Residual], metric: str, sources: Sequence[str]) -> None:
+    low, high = range_of(residuals)
+    line = np.array([low, high])
+    for width, colour in BANDS:
+        axis.fill_between(line, line * (1 - width), line * (1 + width), color=colour, linewidth=0, zorder=0)
+    axis.plot(line, line, color="#7a8794", linewidth=0.8, zorder=1)
+    shown = [name for name in sources if any(r.run.source == name for r in residuals)]
+    for row, name in enumerate(shown):
+        index = sources.index(name) % len(COLOURS)
+        mine = [r for r in residuals if r.run.source == name]
+        group = Aggregate.of((name,), [r.error for r in mine])
+        axis.scatter([r.measured for r in mine], [r.predicted for r in mine], s=16, alpha=0.65, zorder=2,
+                     color=COLOURS[index], marker=MARKERS[index], linewidths=0)  # fmt: skip
+        axis.scatter([0.045], [0.945 - 0.062 * row], s=22, transform=axis.transAxes, color=COLOURS[index],
+                     marker=MARKERS[index], linewidths=0, clip_on=False, zorder=4)  # fmt: skip
+        axis.text(0.08, 0.945 - 0.062 * row, f"{name}: {100 * group.median:.1f} % (n {group.n})",
+                  transform=axis.transAxes, color=COLOURS[index], fontsize=8, va="center", zorder=4)  # fmt: skip
+    axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
+    axis.set_title(metric, fontsize=10, loc="left")
+    axis.set_xlabel("measured")
+    axis.set_ylabel("predicted")
+    for ticks in (axis.xaxis, axis.yaxis):
+        _ticks(ticks, high / low)
+
+
+def _ticks(axis: Any, span: float) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    steps = (1, 2, 5) if span < 300 else (1,)
+    axis.set_major_locator(LogLocator(subs=steps, numticks=12))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.set_tick_params(labelsize=8)
