@@ -1,0 +1,104 @@
+"""A model loaded on a device, ready to serve traces one after another."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.batching import BATCHING
+from simulator.core import CoreLimits
+from simulator.run import RunRecord
+from simulator.serve_runner.clock import RealClock
+from simulator.serve_runner.loop import ServeLoop
+from simulator.serve_runner.power import PowerLog
+from simulator.serve_runner.shapes import architecture_of
+from simulator.serve_runner.worker import TorchWorker, WorkerSettings
+from workloads.model import ModelSpec
+from workloads.trace import Trace
+
+BATCHING_POLICY = "chunked"
+"""Of the simulator's policies, the one this engine runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeSettings:
+    """A model and the limits under which it is served."""
+
+    model: ModelSpec
+    worker: WorkerSettings
+    max_num_batched_tokens: int
+
+    @property
+    def limits(self) -> CoreLimits:
+        """What the scheduler may hand out."""
+        w = self.worker
+        return CoreLimits(
+            num_blocks=w.num_blocks,
+            block_size=w.block_size,
+            max_num_seqs=w.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            max_model_len=w.max_model_len,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedRun:
+    """One trace, served for real."""
+
+    trace: Trace
+    record: RunRecord
+    steps: npt.NDArray[np.float64]
+    """float64[steps, columns] in the order of loop.STEP_COLUMNS."""
+    power_w: float | None
+    """Mean power of the device while it served; None where it cannot be read."""
+
+
+class Session:
+    """Holds the worker; its kernels are warm after the first trace."""
+
+    def __init__(self, settings: ServeSettings, seed: int = 0) -> None:
+        self.settings = settings
+        self.worker = TorchWorker(architecture_of(settings.model), settings.worker, seed)
+        self._power = PowerLog.open(settings.worker.device)
+
+    def serve(self, trace: Trace, *, seed: int = 0, progress: Callable[[int, int], None] | None = None) -> ServedRun:
+        """Serve a trace in real time. ``seed`` draws the prompts' tokens; their lengths and arrivals are the trace's."""
+        limits, policy = self.settings.limits, BATCHING[BATCHING_POLICY]()
+        vocab = self.settings.model.vocab_size
+        with _collector_paused(), self._power:
+            loop = ServeLoop(trace, limits, policy, self.worker, RealClock(), vocab=vocab, seed=seed, progress=progress)
+            record = loop.run()
+        return ServedRun(trace=trace, record=record, steps=loop.steps.table, power_w=self._power.mean_w)
+
+    def warm_up(self) -> None:
+        """Run every batch size and the largest chunks once: kernels are compiled and chosen at their first use."""
+        limits = self.settings.limits
+        longest = limits.max_model_len - 2
+        sizes = np.array([min(n, longest) for n in (longest, limits.max_num_batched_tokens)])
+        self.serve(_at_once(sizes, 2))
+        short = min(8, longest)
+        outputs = 2 + np.arange(limits.max_num_seqs) % max(1, limits.max_model_len - short - 2)
+        self.serve(_at_once(np.full(limits.max_num_seqs, short), outputs))
+
+
+def _at_once(inputs: npt.NDArray[np.int64], outputs: npt.NDArray[np.int64] | int) -> Trace:
+    outputs = np.broadcast_to(np.asarray(outputs, dtype=np.int64), inputs.shape).copy()
+    return Trace(arrival_s=np.zeros(len(inputs)), input_tokens=inputs, output_tokens=outputs, name="warm-up")
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Collecting garbage stops the engine for milliseconds at random moments; serving engines pause it as well."""
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
