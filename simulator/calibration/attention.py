@@ -145,7 +145,11 @@ def predict_decode(rows: Table, device: DeviceProfile, key: str, fit: DecodeAtte
 
 
 def fit_decode_rows(
-    rows: Table, device: DeviceProfile, key: str, mixed_tile_rows: float
+    rows: Table,
+    device: DeviceProfile,
+    key: str,
+    mixed_tile_rows: float,
+    bounds: Mapping[str, Bound] = DECODE_BOUNDS,
 ) -> tuple[DecodeAttentionFit, Points]:
     """Fit one KV dtype."""
 
@@ -153,7 +157,7 @@ def fit_decode_rows(
         return predict_decode(rows.where(mask), device, key, DecodeAttentionFit(**p))
 
     measured_s = rows["latency_ms"] * 1e-3
-    scored = fit_and_score(predicted, measured_s, _groups(rows, "kv_len_minus_1"), DECODE_BOUNDS)
+    scored = fit_and_score(predicted, measured_s, _groups(rows, "kv_len_minus_1"), bounds)
     result = DecodeAttentionFit(
         **rounded_all(scored.parameters),
         mixed_tile_rows=mixed_tile_rows,

@@ -94,8 +94,13 @@ def usable_rows(table: Table, device: DeviceProfile, rule: DtypeRule, cache: Cac
     return table.where((weights > share * cache.l2_bytes) | bound)
 
 
-def fit_gemm(rows: Table, device: DeviceProfile, rule: DtypeRule, main: str) -> tuple[GemmFit, Points]:
-    """Fit one dtype of one device; (n, k) pairs are held out as a whole; ``main``: framework whose launch counts."""
+def fit_gemm(
+    rows: Table, device: DeviceProfile, rule: DtypeRule, main: str, limits: Mapping[str, Bound] = BOUNDS
+) -> tuple[GemmFit, Points]:
+    """Fit one dtype of one device; (n, k) pairs are held out as a whole; ``main``: framework whose launch counts.
+
+    ``limits``: ranges of the parameters, those of GPUs unless given.
+    """
     is_main = rows["framework"] == main
 
     def predicted(p: Parameters, mask: Mask) -> FloatColumn:
@@ -105,7 +110,7 @@ def fit_gemm(rows: Table, device: DeviceProfile, rule: DtypeRule, main: str) -> 
         return total[mask]
 
     quantise = QUANTISE if rule.activation_bytes < 2 else OFF
-    bounds = {**BOUNDS, "quantise": quantise, "other_quantise": quantise}
+    bounds = {**limits, "quantise": quantise, "other_quantise": quantise}
     if is_main.all():
         bounds |= {"other_launch_s": OFF, "other_quantise": OFF}
     measured_s = rows["latency_ms"] * 1e-3

@@ -97,13 +97,15 @@ def predict(rows: Table, device: DeviceProfile, key: str, fit: MoeFit) -> FloatC
     return np.asarray(seconds * np.where(rows["moe_ep_size"] > 1, fit.sharded, 1.0), dtype=np.float64)
 
 
-def fit_moe(rows: Table, device: DeviceProfile, key: str) -> tuple[MoeFit, Points]:
+def fit_moe(
+    rows: Table, device: DeviceProfile, key: str, limits: Mapping[str, Bound] = BOUNDS
+) -> tuple[MoeFit, Points]:
     """Fit one dtype of one device; (hidden, inter, tp, ep) are held out as a whole."""
 
     def predicted(p: Parameters, mask: Mask) -> FloatColumn:
         return predict(rows.where(mask), device, key, MoeFit(**p))
 
-    bounds = BOUNDS if (rows["moe_ep_size"] > 1).any() else {**BOUNDS, "sharded": Bound(1.0, 1.0, 1.0)}
+    bounds = limits if (rows["moe_ep_size"] > 1).any() else {**limits, "sharded": Bound(1.0, 1.0, 1.0)}
     measured_s = rows["latency_ms"] * 1e-3
     groups = group_keys(*(rows[c] for c in ("hidden_size", "inter_size", "moe_tp_size", "moe_ep_size")))
     scored = fit_and_score(predicted, measured_s, groups, bounds)

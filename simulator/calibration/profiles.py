@@ -149,7 +149,7 @@ def _line(tokens: FloatColumn, seconds: FloatColumn) -> Parameters:
     def predicted(p: Parameters, mask: Mask) -> FloatColumn:
         return np.asarray(p["fixed_s"] + p["slope_s"] * tokens[mask])
 
-    bounds = {"fixed_s": Bound(1e-5, 1e-7, 1e-3), "slope_s": Bound(1e-7, 1e-10, 1e-5)}
+    bounds = {"fixed_s": Bound(1e-5, 1e-7, 1e-3), "slope_s": Bound(1e-7, 1e-10, 1e-3)}
     return fit(predicted, seconds, np.ones(len(tokens), dtype=bool), bounds)
 
 
@@ -172,7 +172,7 @@ def _elementwise(
 
     bounds = {
         "fixed_s": Bound(1e-5, 1e-7, 1e-3),
-        "token_s": Bound(5e-8, 1e-10, 1e-5),
+        "token_s": Bound(5e-8, 1e-10, 1e-4),
         "memory": Bound(0.8, 0.3, 1.0),
     }
     return fit(predicted, seconds, np.ones(len(tokens), dtype=bool), bounds)
