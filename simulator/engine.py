@@ -85,6 +85,8 @@ class EngineProfile:
     """Time of the one thread that detokenises and sends a token [s]; it bounds the tokens per second of a replica."""
     non_kv_reserve_bytes: float = 0.0
     """CUDA context, graphs and allocator slack per device that the engine counts against its share [B]."""
+    graph_bytes: float = 0.0
+    """Memory of the CUDA graphs per device, where the engine takes it out of its share before the KV cache [B]."""
     activation_bytes_per_token: float | None = None
     """Peak activations per token of the budget and per hidden element, in units of the activation dtype's bytes; None:
     physics' estimate; 0: non_kv_reserve_bytes has room for them."""

@@ -31,7 +31,7 @@ def write(folder: Path, name: str, text: str) -> Path:
         ("0.13.0rc2", False, False, 0.90),
         ("v0.14", True, False, 0.90),
         ("0.19.1.post1", True, True, 0.90),
-        ("0.33", True, True, 0.92),
+        ("0.21", True, True, 0.92),
         ("1.0", True, True, 0.92),
     ],
 )

@@ -130,7 +130,7 @@ def _stage_plan(
         budget_bytes=device_bytes * (1.0 - DRIVER_SHARE) * share,
         weight_bytes=stage_weight_bytes(stage, layout, model, precision),
         activation_bytes=activation_bytes(stage, layout, precision, engine),
-        reserve_bytes=engine.non_kv_reserve_bytes,
+        reserve_bytes=engine.non_kv_reserve_bytes + (engine.graph_bytes if engine.cuda_graphs != "none" else 0.0),
         state_bytes=_state_bytes(stage, precision, engine),
         kv_bytes=0.0,
         kv_bytes_per_token=per_token,
