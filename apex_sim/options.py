@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 ENGINE_SETTINGS = (
     "max_num_seqs",
     "max_num_batched_tokens",
+    "max_prefill_tokens",
+    "batching",
     "gpu_memory_utilization",
     "block_size",
     "max_model_len",
@@ -43,6 +45,10 @@ def add_deployment(parser: argparse.ArgumentParser) -> None:
     engine = parser.add_argument_group("engine settings (the engine's own names and defaults)")
     engine.add_argument("--max-num-seqs", type=int, metavar="N", help="most sequences in a step")
     engine.add_argument("--max-num-batched-tokens", type=int, metavar="N", help="token budget of a step")
+    engine.add_argument(
+        "--max-prefill-tokens", type=int, metavar="N", help="no further prompt joins a step with so many prompt tokens"
+    )
+    engine.add_argument("--batching", metavar="POLICY", help="chunked, prefill-first, in-flight ... (docs/policies.md)")
     engine.add_argument("--gpu-memory-utilization", type=float, metavar="SHARE", help="share of memory to use")
     engine.add_argument("--block-size", type=int, metavar="TOKENS", help="tokens per KV block")
     engine.add_argument("--max-model-len", type=int, metavar="TOKENS", help="longest request")

@@ -11,6 +11,7 @@ from typing import Any, TypedDict, Unpack, get_args
 from hardware_profiles.cluster import parse_cluster
 from hardware_profiles.errors import UserError, unknown_name
 from hardware_profiles.schema import Cluster
+from simulator.batching import BATCHING
 from simulator.deployment import DEFAULT_SWAP_BYTES, Deployment
 from simulator.engine import PreemptionMode, Sampling
 from simulator.engine_loader import GIB, load_engine
@@ -24,6 +25,8 @@ class EngineSettings(TypedDict, total=False):
 
     max_num_seqs: int | None
     max_num_batched_tokens: int | None
+    max_prefill_tokens: int | None
+    batching: str | None
     gpu_memory_utilization: float | None
     block_size: int | None
     max_model_len: int | None
@@ -45,6 +48,7 @@ class EngineSettings(TypedDict, total=False):
 _NUMBERS: dict[str, tuple[type, float]] = {
     "max_num_seqs": (int, 1),
     "max_num_batched_tokens": (int, 1),
+    "max_prefill_tokens": (int, 1),
     "block_size": (int, 1),
     "max_model_len": (int, 2),
     "num_gpu_blocks_override": (int, 1),
@@ -89,6 +93,8 @@ def _check_settings(settings: EngineSettings) -> None:
     for name, choices in (("preemption_mode", PreemptionMode), ("sampling", Sampling)):
         if name in given and given[name] not in get_args(choices):
             raise unknown_name(name.replace("_", " "), str(given[name]), get_args(choices))
+    if "batching" in given and given["batching"] not in BATCHING:
+        raise unknown_name("batching policy", str(given["batching"]), BATCHING)
 
 
 def check_compute(cluster: Cluster) -> None:
@@ -123,6 +129,8 @@ def build_deployment(
     changes: dict[str, Any] = {
         "max_num_seqs": settings.get("max_num_seqs"),
         "max_num_batched_tokens": settings.get("max_num_batched_tokens"),
+        "max_prefill_tokens": settings.get("max_prefill_tokens"),
+        "batching": settings.get("batching"),
         "gpu_memory_utilization": settings.get("gpu_memory_utilization"),
         "block_size": settings.get("block_size"),
         "prefix_caching": settings.get("enable_prefix_caching"),

@@ -1,6 +1,10 @@
 """Closed loops of random tokens on vLLM, SGLang and TensorRT-LLM (AIConfigurator's silicon samples).
 
-Times are means; throughput is what they imply. Ten prompts per place of the loop, all places filled at once.
+Times are means; throughput is what they imply. Ten prompts per place of the loop, all places filled at once. Rows of equal
+lengths stay in step: a batch that starts together ends together, and its successors queue for the next prompts' steps.
+
+The engines' limits are not in the table; they follow from AIConfigurator's rules for its benchmarks (generator/rule_plugin/
+benchmark/*.rule, Apache-2.0), which set them from lengths and load.
 """
 
 from __future__ import annotations
@@ -8,17 +12,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from simulator.validation.rows import Row
 from simulator.validation.run import Lengths, MeasuredRun, Workload
-from simulator.validation.sources.common import NODE, cluster_of, engine_of, figures, given
+from simulator.validation.sources.common import NODE, cluster_of, engine_of, figures, given, version_of
 
 ROUNDS = 10
 """Prompts per place of the loop (the harness's convention: 10 x concurrency)."""
 SHORTEST = 0.8
 """Lengths marked uniform lie between this share of the nominal length and all of it."""
-CONTEXT_TOKENS = 1024
-"""Room beyond prompt and answer in max_model_len."""
+MARGIN_TOKENS = 1500
+"""The rules' margin: max_seq_len = isl + osl + 1500, token budget = isl + 1500 (and one token per place)."""
+KV_SHARE = 0.8
+"""free_gpu_memory_fraction in the rules' TensorRT-LLM template."""
+INFERENCEX_MARGIN_TOKENS = 256
+MIXED_SINCE = (0, 5, 6)
+"""The rules ask SGLang for mixed chunks; their template for 0.5.1 misspelt the flag, later ones do not."""
 
 
 def read(path: Path, rows: Sequence[Row]) -> list[MeasuredRun]:
@@ -44,7 +54,7 @@ def _run(row: Row) -> MeasuredRun:
         ep=ep,
         settings=given(
             quantization=_quantization(row),
-            max_model_len=math.ceil(isl + osl + CONTEXT_TOKENS) if isl and osl else None,
+            **_limits(row, isl, osl),
         ),
         workload=Workload(
             input_len=_length(row, isl),
@@ -66,6 +76,47 @@ def _run(row: Row) -> MeasuredRun:
         note=note,
         place=row.place,
     )
+
+
+def _limits(row: Row, isl: float | None, osl: float | None) -> dict[str, Any]:
+    """What the source's scripts set: limits, and KV memory where it is not the engine's default."""
+    places = row.whole("max_batch") or row.whole("concurrency")
+    if not (isl and osl and places):
+        return {}
+    rules = _gap_analysis if "gap-analysis" in row.text("source") else _inferencex
+    random_prompts = dict(enable_prefix_caching=False)  # both turn it off
+    return random_prompts | rules(row, math.ceil(isl), math.ceil(osl), places)
+
+
+def _gap_analysis(row: Row, isl: int, osl: int, places: int) -> dict[str, Any]:
+    """AIConfigurator's benchmark rules."""
+    limits: dict[str, Any] = dict(max_num_seqs=places, max_model_len=isl + osl + MARGIN_TOKENS)
+    if row.text("engine") == "sglang":
+        limits["max_prefill_tokens"] = isl + MARGIN_TOKENS
+        if version_of(row.text("engine_version")) >= MIXED_SINCE:
+            limits["batching"] = "prefill-priority-mixed"
+        return limits
+    limits["max_num_batched_tokens"] = places + isl + MARGIN_TOKENS
+    if row.text("engine") == "trtllm":
+        limits["gpu_memory_utilization"] = KV_SHARE
+        if row.text("gemm_quant").startswith("fp8"):
+            limits["kv_cache_dtype"] = (
+                "fp8"  # not stated; 16-bit caches would be too small for the queues that were seen
+            )
+    return limits
+
+
+def _inferencex(row: Row, isl: int, osl: int, places: int) -> dict[str, Any]:
+    """InferenceX's launch scripts (benchmarks/*.sh, Apache-2.0)."""
+    limits: dict[str, Any] = dict(max_model_len=isl + osl + INFERENCEX_MARGIN_TOKENS)
+    match row.text("engine"):
+        case "sglang":
+            limits.update(max_num_batched_tokens=32768, max_prefill_tokens=32768)
+        case "trtllm":
+            limits.update(max_num_batched_tokens=max(8192, places + isl + 64), kv_cache_dtype="fp8")
+        case "vllm":
+            limits.update(max_num_seqs=places, max_num_batched_tokens=max(8192, places), async_scheduling=True)
+    return limits
 
 
 def _length(row: Row, nominal: float | None) -> Lengths | None:
