@@ -14,17 +14,16 @@ if TYPE_CHECKING:
     from simulator.kernel_runner.points import PointsFile
     from simulator.kernel_runner.runner import Options, Profile
 
-SERVE = "simulator.serve_runner"
+SERVE = "apex_sim.serve"
 COMMENT = "Written by `{command}`. What the figures mean: docs/kernel_runner.md"
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Register ``calibrate``; --device, --out, --quick, --threads and --json are shared with --serve."""
+    """Register ``calibrate``; --device, --out, --quick and --json are shared with --serve, whose --threads serves both."""
     parser = subparsers.add_parser("calibrate", help="measure a real device and write its hardware profile")
     parser.add_argument("--device", default="cpu", metavar="cpu|cuda:N", help="what to measure (%(default)s)")
     parser.add_argument("--out", metavar="FILE", help="the profile to write, YAML")
     parser.add_argument("--quick", action="store_true", help="fewer shapes: under two minutes")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of a CPU (as many as PyTorch takes)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--serve", action="store_true", help="run a small serving engine instead of single kernels")
     kernels = parser.add_argument_group("kernels (without --serve)")
@@ -102,8 +101,9 @@ def _options(args: argparse.Namespace) -> Options:
         raise UserError("--quick and --tiny contradict each other; give one of them")
     if args.budget is not None and not 0 < args.budget < float("inf"):
         raise UserError(f"--budget is {args.budget:g}; give seconds above zero")
-    if args.threads is not None and args.threads < 1:
-        raise UserError(f"--threads is {args.threads}; give 1 or more")
+    threads = _threads(args)
+    if threads is not None and threads < 1:
+        raise UserError(f"--threads is {threads}; give 1 or more")
     dtypes = tuple(d.strip().lower() for d in (args.dtypes or "").split(",") if d.strip())
     if args.dtypes is not None and not dtypes:
         raise UserError("--dtypes is empty; write names such as bfloat16,fp8, or leave it out")
@@ -130,7 +130,7 @@ def _measured(
     if args.from_points:
         file = read_points(Path(args.from_points))
     else:
-        backend = open_backend(args.device, args.threads)
+        backend = open_backend(args.device, _threads(args))
         if base is not None:
             check_base(base, backend.facts)
         try:
@@ -144,6 +144,11 @@ def _measured(
     return file
 
 
+def _threads(args: argparse.Namespace) -> int | None:
+    threads: int | None = getattr(args, "threads", None)
+    return threads
+
+
 def _progress(text: str) -> None:
     if sys.stderr is not None and sys.stderr.isatty():
         print(f"apex-sim: measuring {text}", file=sys.stderr)
@@ -154,7 +159,7 @@ def _command(args: argparse.Namespace) -> str:
     flags = [f"--device {args.device}"] if not args.from_points else ["--from-points FILE"]
     flags += [f"--{name}" for name in ("quick", "tiny", "allow_partial") if getattr(args, name)]
     flags += [
-        f"--{name} {getattr(args, name)}" for name in ("dtypes", "base", "name", "threads") if getattr(args, name)
+        f"--{name} {getattr(args, name)}" for name in ("dtypes", "base", "name", "threads") if getattr(args, name, None)
     ]
     return "apex-sim calibrate " + " ".join(flags).replace("_", "-")
 
@@ -204,6 +209,11 @@ def _as_text(file: PointsFile, made: Profile, written: list[Path]) -> str:
     ]
     if file.idle_w is not None:
         lines.append(f"idle power {file.idle_w:.0f} W")
+    launches = {p.kernel.op: p.seconds for p in file.points if p.kernel.family == "launch"}
+    if launches:
+        lines.append(
+            "smallest kernel: " + ", ".join(f"{op} {seconds * 1e6:.2g} us" for op, seconds in launches.items())
+        )
     rows = [
         (r.name, str(r.points), share(r.median_error), share(r.p90_error), share(r.spread), r.problem or "ok")
         for r in made.fits.results

@@ -44,6 +44,25 @@ GLOO_BOUNDS: Mapping[str, Bound] = {
 }
 """Processes of one machine that talk through sockets and shared memory."""
 
+CPU_FACTOR = 100.0
+"""A kernel of a CPU starts in a function call and may take a lock or wake threads: from a hundredth to a hundred times
+what a GPU's launch takes."""
+CPU_LOWEST = {"compute": 0.01, "memory": 0.01, "norm": 1.0}
+"""Lowest shares of the peaks (kernels that nobody tuned), and no overlap of arithmetic and memory at all."""
+
+
+def limits(bounds: Mapping[str, Bound], facts: DeviceFacts) -> Mapping[str, Bound]:
+    """Ranges of the parameters on this device: those of GPUs, or wider ones."""
+    return bounds if facts.kind == "gpu" else {name: _wider(name, bound) for name, bound in bounds.items()}
+
+
+def _wider(name: str, bound: Bound) -> Bound:
+    if bound.low == bound.high:
+        return bound
+    if name.endswith("_s"):
+        return Bound(bound.start, bound.low / CPU_FACTOR, bound.high * CPU_FACTOR)
+    return Bound(bound.start, CPU_LOWEST.get(name, bound.low), bound.high)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitResult:
@@ -102,19 +121,18 @@ def fit_points(points: Sequence[Point], device: DeviceProfile, facts: DeviceFact
     for dtype in _dtypes(points, "prefill_attention"):
         mine = tables.of(points, "prefill_attention", dtype)
         rows, view = tables.prefill_table(mine, facts), _attention_view(device, dtype)
-        fit_prefill = _prefill(rows, view, dtype, tiles.prefill_tile_rows)
+        fit_prefill = _prefill(rows, view, dtype, tiles.prefill_tile_rows, facts)
         _run(fits, fits.prefill_attention, "prefill_attention", dtype, mine, fit_prefill)
     for dtype in _dtypes(points, "decode_attention"):
         mine = tables.of(points, "decode_attention", dtype)
-        fit_decode = _decode(tables.decode_table(mine, facts), device, dtype, tiles.mixed_tile_rows)
+        fit_decode = _decode(tables.decode_table(mine, facts), device, dtype, tiles.mixed_tile_rows, facts)
         _run(fits, fits.decode_attention, "decode_attention", dtype, mine, fit_decode)
     for dtype in _dtypes(points, "moe"):
         mine = tables.of(points, "moe", dtype)
-        _run(fits, fits.moe, "moe", dtype, mine, _moe(tables.moe_table(mine, facts), device, dtype))
+        _run(fits, fits.moe, "moe", dtype, mine, _moe(tables.moe_table(mine, facts), device, dtype, facts))
     mine = tables.of(points, "collective")
     if mine:
-        limits = _link_bounds(device, facts)
-        fit_links = _collective(tables.collective_table(mine, facts), device, limits)
+        fit_links = _collective(tables.collective_table(mine, facts), device, _link_bounds(device, facts))
         _run(fits, fits.collectives, "collectives", "all_reduce", mine, fit_links)
     _between_kernels(fits, tables.of(points, "elementwise"), device, facts)
     _power(fits, [p for p in points if p.power_w], device, facts)
@@ -167,19 +185,27 @@ def _attention_view(device: DeviceProfile, dtype: str) -> DeviceProfile:
 
 
 def _gemm(rows: Table, device: DeviceProfile, dtype: str, facts: DeviceFacts) -> Callable[[], GemmFit]:
-    return lambda: gemm.fit_gemm(rows, device, BY_KEY[dtype], facts.framework)[0]
+    ranges = limits(gemm.BOUNDS, facts)
+    return lambda: gemm.fit_gemm(rows, device, BY_KEY[dtype], facts.framework, limits=ranges)[0]
 
 
-def _prefill(rows: Table, device: DeviceProfile, dtype: str, tile_rows: float) -> Callable[[], PrefillAttentionFit]:
-    return lambda: attention.fit_prefill_rows(rows, device, dtype, tile_rows)[0]
+def _prefill(
+    rows: Table, device: DeviceProfile, dtype: str, tile_rows: float, facts: DeviceFacts
+) -> Callable[[], PrefillAttentionFit]:
+    ranges = limits(attention.PREFILL_BOUNDS, facts)
+    return lambda: attention.fit_prefill_rows(rows, device, dtype, tile_rows, bounds=ranges)[0]
 
 
-def _decode(rows: Table, device: DeviceProfile, dtype: str, mixed_tile_rows: float) -> Callable[[], DecodeAttentionFit]:
-    return lambda: attention.fit_decode_rows(rows, device, dtype, mixed_tile_rows)[0]
+def _decode(
+    rows: Table, device: DeviceProfile, dtype: str, mixed_tile_rows: float, facts: DeviceFacts
+) -> Callable[[], DecodeAttentionFit]:
+    ranges = limits(attention.DECODE_BOUNDS, facts)
+    return lambda: attention.fit_decode_rows(rows, device, dtype, mixed_tile_rows, bounds=ranges)[0]
 
 
-def _moe(rows: Table, device: DeviceProfile, dtype: str) -> Callable[[], MoeFit]:
-    return lambda: moe.fit_moe(rows, device, dtype)[0]
+def _moe(rows: Table, device: DeviceProfile, dtype: str, facts: DeviceFacts) -> Callable[[], MoeFit]:
+    ranges = limits(moe.BOUNDS, facts)
+    return lambda: moe.fit_moe(rows, device, dtype, limits=ranges)[0]
 
 
 def _link_bounds(device: DeviceProfile, facts: DeviceFacts) -> Mapping[str, Bound]:
@@ -188,14 +214,14 @@ def _link_bounds(device: DeviceProfile, facts: DeviceFacts) -> Mapping[str, Boun
     return collectives.bounds(device.scaleup.bandwidth_bytes_per_s)
 
 
-def _collective(rows: Table, device: DeviceProfile, limits: Mapping[str, Bound]) -> Callable[[], CollectiveFit]:
+def _collective(rows: Table, device: DeviceProfile, ranges: Mapping[str, Bound]) -> Callable[[], CollectiveFit]:
     """As ``collectives.fit_collective``, with bounds for the link at hand."""
 
     def predicted(p: Parameters, mask: Mask) -> FloatColumn:
         return collectives.predict(rows.where(mask), device, "all_reduce", CollectiveFit(**p))
 
     def fit_one() -> CollectiveFit:
-        scored = fit_and_score(predicted, rows["latency_ms"] * 1e-3, group_keys(rows["bytes"]), limits)
+        scored = fit_and_score(predicted, rows["latency_ms"] * 1e-3, group_keys(rows["bytes"]), ranges)
         return CollectiveFit(
             **rounded_all(scored.parameters),
             median_error=rounded(scored.median_error, 3),

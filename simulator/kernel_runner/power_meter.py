@@ -11,6 +11,8 @@ from typing import Any
 
 from simulator.kernel_runner.backend import PowerMeter
 
+LONGEST_STEP_S = 0.3
+"""A counter that stands still for longer is read as it is."""
 SETTLED = 0.4
 """Share of a run after which samples count: the sensor averages over up to a second, the clocks take a moment."""
 
@@ -95,20 +97,30 @@ def _number(text: str) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class EnergyCounter:
-    """Difference of the device's energy counter [J] over the time between."""
+    """Difference of the device's energy counter [J] over the time between two of its steps."""
 
     joules: Callable[[], float]
     name: str = "NVML energy counter"
 
     def watts(self, work: Callable[[], None], seconds: float) -> float:
-        """The counter is read when the clocks have settled, and at the end."""
+        """From the first step of the counter after the clocks have settled to the first after the end."""
         begin = time.perf_counter()
         while time.perf_counter() - begin < SETTLED * seconds:
             work()
-        start, before = time.perf_counter(), self.joules()
+        start, before = self._next_step(work)
         while time.perf_counter() - begin < seconds:
             work()
-        return (self.joules() - before) / max(time.perf_counter() - start, 1e-6)
+        end, after = self._next_step(work)
+        return (after - before) / max(end - start, 1e-6)
+
+    def _next_step(self, work: Callable[[], None]) -> tuple[float, float]:
+        """Time and value when the counter moves; the counter moves about ten times a second or more."""
+        before, asked = self.joules(), time.perf_counter()
+        while True:
+            work()
+            now, value = time.perf_counter(), self.joules()
+            if value != before or now - asked > LONGEST_STEP_S:
+                return now, value
 
 
 @dataclass(frozen=True, slots=True)

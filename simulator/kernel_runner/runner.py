@@ -16,6 +16,7 @@ from simulator.kernel_runner.backend import Backend, Prepared
 from simulator.kernel_runner.fits import FitResult, Fits, Tiles, efficiency, fit_points
 from simulator.kernel_runner.kernel import ELEMENT_BYTES, Family, Kernel
 from simulator.kernel_runner.measure import POLICIES, DeviceLostError, Measured, Policy, measure
+from simulator.kernel_runner.numpy_backend import threads
 from simulator.kernel_runner.points import PointsFile
 from simulator.kernel_runner.profile import describe, drive, provenance
 from simulator.kernel_runner.storage import FILE_BYTES, TINY_FILE_BYTES, Storage
@@ -50,21 +51,21 @@ class Profile:
     drive: DeviceProfile | None = None
 
 
-def open_backend(device: str, threads: int | None = None) -> Backend:
+def open_backend(device: str, num_threads: int | None = None) -> Backend:
     """The device by name: cpu (PyTorch where it is installed, else NumPy), cuda or cuda:N."""
     if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", device):
         raise UserError(f"--device is {device!r}; write cpu, cuda or cuda:N")
-    if threads is not None and device != "cpu":
+    if num_threads is not None and device != "cpu":
         raise UserError(f"--threads is for CPUs; leave it out with --device {device}")
     if find_spec("torch") is not None:
         from simulator.kernel_runner.torch_backend import TorchBackend
 
-        return TorchBackend("cuda:0" if device == "cuda" else device, threads)
+        return TorchBackend("cuda:0" if device == "cuda" else device, num_threads)
     if device != "cpu":
         raise UserError(f"--device {device} needs PyTorch: {INSTALL}")
     from simulator.kernel_runner.numpy_backend import NumpyBackend
 
-    return NumpyBackend(device, threads)
+    return NumpyBackend(device, num_threads)
 
 
 def chosen_dtypes(backend: Backend, options: Options) -> tuple[str, ...]:
@@ -85,7 +86,7 @@ def chosen_dtypes(backend: Backend, options: Options) -> tuple[str, ...]:
 def groups(backend: Backend) -> tuple[int, ...]:
     """Sizes of groups for collectives."""
     if backend.facts.kind == "cpu":
-        return CPU_GROUPS
+        return tuple(n for n in CPU_GROUPS if n <= max(2, threads()))
     return tuple(n for n in (2, 4, 8) if n <= backend.facts.num_devices)
 
 
@@ -127,11 +128,15 @@ def _idle(backend: Backend, policy: Policy) -> float | None:
 
 
 def _notes(result: Measured, backend: Backend) -> list[str]:
+    """What is missing, in words: whole families, what time cut off, and shapes counted by reason."""
     notes = [f"{what}: not measured, {why}" for what, why in result.missing.items()]
     notes += [f"cut: {text}" for text in result.cut]
-    whole = tuple(result.missing)
-    single = [text for text in result.dropped if not text.startswith(whole)] if whole else result.dropped
-    notes += [f"left out: {text}" for text in single]
+    shapes: dict[tuple[str, str], int] = {}
+    for kernel, reason in result.dropped:
+        what = f"{kernel.family} {kernel.dtype}".strip()
+        if what not in result.missing:
+            shapes[what, reason] = shapes.get((what, reason), 0) + 1
+    notes += [f"left out: {count} shapes of {what}, {reason}" for (what, reason), count in shapes.items()]
     if backend.power_meter() is None:
         notes.append("power: not measured, this device has neither NVML nor nvidia-smi")
     return notes

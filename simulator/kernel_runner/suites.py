@@ -95,7 +95,7 @@ _CPU_FULL = Shapes(
         *((2048, 2048), (8192, 2048), (2048, 8192), (4096, 4096), (6144, 4096), (32000, 1024)),
     ),
     gemm_m=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
-    heads=((8, 8), (8, 2), (16, 8), (32, 8)),
+    heads=((8, 2), (16, 4), (16, 8), (32, 8)),
     prompts=(
         *((1, 16, 0), (1, 64, 0), (1, 128, 0), (1, 256, 0), (1, 512, 0), (1, 1024, 0), (4, 128, 0), (8, 64, 0)),
         *((1, 64, 512), (1, 128, 256), (1, 256, 1024), (4, 64, 256)),
@@ -105,20 +105,20 @@ _CPU_FULL = Shapes(
     expert_tokens=(1, 4, 16, 64, 256),
     tokens=(1, 4, 16, 64, 256),
     memory_bytes=(MIB, 64 * MIB, 256 * MIB),
-    link_bytes=(4 * KIB, 64 * KIB, MIB, 16 * MIB),
+    link_bytes=(4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB),
     storage_bytes=(4 * KIB, 128 * KIB, MIB, 8 * MIB),
 )
 _CPU_QUICK = Shapes(
     gemm_nk=((512, 512), (1536, 512), (1024, 1024), (4096, 1024), (1024, 3072), (2048, 2048), (4096, 4096)),
     gemm_m=(1, 2, 4, 8, 16, 64, 256),
-    heads=((8, 8), (16, 4), (32, 8)),
+    heads=((8, 2), (16, 4), (32, 8)),
     prompts=((1, 16, 0), (1, 64, 0), (1, 256, 0), (1, 512, 0), (4, 128, 0), (1, 64, 256), (1, 128, 512)),
-    decodes=tuple(product((1, 4, 8, 32), (64, 512, 2048))),
-    experts=((1024, 2048, 8, 2), (512, 512, 32, 4)),
+    decodes=tuple(product((1, 4, 16), (64, 512, 2048))),
+    experts=((1024, 2048, 8, 2), (512, 512, 32, 4), (512, 1024, 8, 2), (1024, 512, 16, 2)),
     expert_tokens=(1, 4, 16, 64, 256),
     tokens=(1, 4, 16, 64, 256),
     memory_bytes=(MIB, 64 * MIB, 256 * MIB),
-    link_bytes=(4 * KIB, 64 * KIB, MIB, 16 * MIB),
+    link_bytes=(),  # gloo says nothing about serving on one CPU
     storage_bytes=(4 * KIB, MIB, 8 * MIB),
 )
 _TINY = Shapes(
@@ -131,7 +131,7 @@ _TINY = Shapes(
     expert_tokens=(1, 4, 16),
     tokens=(1, 4, 16),
     memory_bytes=(64 * KIB, MIB),
-    link_bytes=(4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB),
+    link_bytes=(KIB, 4 * KIB, 16 * KIB, 64 * KIB, 128 * KIB, 256 * KIB),
     storage_bytes=(4 * KIB, 64 * KIB),
 )
 

@@ -37,6 +37,10 @@ def import_torch() -> ModuleType:
     return module
 
 
+MOST_RESERVED = 0.4
+"""Share of the device's memory that the allocator may hold between two kernels."""
+
+
 class TorchBackend:
     """Shared by CPUs and GPUs; what differs is how a list of calls is timed."""
 
@@ -110,6 +114,8 @@ class TorchBackend:
 
     def prepare(self, kernel: Kernel) -> Prepared:
         """Operands in place; on GPUs the calls are captured in a CUDA graph where they can be."""
+        if self._is_gpu:
+            self._give_back()
         made = self._kernels.make(kernel)
         if not self._is_gpu:
             return timed_loop(made.calls, made.implementation)
@@ -123,6 +129,12 @@ class TorchBackend:
                     raise
                 made.note = f"not in a CUDA graph: {' '.join(str(error).split())[:80]}"
         return Prepared(self._queued(made.calls), len(made.calls), made.described)
+
+    def _give_back(self) -> None:
+        """Return cached memory before it crowds out the next operands: graphs keep theirs in pools of their own."""
+        cuda = self._torch.cuda
+        if cuda.memory_reserved() > MOST_RESERVED * self.facts.memory_bytes:
+            cuda.empty_cache()
 
     def _captured(self, made: Calls) -> Prepared:
         """One graph of at least LEAST_CALLS calls, timed by events around its replays."""

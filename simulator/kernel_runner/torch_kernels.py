@@ -7,6 +7,7 @@ activations by a cast. Sampling draws from the softmax by the exponential race (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,8 @@ from simulator.kernel_runner.work import active_experts, moved_bytes
 
 Call = Callable[[], Any]
 Tensor = Any
+MOST_DRAWN = (1 << 22) + 1
+"""Random numbers drawn for one operand, and repeated: a CPU draws slowly. Odd, so that rows differ."""
 PAGE_TOKENS = 256
 """Tokens of a KV block: the smallest that flash-attn 2 takes."""
 
@@ -79,7 +82,9 @@ class TorchKernels:
         if dtype == "int8":
             return torch.randint(-127, 127, shape, dtype=torch.int8, device=self._place)
         wide = {"float32": torch.float32, "float16": torch.float16}.get(dtype, torch.bfloat16)
-        numbers = torch.randn(*shape, dtype=wide, device=self._place)
+        count = math.prod(shape)
+        drawn = torch.randn(min(count, MOST_DRAWN), dtype=wide, device=self._place)
+        numbers = drawn.repeat(-(-count // MOST_DRAWN))[:count].reshape(shape)
         return numbers.to(torch.float8_e4m3fn) if dtype == "fp8" else numbers
 
     def _launch(self, kernel: Kernel) -> Calls:
