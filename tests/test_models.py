@@ -102,6 +102,8 @@ PUBLISHED: list[tuple[str, float, bool, int | None, str]] = [
     ("tiiuae/falcon-7b", 6_921_720_704, True, 8_192, HUB + "tiiuae/falcon-7b"),
     ("tiiuae/falcon-40b", 41_303_293_952, True, 122_880, HUB + "tiiuae/falcon-40b"),
     ("tiiuae/falcon-180B", 179.5e9, False, None, HUB + "tiiuae/falcon-180B"),
+    ("bigscience/bloom", 176_247_271_424, True, 4_014_080, HUB + "bigscience/bloom"),
+    ("bigscience/bloom-7b1", 7_069_016_064, True, None, HUB + "bigscience/bloom-7b1"),
     ("EleutherAI/gpt-j-6b", 6_050_882_784, True, None, HUB + "EleutherAI/gpt-j-6b"),
     ("openai-community/gpt2", 124_439_808, True, None, HUB + "openai-community/gpt2"),
 ]

@@ -34,6 +34,8 @@ class Family:
     tied: bool = False
     """Default of ``tie_word_embeddings``."""
     lm_head_bias: bool = False
+    embedding_norm: bool = False
+    """A norm between the embedding and the first layer."""
     position_offset: int | None = None
     """Learned position embeddings: rows beyond max_position_embeddings; None: rotary or ALiBi."""
     window_default: Literal["config", "qwen", "alternate", "gemma3", "chunked"] = "config"
@@ -141,6 +143,24 @@ _GPTJ = Family(
     norm_bias=True,
     lm_head_bias=True,
 )
+_BLOOM = Family(
+    attention_bias="all",
+    qk_norm="none",
+    gated_mlp=False,
+    mlp_bias="all",
+    norm_bias=True,
+    tied=True,
+    embedding_norm=True,
+)
+_BLOOM = Family(
+    attention_bias="all",
+    qk_norm="none",
+    gated_mlp=False,
+    mlp_bias="all",
+    norm_bias=True,
+    tied=True,
+)
+"""ALiBi; the norm behind its embedding (2 per hidden element) is not counted."""
 _PHIMOE = Family(qk_norm="none", mlp_bias="none", norm_bias=True, lm_head_bias=True)
 _GPT_NEOX = Family(attention_bias="all", qk_norm="none", gated_mlp=False, mlp_bias="all", norm_bias=True)
 
@@ -183,6 +203,8 @@ FAMILIES: Mapping[str, Family] = {
     "opt": _OPT,
     "gpt2": _GPT2,
     "gptj": _GPTJ,
+    "bloom": _BLOOM,
+    "bloom": _BLOOM,
     "gpt_neox": _GPT_NEOX,
     "phimoe": _PHIMOE,
 }

@@ -18,7 +18,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "num_attention_heads": ("n_head", "n_heads"),
     "num_key_value_heads": ("num_kv_heads",),
     "intermediate_size": ("ffn_dim", "ffn_hidden_size", "n_inner"),
-    "max_position_embeddings": ("n_positions", "n_ctx", "max_seq_len"),
+    "max_position_embeddings": ("n_positions", "n_ctx", "max_seq_len", "seq_length"),
     "num_experts": ("num_local_experts", "n_routed_experts"),
     "num_experts_per_tok": ("experts_per_token", "top_k_experts", "num_experts_per_token", "moe_topk"),
 }

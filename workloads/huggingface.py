@@ -110,7 +110,8 @@ def _dtype(fields: Fields) -> str:
 
 def _other_params(fields: Fields, family: Family, hidden: int, vocab: int) -> int:
     """Final norm, learned positions, lm_head bias, OPT's projections between embedding and hidden width."""
-    total = hidden * family.params_per_norm if family.final_norm(fields) else 0
+    norms = int(family.final_norm(fields)) + int(family.embedding_norm)
+    total = norms * hidden * family.params_per_norm
     total += vocab if family.lm_head_bias else 0
     if family.position_offset is not None:
         total += (fields.count("max_position_embeddings") + family.position_offset) * hidden
