@@ -152,15 +152,6 @@ _BLOOM = Family(
     tied=True,
     embedding_norm=True,
 )
-_BLOOM = Family(
-    attention_bias="all",
-    qk_norm="none",
-    gated_mlp=False,
-    mlp_bias="all",
-    norm_bias=True,
-    tied=True,
-)
-"""ALiBi; the norm behind its embedding (2 per hidden element) is not counted."""
 _PHIMOE = Family(qk_norm="none", mlp_bias="none", norm_bias=True, lm_head_bias=True)
 _GPT_NEOX = Family(attention_bias="all", qk_norm="none", gated_mlp=False, mlp_bias="all", norm_bias=True)
 
@@ -203,7 +194,6 @@ FAMILIES: Mapping[str, Family] = {
     "opt": _OPT,
     "gpt2": _GPT2,
     "gptj": _GPTJ,
-    "bloom": _BLOOM,
     "bloom": _BLOOM,
     "gpt_neox": _GPT_NEOX,
     "phimoe": _PHIMOE,

@@ -109,7 +109,7 @@ def _dtype(fields: Fields) -> str:
 
 
 def _other_params(fields: Fields, family: Family, hidden: int, vocab: int) -> int:
-    """Final norm, learned positions, lm_head bias, OPT's projections between embedding and hidden width."""
+    """Final norm, embedding norm, learned positions, lm_head bias, OPT's projections between embedding and hidden width."""
     norms = int(family.final_norm(fields)) + int(family.embedding_norm)
     total = norms * hidden * family.params_per_norm
     total += vocab if family.lm_head_bias else 0
