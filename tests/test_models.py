@@ -23,6 +23,7 @@ PUBLISHED: list[tuple[str, float, bool, int | None, str]] = [
     ("meta-llama/Llama-2-13b-hf", 13_015_864_320, True, 819_200, HUB + "meta-llama/Llama-2-13b-hf"),
     ("meta-llama/Llama-2-70b-hf", 68_976_648_192, True, 327_680, HUB + "meta-llama/Llama-2-70b-hf"),
     ("codellama/CodeLlama-34b-hf", 33_743_970_304, True, 196_608, HUB + "codellama/CodeLlama-34b-hf"),
+    ("01-ai/Yi-34B", 34_388_917_248, True, 245_760, HUB + "01-ai/Yi-34B"),
     ("meta-llama/Meta-Llama-3-8B", 8_030_261_248, True, 131_072, HUB + "meta-llama/Meta-Llama-3-8B"),
     ("meta-llama/Meta-Llama-3-70B", 70_553_706_496, True, 327_680, HUB + "meta-llama/Meta-Llama-3-70B"),
     ("meta-llama/Llama-3.1-8B", 8_030_261_248, True, 131_072, HUB + "meta-llama/Llama-3.1-8B"),

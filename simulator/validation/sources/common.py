@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from simulator.engine_loader import engine_names
+from workloads.catalog import model_names
 
 DEVICES = {
     "h100": "h100-sxm",
@@ -41,6 +43,33 @@ def version_of(text: str) -> tuple[int, ...]:
     """Leading numbers of a version: '0.12.0 nvcr.io/...' -> (0, 12, 0); empty when there are none."""
     found = re.match(r"\s*v?(\d+(?:\.\d+)*)", text)
     return tuple(int(part) for part in found.group(1).split(".")) if found else ()
+
+
+_PACKED = re.compile(
+    r"[-_.](fp8|nvfp8|nvfp4|fp4|awq|gptq|int8|int4|w8a8|w4a16|bnb|quantized)([-_.].*)?$", re.IGNORECASE
+)
+_METHODS = {"nvfp8": "fp8", "fp4": "nvfp4", "w8a8": "int8", "w4a16": "int4", "bnb": "int4", "quantized": "int8"}
+
+
+@cache
+def _catalog_by_last_part() -> Mapping[str, str]:
+    return {name.rpartition("/")[2].lower(): name for name in reversed(model_names())}
+
+
+def model_of(name: str) -> tuple[str, str | None]:
+    """(model, quantization): a name the catalog has stays; of a quantised copy it does not have, the original.
+
+    'RedHatAI/Llama-4-Scout-17B-16E-Instruct-FP8-dynamic' is the Scout that is there, quantised to fp8.
+    """
+    last = name.rpartition("/")[2].lower()
+    known = _catalog_by_last_part()
+    if last in known:
+        return (name if name in model_names() else known[last]), None
+    packed = _PACKED.search(last)
+    if packed is None or _PACKED.sub("", last) not in known:
+        return name, None
+    method = packed.group(1).lower()
+    return known[_PACKED.sub("", last)], _METHODS.get(method, method)
 
 
 def engine_of(name: str) -> tuple[str, str | None]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from simulator.validation.rows import Row
 from simulator.validation.run import Lengths, MeasuredRun, Workload
-from simulator.validation.sources.common import NODE, cluster_of, engine_of, figures, given, version_of
+from simulator.validation.sources.common import NODE, cluster_of, engine_of, figures, given, model_of, version_of
 
 ROUNDS = 10
 """Prompts per place of the loop (the harness's convention: 10 x concurrency)."""
@@ -45,7 +45,7 @@ def _run(row: Row) -> MeasuredRun:
     return MeasuredRun(
         id=row.text("row_id") or row.place.rpartition(" ")[2],
         source="endtoend",
-        model=row.text("model"),
+        model=model_of(row.text("model"))[0],
         cluster=cluster_of(row.text("gpu"), row.whole("num_gpus") or 1),
         engine=engine,
         engine_version=row.text("engine_version").partition(" ")[0] or None,
@@ -129,6 +129,9 @@ def _length(row: Row, nominal: float | None) -> Lengths | None:
 
 def _quantization(row: Row) -> str | None:
     """Checkpoints that are quantised by themselves (DeepSeek) need no setting."""
+    packed = model_of(row.text("model"))[1]
+    if packed is not None:
+        return packed
     name = row.text("gemm_quant") or row.text("weight_precision")
     return None if not name or "deepseek" in row.text("model").lower() else name.split("_")[0]
 

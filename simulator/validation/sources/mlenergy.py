@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from simulator.validation.rows import Row
 from simulator.validation.run import MeasuredRun, Window, Workload
-from simulator.validation.sources.common import cluster_of, figures, given, version_of
+from simulator.validation.sources.common import cluster_of, figures, given, model_of, version_of
 from workloads.lengths import parse_length
 from workloads.streams import stream
 from workloads.trace import FloatArray, IntArray, Trace
@@ -59,11 +59,12 @@ def _run(row: Row) -> MeasuredRun:
     tp = row.whole("tensor_parallel") or 1
     ep = row.whole("expert_parallel") or 1
     dp = row.whole("data_parallel") or 1
+    model, packed = model_of(row.text("model_id"))
     skip = _skip(row, task, dp)
     return MeasuredRun(
         id=f"{task}/{row.text('model_id')}/{row.text('gpu')} x{gpus}/tp{tp}-ep{ep}-dp{dp}/{seqs}-{_requests(row)}",
         source="mlenergy",
-        model=row.text("model_id"),
+        model=model,
         cluster=cluster_of(row.text("gpu"), gpus),
         engine_version=".".join(map(str, version_of(row.text("engine").rpartition(" ")[2]))) or None,
         tp=max(tp, ep) if dp == 1 else tp,
@@ -74,6 +75,7 @@ def _run(row: Row) -> MeasuredRun:
             max_num_batched_tokens=row.whole("max_num_batched_tokens"),
             max_model_len=row.whole("max_model_len"),
             async_scheduling=row.flag("async_scheduling"),
+            quantization=packed,
             sampling="top-p",
             gpu_memory_utilization=MEMORY_SHARE,
         ),

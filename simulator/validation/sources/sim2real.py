@@ -11,7 +11,7 @@ from pathlib import Path
 
 from simulator.validation.rows import Row
 from simulator.validation.run import MeasuredRun, Stage, Window, Workload
-from simulator.validation.sources.common import cluster_of, figures, given
+from simulator.validation.sources.common import cluster_of, figures, given, model_of
 
 UNIQUE_PROMPTS = 100
 """Where a row does not say: the harness's default, and what the other rows state."""
@@ -22,7 +22,7 @@ RETOKENISED = 1.045
 MAX_NUM_SEQS = 256
 """vLLM 0.15's default of the offline configuration these runs were started with."""
 OVERLOAD = "overload"
-CAPTURED = {"FP16": None, "BF16": None, "": None}
+PRECISIONS = {"FP16": None, "BF16": None, "": None}
 """``precision`` -> quantization; other values are passed on in lower case."""
 
 
@@ -57,10 +57,11 @@ def _run(row: Row, members: Sequence[Row], stages: tuple[Stage, ...]) -> Measure
     tp = int(row.need("num_gpus_tp"))
     prefix = int(row.number("system_prompt_len") or 0)
     version = row.text("vllm_version")
+    model, packed = model_of(row.text("model"))
     return MeasuredRun(
         id=f"{row.text('experiment')}/{scope}" + (" (superseded)" if "superseded" in row.text("note") else ""),
         source="sim2real",
-        model=row.text("model"),
+        model=model,
         cluster=cluster_of(row.text("hardware")),
         engine_version=version,
         tp=tp,
@@ -73,7 +74,7 @@ def _run(row: Row, members: Sequence[Row], stages: tuple[Stage, ...]) -> Measure
             gpu_memory_utilization=row.number("gpu_memory_utilization"),
             block_size=row.whole("block_size"),
             num_gpu_blocks_override=row.whole("total_kv_blocks"),
-            quantization=CAPTURED.get(row.text("precision"), row.text("precision").lower() or None),
+            quantization=packed or PRECISIONS.get(row.text("precision"), row.text("precision").lower() or None),
         ),
         workload=Workload(
             input_len=_prompt_tokens(row, members),
