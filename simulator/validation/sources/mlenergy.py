@@ -29,12 +29,13 @@ PROMPTS = {
 }
 """Assumed prompt lengths [tokens]: a multiple-choice question with its choices; a completion with the code around it."""
 CHAT = "lm-arena-chat"
-MESSAGE = "lognormal(mean=110, cv=2, max=8000)"
-REPLY = "lognormal(mean=380, cv=0.8, max=4000)"
-AGAIN = 0.6
+MESSAGE = "lognormal(mean=120, cv=2, max=8000)"
+REPLY = "lognormal(mean=400, cv=0.8, max=4000)"
+AGAIN = 0.4
 """Assumed conversations: tokens of a user's message and of the reply before it, and how often another turn follows. Every
 turn is a request of its own whose prompt is all that came before; turns of one conversation are sent side by side, so that
-the prefix cache holds most of a later turn."""
+the prefix cache holds most of a later turn. One set for all models and devices: the share of further turns is the one with
+which prompts of 500 tokens, 300 of them not shared, fill the KV cache with as many requests as were running (H100)."""
 QUANTILES = {"out_p10": 0.10, "out_p50": 0.50, "out_p90": 0.90, "out_p99": 0.99}
 SHORTEST_SHARE = 0.25
 """Of the 10 % quantile: the shortest answer."""
@@ -166,8 +167,11 @@ def _answers(row: Row, count: int) -> IntArray:
     top = min(limit, 2.0 * max(points.values()))
     values = np.array([SHORTEST_SHARE * min(points.values()), *points.values(), max(top, *points.values())])
     at = (np.arange(count) + 0.5) / count
-    best = min((_between(at, shares, values, bend) for bend in BENDS), key=lambda lengths: abs(lengths.mean() - mean))
-    return np.maximum(1, np.rint(np.minimum(best * mean / best.mean(), limit))).astype(np.int64)
+    best: FloatArray = min(
+        (_between(at, shares, values, bend) for bend in BENDS), key=lambda lengths: abs(lengths.mean() - mean)
+    )
+    lengths: IntArray = np.maximum(1, np.rint(np.minimum(best * mean / best.mean(), limit))).astype(np.int64)
+    return lengths
 
 
 def _between(at: FloatArray, shares: FloatArray, values: FloatArray, bend: float) -> npt.NDArray[np.float64]:
