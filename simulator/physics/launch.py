@@ -43,8 +43,9 @@ class Launches:
             return tokens
         return self.sizes[bisect_left(self.sizes, tokens)]
 
-    def seconds(self, tokens: int, prompts: bool, layers: int) -> float:
-        """Host time to launch ``layers`` layers of a step [s]; the device's work hides behind it, or it behind that."""
+    def seconds(self, tokens: int, prompts: bool, layers: float) -> float:
+        """Host time to launch ``layers`` layers (in layers of Llama) of a step [s]; the device's work hides behind it, or it
+        behind that."""
         mode = self.mode(tokens, prompts)
         if mode == "graph":
             return 0.0

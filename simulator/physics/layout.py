@@ -15,6 +15,12 @@ VOCAB_PAD = 64
 """vLLM pads the vocabulary to a multiple of 64 before it splits embedding and LM head over TP."""
 
 
+LLAMA_KERNELS = 10
+"""Kernels of a Llama block under vLLM: four projections, two norms with residual, rotary, KV write, attention, activation;
+all-reduces are not counted."""
+LLAMA_NORMS = 2
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankMatrix:
     """A rank's share of a matrix: ``n`` outputs by ``k`` inputs."""
@@ -76,6 +82,8 @@ class RankLayer:
     experts: RankExperts | None
     unsplit_bytes: float
     """Norms, biases and the like, held by every rank [B]."""
+    launches: float = 1.0
+    """Kernels that the host launches for the block, relative to a block of Llama."""
 
     @property
     def weight_bytes(self) -> float:
@@ -97,6 +105,11 @@ class StageLayout:
     def num_layers(self) -> int:
         """Blocks in the stage."""
         return sum(count for _, count in self.layers)
+
+    @property
+    def launches(self) -> float:
+        """Kernels launched for all blocks, in blocks of Llama."""
+        return sum(layer.launches * count for layer, count in self.layers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,7 +258,19 @@ def _rank_layer(group: LayerGroup, model: ModelSpec, plan: ParallelPlan, precisi
         matrices=tuple(matrices),
         experts=experts,
         unsplit_bytes=unsplit * precision.element_bytes,
+        launches=_launches(group, model.hidden_size),
     )
+
+
+def _launches(group: LayerGroup, hidden: int) -> float:
+    """Kernels of a block relative to Llama's, beside those that all blocks have.
+
+    Every norm is one; LayerNorm (twice the parameters) has its residual addition apart; biases of the output projections
+    are added apart. Experts count as the MLP they replace.
+    """
+    norms = group.norm_params / hidden - LLAMA_NORMS
+    biases = 2.0 if group.mlp.small_params and not group.mlp.is_moe else 0.0
+    return (LLAMA_KERNELS + max(0.0, norms) + biases) / LLAMA_KERNELS
 
 
 def lay_out(model: ModelSpec, plan: ParallelPlan, precision: Precision) -> Layout:

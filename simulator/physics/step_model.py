@@ -110,7 +110,7 @@ class StepModel:
         base_j = host_s * self._host_j + sum(
             s.tokens(padded).joules + s.rows(num_seqs).joules + line.base_j for s, line in parts
         )
-        launch_s = sum(self._launches.seconds(num_seqs, False, s.layout.num_layers) for s in self.stages)
+        launch_s = sum(self._launches.seconds(num_seqs, False, s.layout.launches) for s in self.stages)
         return DecodeLine(
             base_s,
             sum(line.context_s for _, line in parts),
@@ -148,7 +148,7 @@ class StepModel:
         """(seconds, joules) of one stage without the host, but for launches that outlast the device's work."""
         seconds, joules = self._device(index, shape)
         tokens, prompts = shape.decode_seqs + shape.prefill_tokens, shape.prefill_tokens > 0
-        launch_s = self._launches.seconds(tokens, prompts, self.stages[index].layout.num_layers)
+        launch_s = self._launches.seconds(tokens, prompts, self.stages[index].layout.launches)
         if seconds < launch_s:
             return launch_s, joules + self._host_j * (launch_s - seconds)
         return seconds, joules
