@@ -53,6 +53,11 @@ def is_random(workload: Workload) -> bool:
     return any(isinstance(n, str | tuple) for n in lengths) or (open_load and workload.arrival != "constant")
 
 
+def _runs_in_step(workload: Workload) -> bool:
+    """A closed loop of equal requests: its first rounds differ from later ones, so that fewer would be another run."""
+    return isinstance(workload.input_len, int) and isinstance(workload.output_len, int)
+
+
 def mean_length(length: Lengths | None) -> float | None:
     """Mean of a token count; None when it is not stated."""
     if length is None:
@@ -89,7 +94,7 @@ def _single(workload: Workload, seed: int, fast: bool, block_tokens: int) -> Tra
     if count is None:
         raise UserError("workload: num_requests is missing; say how many requests were sent")
     places = workload.concurrency
-    if places is not None and fast:
+    if places is not None and fast and not _runs_in_step(workload):
         count = min(count, max(LOOP_ROUNDS * places, 32))
     if workload.rate_per_s is not None and places is None:
         process = parse_arrival(workload.arrival)
