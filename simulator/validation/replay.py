@@ -34,6 +34,8 @@ class Options:
     """Replays of a run of which only distributions are known; the mean is the prediction, the range its spread."""
     fast: bool = False
     """Long runs are shortened (see ``traffic.shortened``)."""
+    constants: tuple[tuple[str, float], ...] = ()
+    """Engine constants (fields of EngineProfile) that replace the profile's; for fits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +86,11 @@ def _map(tasks: Sequence[list[MeasuredRun]], options: Options, jobs: int) -> Ite
     if jobs <= 1 or len(tasks) < 2:
         yield from (_replay_group(group, options) for group in tasks)
         return
-    with ProcessPoolExecutor(min(jobs, len(tasks))) as pool:
+    pool = ProcessPoolExecutor(min(jobs, len(tasks)))
+    try:
         yield from pool.map(_replay_group, tasks, [options] * len(tasks))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _simulation_key(run: MeasuredRun) -> tuple[Any, ...]:
@@ -114,9 +119,16 @@ def _work(run: MeasuredRun) -> float:
     return float(sum(stage.num_requests for stage in load.stages) or load.num_requests or 100)
 
 
-def deployment_of(run: MeasuredRun) -> Deployment:
-    """The deployment a run was measured on, in the simulator's terms; cached, so that its physics is compiled once."""
+def deployment_of(run: MeasuredRun, constants: tuple[tuple[str, float], ...] = ()) -> Deployment:
+    """The deployment a run was measured on, in the simulator's terms; cached, so that its physics is compiled once.
+
+    ``constants`` replace the engine profile's (and are not cached).
+    """
     deployment = _deployment(_deployment_key(run))
+    if constants:
+        changed: dict[str, Any] = dict(constants)
+        engine = dataclasses.replace(deployment.engine, **changed)
+        deployment = dataclasses.replace(deployment, engine=engine, _cache={})
     if run.measured_by == "engine":
         engine = dataclasses.replace(deployment.engine, request_fixed_s=0.0, request_token_s=0.0, response_s=0.0)
         return dataclasses.replace(deployment, engine=engine)
@@ -141,7 +153,7 @@ def _replay_group(runs: list[MeasuredRun], options: Options) -> list[Prediction]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            deployment = deployment_of(runs[0])
+            deployment = deployment_of(runs[0], options.constants)
             blocks = _own_kv_blocks(runs[0])
             results = [_simulate(runs[0], deployment, seed, options) for seed in range(_seeds(runs[0], options))]
             return [_prediction(run, results, blocks) for run in runs]
