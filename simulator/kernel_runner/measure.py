@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +15,10 @@ from simulator.kernel_runner.kernel import Family, Kernel, Point
 from simulator.kernel_runner.suites import WEIGHTS, SuiteName, with_power
 
 Clock = Callable[[], float]
+
+REPEATS_SHARE = 0.3
+"""Of a shape's share of the time left that repeats may take; the rest is for shapes that are slower than the average,
+and for putting operands in place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +123,7 @@ def _family(
         if left_s <= 0:
             result.cut.append(f"{family}: {len(listed) - index} of {len(listed)} shapes (time was up)")
             break
-        per_point_s = min(policy.point_s, left_s / (len(listed) - index))
+        per_point_s = min(policy.point_s, REPEATS_SHARE * left_s / (len(listed) - index))
         try:
             point = _one(prepare, kernel, policy, per_point_s, meter if kernel in powered else None, clock)
         except Unsupported as reason:
@@ -152,7 +157,10 @@ def _one(
     """One kernel from its operands to its point; the operands go when it returns."""
     prepared = prepare(kernel)
     samples = _samples(prepared, policy, point_s, clock)
-    watts = None if meter is None else _watts(prepared, meter, policy)
+    watts = None
+    if meter is not None:
+        with suppress(Exception):  # a sensor that fails costs the watts, not the point
+            watts = _watts(prepared, meter, policy)
     return _point(kernel, samples, prepared.implementation, watts)
 
 
@@ -183,6 +191,9 @@ def _collect(backend: Backend, listed: list[Kernel], seconds: float, result: Mea
         collected = backend.collect(listed, seconds)
     except Unsupported as reason:
         result.missing["collective"] = str(reason)
+        return
+    except Exception as error:  # processes can fail in any way; the device itself was not touched
+        result.missing["collective"] = one_line(error)
         return
     for kernel, samples in collected.samples.items():
         result.points.append(_point(kernel, samples, collected.implementation, None))

@@ -15,7 +15,7 @@ from hardware_profiles.schema import DeviceProfile
 from simulator.kernel_runner.backend import Backend, Prepared
 from simulator.kernel_runner.fits import FitResult, Fits, Tiles, efficiency, fit_points
 from simulator.kernel_runner.kernel import ELEMENT_BYTES, Family, Kernel
-from simulator.kernel_runner.measure import POLICIES, DeviceLostError, Measured, Policy, measure
+from simulator.kernel_runner.measure import POLICIES, Clock, DeviceLostError, Measured, Policy, measure
 from simulator.kernel_runner.numpy_backend import threads
 from simulator.kernel_runner.points import PointsFile
 from simulator.kernel_runner.profile import describe, drive, provenance
@@ -90,7 +90,12 @@ def groups(backend: Backend) -> tuple[int, ...]:
     return tuple(n for n in (2, 4, 8) if n <= backend.facts.num_devices)
 
 
-def run_kernels(backend: Backend, options: Options, progress: Callable[[str], None] = lambda _: None) -> PointsFile:
+def run_kernels(
+    backend: Backend,
+    options: Options,
+    progress: Callable[[str], None] = lambda _: None,
+    clock: Clock = time.perf_counter,
+) -> PointsFile:
     """Measure the suite. Raises DeviceLostError, with the points so far, when the device goes away."""
     policy = POLICIES[options.suite]
     if options.budget_s is not None:
@@ -103,12 +108,12 @@ def run_kernels(backend: Backend, options: Options, progress: Callable[[str], No
     plan = {family: listed for family, listed in plan.items() if family not in pointless}
     idle_w = _idle(backend, policy)
     if options.scratch is None:
-        result = measure(backend, plan, policy, options.suite, progress=progress)
+        result = measure(backend, plan, policy, options.suite, clock=clock, progress=progress)
     else:
         size = TINY_FILE_BYTES if options.suite == "tiny" else FILE_BYTES
         with Storage(options.scratch, size) as storage:
             extra: Mapping[Family, Callable[[Kernel], Prepared]] = {"storage": storage.prepare}
-            result = measure(backend, plan, policy, options.suite, extra=extra, progress=progress)
+            result = measure(backend, plan, policy, options.suite, extra=extra, clock=clock, progress=progress)
     notes = tuple(_notes(result, backend))
     return PointsFile(facts=backend.facts, points=tuple(result.points), suite=options.suite, idle_w=idle_w, notes=notes)
 
@@ -124,7 +129,10 @@ def _idle(backend: Backend, policy: Policy) -> float | None:
     if meter is None:
         return None
     time.sleep(REST * policy.power_s)
-    return meter.watts(lambda: time.sleep(0.02), policy.power_s)
+    try:
+        return meter.watts(lambda: time.sleep(0.02), policy.power_s)
+    except Exception:  # a sensor that fails: no idle power, which the command says
+        return None
 
 
 def _notes(result: Measured, backend: Backend) -> list[str]:

@@ -85,7 +85,7 @@ _GPU_QUICK = Shapes(
     expert_tokens=(1, 8, 32, 128, 512, 2048),
     tokens=(1, 16, 128, 512, 2048, 8192),
     memory_bytes=(MIB, 64 * MIB, 512 * MIB),
-    link_bytes=(4 * KIB, 256 * KIB, 4 * MIB, 64 * MIB),
+    link_bytes=(4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB),
     storage_bytes=(4 * KIB, MIB, 8 * MIB),
 )
 _CPU_FULL = Shapes(

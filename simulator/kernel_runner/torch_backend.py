@@ -49,9 +49,15 @@ class TorchBackend:
         self._is_gpu = device != "cpu"
         self._meter: PowerMeter | None = None
         if self._is_gpu:
-            index = self._gpu_index(device)
-            self._torch.cuda.set_device(index)
-            self.facts, self._meter = self._gpu_facts(device, index)
+            try:
+                index = self._gpu_index(device)
+                self._torch.cuda.set_device(index)
+                self.facts, self._meter = self._gpu_facts(device, index)
+            except RuntimeError as error:  # a broken driver, a GPU that others hold exclusively
+                text = " ".join(str(error).split())[:160]
+                raise UserError(
+                    f"--device {device} cannot be opened ({text}); see what nvidia-smi says of it"
+                ) from None
         else:
             if num_threads is not None:
                 self._torch.set_num_threads(num_threads)
