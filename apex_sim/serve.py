@@ -7,16 +7,26 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hardware_profiles.errors import UserError
+
+if TYPE_CHECKING:
+    from simulator.deployment import Deployment
+    from simulator.serve_runner.compare import Comparison
+    from simulator.serve_runner.session import ServeSettings, Session
+    from workloads.model import ModelSpec
+    from workloads.trace import Trace
 
 DEFAULT_MODEL = "small"
 STAND_IN = {"cpu": "epyc-9654", "cuda": "h200-sxm"}
 """Devices whose name a deployment bears while nothing is predicted (no --profile)."""
 CUDA_BLOCK_SIZE = 256
 """Tokens per KV block of PyTorch's paged kernel (FlashAttention-2 takes multiples of 256)."""
+BUSY_SHARE = 0.93
+"""CPU time over wall time below which the machine was busy with something else (an idle one reaches 0.97 to 1)."""
 LARGEST_SHARE = 0.85
 """Of a GPU's memory that weights and KV cache may take; the rest is activations and the allocator's slack."""
 
@@ -66,17 +76,17 @@ def run(args: argparse.Namespace) -> int:
     def late() -> bool:
         return args.time_limit is not None and time.monotonic() - begin > args.time_limit
 
-    comparisons: list[Any] = []
+    comparisons: list[Comparison] = []
     files: dict[str, str] = {}
     notes: list[str] = []
     for case in cases:
         if late():
             notes.append(f"{case['model']}: left out, --time-limit was reached")
             continue
-        found, written, said = _serve_case(case, args, out, late)
-        comparisons += found
-        files |= written
-        notes += said
+        served = _serve_case(case, args, out, late)
+        comparisons += served.comparisons
+        files |= served.files
+        notes += served.notes
     if not comparisons:
         raise UserError("--time-limit: was reached before the first load; allow more")
     if out is not None:
@@ -150,7 +160,7 @@ def _cases(args: argparse.Namespace) -> list[dict[str, Any]]:
     ]
 
 
-def _workload(args: argparse.Namespace) -> Any:
+def _workload(args: argparse.Namespace) -> Trace:
     from apex_sim.api import make_trace
 
     names = ("trace", "rate", "input_len", "output_len", "num_requests", "arrival")
@@ -160,84 +170,132 @@ def _workload(args: argparse.Namespace) -> Any:
     return make_trace(**given, seed=args.seed)
 
 
-def _load_name(trace: Any) -> str:
+def _load_name(trace: Trace) -> str:
     return f"{trace.concurrency} at once" if trace.concurrency else f"{trace.request_rate_per_s:.3g} req/s"
 
 
-def _serve_case(
-    case: dict[str, Any], args: argparse.Namespace, out: Path | None, late: Callable[[], bool]
-) -> tuple[list[Any], dict[str, str], list[str]]:
-    """(comparisons, files by name, notes) of one model."""
-    from simulator.serve_runner.compare import compare, describe
-    from simulator.serve_runner.engine_fit import calibration_traces, fit_engine
-    from simulator.serve_runner.files import engine_yaml, fitted_engine, model_json, requests_csv, steps_csv
+@dataclass(slots=True)
+class _Case:
+    """One model on its way: what serves it, what it is called in files, and what has come out so far."""
+
+    session: Session
+    deployment: Deployment
+    stem: str
+    places: dict[str, str]
+    """Model, cluster and engine as the written runs name them."""
+    say: _Progress
+    comparisons: list[Comparison] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Remember something for the end of the output."""
+        self.notes.append(f"{self.stem}: {text}")
+
+
+def _serve_case(wanted: dict[str, Any], args: argparse.Namespace, out: Path | None, late: Callable[[], bool]) -> _Case:
+    """Serve all loads of one model."""
+    settings = _settings(wanted, args)
+    for name, trace in wanted["loads"]:
+        if int(trace.input_tokens.max()) >= settings.worker.max_model_len:
+            raise UserError(
+                f"{name}: a prompt of {trace.input_tokens.max()} tokens leaves no room for an answer within "
+                f"--max-model-len {settings.worker.max_model_len}; raise it"
+            )
+    case = _open(wanted["model"], settings, args, out)
+    if args.profile is None:
+        case.note("no --profile, nothing was predicted ('apex-sim calibrate --out profile.yaml' measures one)")
+    elif args.engine is None:
+        _fit_engine(case, args, out)
+    for name, trace in wanted["loads"]:
+        if case.comparisons and late():
+            case.note(f"{name} left out, --time-limit was reached")
+            continue
+        _serve_load(case, name, trace, args)
+    return case
+
+
+def _open(model: str, settings: ServeSettings, args: argparse.Namespace, out: Path | None) -> _Case:
+    """Load the model and warm it up."""
+    from simulator.serve_runner.files import model_json
     from simulator.serve_runner.session import Session
     from simulator.serve_runner.shapes import OWN_SHAPES
 
-    settings = _settings(case, args)
-    model, worker = settings.model, settings.worker
     deployment = _deployment(settings, args)
-    for name, trace in case["loads"]:
-        if int((trace.input_tokens + 1).max()) > worker.max_model_len:
-            raise UserError(f"{name}: a prompt is longer than --max-model-len {worker.max_model_len}; raise it")
-    progress = _Progress(f"{model.name} on {worker.device}")
+    say = _Progress(f"{settings.model.name} on {settings.worker.device}")
+    say("loading and warming up")
     session = Session(settings, args.seed)
-    files: dict[str, str] = {}
-    notes = [f"{model.name}: {note}" for note in session.worker.notes]
-    progress("warming up")
     session.warm_up()
-    stem = model.name.split("/")[-1].lower()
-    places = {"model": case["model"], "cluster": args.profile or STAND_IN[worker.device[:4].rstrip(":")]}
-    places["engine"] = args.engine or "apex-serve"
-    if out is not None and case["model"] in OWN_SHAPES:
-        files[f"{stem}.json"] = model_json(model, OWN_SHAPES[case["model"]])
-        places["model"] = str(out / f"{stem}.json")
-    if args.profile is not None and args.engine is None:
-        if session.worker.graphs is not None:
-            deployment = _with_graphs(deployment, session.worker.graphs.sizes[-1])
-        logs = []
-        for number, trace in enumerate(calibration_traces(worker.max_num_seqs, worker.max_model_len), 1):
-            progress(f"calibrating the engine, {trace.name}")
-            logs.append((deployment, session.serve(trace, seed=args.seed + number).steps))
-        fit = fit_engine(logs, launches=worker.device != "cpu")
-        deployment = dataclasses.replace(deployment, engine=fitted_engine(deployment.engine, fit), _cache={})
-        notes.append(
-            f"{model.name}: engine fitted on {fit.num_steps} steps of other requests: "
-            + ", ".join(f"{k} {v * 1e3:.3g} ms" for k, v in fit.seconds.items())
-            + f"; kernels explain {fit.kernel_share:.0%}; step time median error {fit.median_error:.1%}"
-        )
-        if out is not None:
-            files[f"engine-{stem}.yaml"] = engine_yaml(deployment.engine, fit, f"{worker.device}, {model.name}")
-            places["engine"] = str(out / f"engine-{stem}.yaml")
-    comparisons: list[Any] = []
-    for name, trace in case["loads"]:
-        if comparisons and late():
-            notes.append(f"{model.name}, {name}: left out, --time-limit was reached")
-            continue
-        repeats = []
-        for repeat in range(args.repeats):
-            progress(f"serving {name}, {repeat + 1} of {args.repeats}")
-            repeats.append(session.serve(trace, seed=args.seed, progress=None))
-        label = f"{stem} {name}"
-        slug = label.replace(" ", "-").replace("/", "-per-")
-        described = describe(
-            label,
-            trace,
-            deployment,
-            trace_file=f"{slug}-requests.csv",
-            note="; ".join(session.worker.notes),
-            dtype=worker.dtype,
-            **places,
-        )
-        comparisons.append(compare(label, repeats, deployment, described, predict=args.profile is not None))
-        files[f"{slug}-requests.csv"] = requests_csv(comparisons[-1].served)
-        files[f"{slug}-steps.csv"] = steps_csv(comparisons[-1].served)
-    if args.profile is None:
-        notes.append("no --profile: nothing was predicted ('apex-sim calibrate --out profile.yaml' measures one)")
-    return comparisons, files, notes
+    if session.worker.graphs is not None:
+        deployment = _with_graphs(deployment, session.worker.graphs.sizes[-1])
+    stem = settings.model.name.split("/")[-1].lower()
+    cluster = args.profile or deployment.cluster.device.name
+    case = _Case(
+        session, deployment, stem, {"model": model, "cluster": cluster, "engine": args.engine or "apex-serve"}, say
+    )
+    for note in session.worker.notes:
+        case.note(note)
+    if out is not None and model in OWN_SHAPES:
+        case.files[f"{stem}.json"] = model_json(settings.model, OWN_SHAPES[model])
+        case.places["model"] = str(out / f"{stem}.json")
+    return case
 
 
-def _settings(case: dict[str, Any], args: argparse.Namespace) -> Any:
+def _fit_engine(case: _Case, args: argparse.Namespace, out: Path | None) -> None:
+    """Serve other requests and fit the engine's host times on their steps."""
+    from simulator.serve_runner.engine_fit import calibration_traces, fit_engine
+    from simulator.serve_runner.files import engine_yaml, fitted_engine, steps_csv
+
+    worker = case.session.settings.worker
+    logs = []
+    for number, trace in enumerate(calibration_traces(worker.max_num_seqs, worker.max_model_len), 1):
+        case.say(f"{trace.name}")
+        steps = case.session.calibrate(trace, seed=args.seed + number)
+        logs.append((case.deployment, steps))
+        case.files[f"{case.stem}-calibration-{trace.concurrency}-steps.csv"] = steps_csv(steps)
+    fit = fit_engine(logs, launches=worker.device != "cpu")
+    case.deployment = dataclasses.replace(case.deployment, engine=fitted_engine(case.deployment.engine, fit), _cache={})
+    times = ", ".join(f"{name} {seconds * 1e3:.3g} ms" for name, seconds in fit.seconds.items())
+    case.note(
+        f"engine fitted on {fit.num_steps} steps of other requests: {times}; kernels explain {fit.kernel_share:.0%}, "
+        f"error of a step's time {fit.median_error:.1%} (median)"
+    )
+    if out is not None:
+        name = f"{case.stem}-engine.yaml"
+        case.files[name] = engine_yaml(case.deployment.engine, fit, f"{worker.device}, {case.stem}")
+        case.places["engine"] = str(out / name)
+
+
+def _serve_load(case: _Case, name: str, trace: Trace, args: argparse.Namespace) -> None:
+    """Serve one load as often as asked and compare."""
+    from simulator.serve_runner.compare import compare, describe
+    from simulator.serve_runner.files import requests_csv, steps_csv
+
+    repeats = []
+    for repeat in range(1, args.repeats + 1):
+        case.say(f"serving {name}, {repeat} of {args.repeats}")
+        repeats.append(case.session.serve(trace, seed=args.seed))
+    shares = [r.cpu_share for r in repeats if r.cpu_share is not None]
+    if shares and min(shares) < BUSY_SHARE:
+        case.note(f"{name}: other processes took {1 - min(shares):.0%} of the processor; repeat on an idle machine")
+    label = f"{case.stem} {name}"
+    slug = label.replace(" ", "-").replace("/", "-per-")
+    described = describe(
+        label,
+        trace,
+        case.deployment,
+        trace_file=f"{slug}-requests.csv",
+        note="; ".join(case.session.worker.notes),
+        dtype=case.session.settings.worker.dtype,
+        **case.places,
+    )
+    comparison = compare(label, repeats, case.deployment, described, predict=args.profile is not None)
+    case.comparisons.append(comparison)
+    case.files[f"{slug}-requests.csv"] = requests_csv(comparison.served)
+    case.files[f"{slug}-steps.csv"] = steps_csv(comparison.served.steps)
+
+
+def _settings(case: dict[str, Any], args: argparse.Namespace) -> ServeSettings:
     from simulator.serve_runner.session import ServeSettings
     from simulator.serve_runner.shapes import serve_model
     from simulator.serve_runner.worker import WorkerSettings, open_device
@@ -262,7 +320,7 @@ def _settings(case: dict[str, Any], args: argparse.Namespace) -> Any:
     return ServeSettings(model=model, worker=worker, max_num_batched_tokens=case["max_num_batched_tokens"])
 
 
-def _blocks_that_fit(model: Any, dtype: str, device: Any, block: int, enough: int) -> int:
+def _blocks_that_fit(model: ModelSpec, dtype: str, device: Any, block: int, enough: int) -> int:
     """KV blocks for all sequences, fewer where the GPU's free memory ends first."""
     if device.type == "cpu":
         return enough
@@ -282,7 +340,7 @@ def _blocks_that_fit(model: Any, dtype: str, device: Any, block: int, enough: in
     return min(enough, fit)
 
 
-def _deployment(settings: Any, args: argparse.Namespace) -> Any:
+def _deployment(settings: ServeSettings, args: argparse.Namespace) -> Deployment:
     """The same configuration in the simulator's terms."""
     from simulator.build import build_deployment
 
@@ -300,13 +358,13 @@ def _deployment(settings: Any, args: argparse.Namespace) -> Any:
     )
 
 
-def _with_graphs(deployment: Any, largest: int) -> Any:
+def _with_graphs(deployment: Deployment, largest: int) -> Deployment:
     """The deployment with decode steps replayed from CUDA graphs."""
     engine = dataclasses.replace(deployment.engine, cuda_graphs="decode", max_cudagraph_capture_size=largest)
     return dataclasses.replace(deployment, engine=engine, _cache={})
 
 
-def _json(comparison: Any) -> dict[str, Any]:
+def _json(comparison: Comparison) -> dict[str, Any]:
     return {
         "run": comparison.name,
         "measured": dict(comparison.run.measured),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from simulator.engine import EngineProfile
 from simulator.serve_runner.engine_fit import EngineFit
@@ -42,11 +43,11 @@ def requests_csv(run: ServedRun) -> str:
     return _csv(frame)
 
 
-def steps_csv(run: ServedRun) -> str:
+def steps_csv(steps: npt.NDArray[np.float64]) -> str:
     """Per step: begin and end [s], and what was in it (the fields of StepShape)."""
     import pandas as pd
 
-    frame = pd.DataFrame(run.steps, columns=list(STEP_COLUMNS))
+    frame = pd.DataFrame(steps, columns=list(STEP_COLUMNS))
     counts = frame.columns[2:]
     frame[counts] = frame[counts].astype(np.int64)
     return _csv(frame)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from workloads.trace import Trace
 
 BATCHING_POLICY = "chunked"
 """Of the simulator's policies, the one this engine runs."""
+
+CALIBRATION_REPEATS = 3
+"""Of every calibration load; a stall in one of them does not show in the median."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +60,9 @@ class ServedRun:
     """float64[steps, columns] in the order of loop.STEP_COLUMNS."""
     power_w: float | None
     """Mean power of the device while it served; None where it cannot be read."""
+    cpu_share: float | None = None
+    """CPU time of this process over the time its steps took, per thread; None unless a CPU computes. Well below one, other
+    processes had the processor meanwhile, and the times say as much about them."""
 
 
 class Session:
@@ -72,8 +79,31 @@ class Session:
         vocab = self.settings.model.vocab_size
         with _collector_paused(), self._power:
             loop = ServeLoop(trace, limits, policy, self.worker, RealClock(), vocab=vocab, seed=seed, progress=progress)
+            cpu_s = time.process_time()
             record = loop.run()
-        return ServedRun(trace=trace, record=record, steps=loop.steps.table, power_w=self._power.mean_w)
+            cpu_s = time.process_time() - cpu_s
+        steps = loop.steps.table
+        return ServedRun(
+            trace=trace, record=record, steps=steps, power_w=self._power.mean_w, cpu_share=self._share(cpu_s, steps)
+        )
+
+    def _share(self, cpu_s: float, steps: npt.NDArray[np.float64]) -> float | None:
+        busy_s = float((steps[:, 1] - steps[:, 0]).sum())
+        threads = self.worker.threads
+        return cpu_s / (busy_s * threads) if threads and busy_s else None
+
+    def calibrate(self, trace: Trace, *, seed: int) -> npt.NDArray[np.float64]:
+        """Step log of a closed loop, served CALIBRATION_REPEATS times: every step with the median of its durations.
+
+        In a closed loop what a step contains does not depend on how long the one before took.
+        """
+        logs = [self.serve(trace, seed=seed).steps for _ in range(CALIBRATION_REPEATS)]
+        assert all(np.array_equal(log[:, 2:], logs[0][:, 2:]) for log in logs), "the batches differ between repeats"
+        steps = logs[0].copy()
+        durations = np.median([log[:, 1] - log[:, 0] for log in logs], axis=0)
+        steps[:, 1] = np.cumsum(durations)
+        steps[:, 0] = steps[:, 1] - durations
+        return steps
 
     def warm_up(self) -> None:
         """Run every batch size and the largest chunks once: kernels are compiled and chosen at their first use."""

@@ -107,6 +107,13 @@ class TorchWorker:
         self.notes.append(f"decode steps replay CUDA graphs of {', '.join(map(str, graphs.sizes))} sequences")
         return graphs
 
+    @property
+    def threads(self) -> int | None:
+        """Threads that compute, on a CPU."""
+        import torch
+
+        return int(torch.get_num_threads()) if self.device.type == "cpu" else None
+
     def execute(self, batch: StepBatch) -> list[int]:
         """See Worker: returns when the sampled tokens are on the host."""
         import torch
