@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from simulator.kernel_runner.runner import Options, Profile
 
 SERVE = "apex_sim.serve"
+NOISY = 0.10
+"""Distance of quartiles above which a device was hardly alone; an idle one stays below 5 %."""
 COMMENT = "Written by `{command}`. What the figures mean: docs/kernel_runner.md"
 
 
@@ -220,6 +222,9 @@ def _as_text(file: PointsFile, made: Profile, written: list[Path]) -> str:
     ]
     header = ("fit", "points", "median error", "p90 error", "noise", "")
     lines += ["", table(header, rows), "", "errors are on shapes the fit has not seen (elementwise, power: on all)"]
+    noisy = [r.name for r in made.fits.results if r.spread > NOISY]
+    if noisy:
+        lines.append(f"repeats differ by more than {NOISY:.0%} ({', '.join(noisy)}): measure on an idle device")
     lines += file.notes
     lines += [f"written: {path}" for path in written]
     if written:

@@ -27,11 +27,12 @@ class Policy:
 
     budget_s: float
     """For everything, without fitting; cut repeats first, then shapes."""
-    sample_s: float = 4e-3
-    """A sample runs the kernel for at least this long, so that the clock's resolution does not matter."""
+    sample_s: float = 1e-3
+    """A sample runs the kernel for at least this long, so that the clock's resolution does not matter; but no longer than
+    a scheduler's time slice (3 ms on Linux), so that the median is of samples that nothing interrupted."""
     point_s: float = 0.25
     """Repeats stop after this long,"""
-    repeats: int = 25
+    repeats: int = 31
     """or after so many,"""
     least_repeats: int = 3
     """but never before these."""
@@ -41,7 +42,7 @@ class Policy:
 
 POLICIES: Mapping[SuiteName, Policy] = {
     "full": Policy(budget_s=420.0),
-    "quick": Policy(budget_s=80.0, point_s=0.12, repeats=11, power_s=0.8),
+    "quick": Policy(budget_s=80.0, point_s=0.12, repeats=15, power_s=0.8),
     "tiny": Policy(budget_s=20.0, sample_s=5e-4, point_s=0.01, repeats=5, power_s=0.05),
 }
 
