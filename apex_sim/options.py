@@ -29,6 +29,7 @@ ENGINE_SETTINGS = (
     "swap_space",
     "routing",
     "moe_skew",
+    "cold_start",
 )
 """Names of the settings in arguments, API keywords and resolved configuration: the engine's own where it has them."""
 WORKLOAD_SETTINGS = ("rate", "input_len", "output_len", "num_requests", "arrival")
@@ -80,6 +81,9 @@ def add_deployment(parser: argparse.ArgumentParser) -> None:
         default="round-robin",
         metavar="POLICY",
         help="round-robin, random, least-outstanding, jsq-tokens, power-of-two",
+    )
+    engine.add_argument(
+        "--cold-start", action="store_true", default=None, help="servers have just started: MoE kernels compile first"
     )
     engine.add_argument("--moe-skew", type=float, default=0.0, metavar="S", help="Zipf exponent of expert popularity")
 

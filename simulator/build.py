@@ -43,6 +43,7 @@ class EngineSettings(TypedDict, total=False):
     swap_space: float | None
     routing: str
     moe_skew: float
+    cold_start: bool | None
 
 
 _NUMBERS: dict[str, tuple[type, float]] = {
@@ -57,7 +58,7 @@ _NUMBERS: dict[str, tuple[type, float]] = {
     "moe_skew": (float, 0),
 }
 """Settings that are numbers: their type and smallest value (the shortest request has a prompt and an output token)."""
-_FLAGS = ("enable_prefix_caching", "async_scheduling", "enforce_eager")
+_FLAGS = ("enable_prefix_caching", "async_scheduling", "enforce_eager", "cold_start")
 
 
 def flag(name: str) -> str:
@@ -161,6 +162,7 @@ def build_deployment(
         num_gpu_blocks_override=settings.get("num_gpu_blocks_override"),
         routing=settings.get("routing") or "round-robin",
         moe_skew=settings.get("moe_skew") or 0.0,
+        cold_start=bool(settings.get("cold_start")),
         swap_space_bytes=DEFAULT_SWAP_BYTES if swap_gib is None else swap_gib * GIB,
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 from hardware_profiles.errors import UserError, unknown_name
 from hardware_profiles.schema import Cluster
 from simulator.batching import BATCHING, RESERVING
+from simulator.cold import ColdStart
 from simulator.core import CoreLimits
 from simulator.engine import EngineProfile
 from simulator.physics.memory import MemoryPlan, memory_plan
@@ -36,6 +37,8 @@ class Deployment:
     """Host memory for swapped KV blocks, per device [B]."""
     routing: str = "round-robin"
     moe_skew: float = 0.0
+    cold_start: bool = False
+    """The servers have just started: first uses of MoE kernels wait for their compiler."""
     _cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -130,4 +133,20 @@ class Deployment:
             response_s=engine.response_s * slowness,
             stream_token_s=engine.stream_token_s * slowness,
             swap_token_s=kv_token_bytes / bandwidth,
+            cold=self._cold(),
+        )
+
+    def _cold(self) -> ColdStart | None:
+        """What a fresh server compiles while it serves: Triton kernels of experts in 16 bits."""
+        experts = [g.mlp.experts_per_token for g in self.model.layers if g.mlp.is_moe]
+        engine = self.engine
+        if not (self.cold_start and engine.moe_compile_s and experts):
+            return None
+        if self.step_model.precision.experts.weight_bytes < self.step_model.precision.element_bytes:
+            return None  # quantised experts run kernels that come compiled
+        return ColdStart(
+            compile_s=engine.moe_compile_s,
+            experts_per_token=max(experts),
+            captured_tokens=engine.max_cudagraph_capture_size if engine.cuda_graphs != "none" else 0,
+            profiled_tokens=engine.max_num_batched_tokens,
         )

@@ -13,6 +13,7 @@ import simpy
 
 from simulator.batching import BatchingPolicy
 from simulator.clock import Clock, Phase, to_ticks
+from simulator.cold import ColdKernels
 from simulator.core import EngineCore
 from simulator.costs import StepCosts
 from simulator.driver import Driver, OnFinish
@@ -101,6 +102,8 @@ class Replica(Driver):
         self._decode = True
         self._last_start = -1
         self._stragglers = Stragglers()
+        self.cold: ColdKernels | None = None
+        """What is compiled so far, if the server has just started; set before the first event."""
 
     # -- the outside world ----------------------------------------------------------------------------------------
 
@@ -218,6 +221,8 @@ class Replica(Driver):
         self._batch = core.batch
         shape = step_shape(core, self._decode, self.costs.window)
         self._first, self._joules = self.costs.step(shape)
+        if self.cold is not None:
+            self._first += to_ticks(self.cold.wait_s(shape.decode_seqs + shape.prefill_tokens))
         self._line_j = None
         self._slope = 0
         self._steps = 1

@@ -13,6 +13,7 @@ import numpy as np
 from simulator import clock
 from simulator.batching import BatchingPolicy
 from simulator.clock import Clock, to_ticks
+from simulator.cold import ColdKernels, ColdStart
 from simulator.core import CoreLimits, EngineCore, check_fits
 from simulator.costs import StepCosts, StepModelLike
 from simulator.pipeline import PipelineReplica
@@ -44,6 +45,8 @@ class ReplicaSetup:
     response_s: float = 0.0
     stream_token_s: float = 0.0
     swap_token_s: float = 0.0
+    cold: ColdStart | None = None
+    """The servers have just started; None: they are warm."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,6 +95,8 @@ class Simulation:
         self.replicas = [self._replica(i, costs, exact_steps) for i in range(num_replicas)]
         for replica in self.replicas:
             replica.sole = num_replicas == 1
+            if setup.cold is not None and isinstance(replica, Replica):
+                replica.cold = ColdKernels(setup.cold)
             if setup.stream_token_s:
                 replica.stream = TokenStream(to_ticks(setup.stream_token_s))
         self._prefixes = trace.prefix_ids is not None and setup.prefix_caching

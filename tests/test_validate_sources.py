@@ -39,7 +39,7 @@ def test_sim2real_rows_of_one_experiment_are_windows_of_one_load(tmp_path: Path)
         {**STAGE, "scope": "summary", "num_requests": 280, "duration_s": "10;10", "request_rate_rps": "8;20"},
     ]
     runs = table(tmp_path, rows)
-    assert [run.window for run in runs] == [Window(first=300), Window(stage=0), Window(stage=1), Window()]
+    assert [run.window for run in runs] == [Window(first=86), Window(stage=0), Window(stage=1), Window()]
     assert {run.workload for run in runs} == {runs[0].workload}
     load = runs[0].workload
     assert [stage.num_requests for stage in load.stages] == [80, 200]
