@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,17 +17,19 @@ from kernel_runner_fake import ALL_REDUCE, BANDWIDTH, DECODE, FACTS, GEMM, PEAK,
 from apex_sim.cli import main
 from hardware_profiles.errors import UserError
 from hardware_profiles.loader import load_device
-from simulator.kernel_runner import runner, torch_backend
+from simulator.kernel_runner import power_meter, runner, torch_backend
 from simulator.kernel_runner.backend import Unsupported
 from simulator.kernel_runner.kernel import kernel
 from simulator.kernel_runner.measure import POLICIES, Policy, measure
 from simulator.kernel_runner.numpy_backend import NumpyBackend
 from simulator.kernel_runner.points import read_points, to_csv
+from simulator.kernel_runner.power_meter import open_meter
 from simulator.kernel_runner.rotation import COLD_CACHES, copies
 from simulator.kernel_runner.routing import routed
 from simulator.kernel_runner.runner import Options, make_profile, open_backend, run_kernels
 from simulator.kernel_runner.storage import Storage
 from simulator.kernel_runner.suites import SHAPES, WEIGHTS, covering, kernels
+from simulator.kernel_runner.torch_kernels import Calls
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed: pip install 'apex-sim[gpu]'")
@@ -97,6 +101,7 @@ def test_a_device_that_follows_the_formulas_gets_its_parameters_back(base):
         assert fits.gemm[dtype].memory == pytest.approx(GEMM.memory, rel=0.02)
         assert fits.gemm[dtype].median_error < 0.01
     assert fits.prefill_attention["bfloat16"].compute == pytest.approx(PREFILL.compute, rel=0.05)
+    assert fits.prefill_attention["bfloat16"].tile_rows == PREFILL.tile_rows
     assert fits.decode_attention["bfloat16"].memory == pytest.approx(DECODE.memory, rel=0.02)
     assert fits.decode_attention["bfloat16"].launch_s == pytest.approx(DECODE.launch_s, rel=0.05)
     assert fits.collectives["all_reduce"].bandwidth2_bytes_per_s == pytest.approx(
@@ -403,6 +408,86 @@ def test_torch_measures_this_cpu_for_real(tmp_path):
     path = tmp_path / "points.csv"
     path.write_text(to_csv(file))
     assert read_points(path) == file
+
+
+@needs_torch
+def test_every_kernel_of_a_gpu_suite_has_operands_that_fit_together():
+    """On PyTorch's meta device, which checks shapes and dtypes and computes nothing."""
+    import torch
+
+    from simulator.kernel_runner.torch_kernels import TorchKernels
+
+    maker = TorchKernels(torch, "meta", FACTS)
+    plan = kernels("gpu", "quick", ("bfloat16", "float16", "fp8", "int8"), ())
+    for family in ("memory", "launch", "gemm", "prefill_attention", "decode_attention", "moe", "elementwise"):
+        for one in plan[family]:
+            if one.dtype == "int8" and one["m"] <= 16:
+                with pytest.raises(Unsupported, match="more than 16 rows"):
+                    maker.make(one)
+            else:
+                maker.make(one).calls[0]()
+
+
+def stand_in_for_cuda(log: list[str]) -> SimpleNamespace:
+    """The part of torch that times a graph: a replay takes 1 ms, whatever it replays."""
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            self.at = 0
+
+        def record(self) -> None:
+            self.at = log.count("replay") + 0.1 * log.count("call")
+
+        def synchronize(self) -> None:
+            pass
+
+        def elapsed_time(self, end) -> float:
+            return end.at - self.at
+
+    stream = SimpleNamespace(wait_stream=lambda _: None)
+    cuda = SimpleNamespace(
+        Event=Event,
+        Stream=lambda: stream,
+        stream=lambda _: nullcontext(),
+        current_stream=lambda: stream,
+        synchronize=lambda: None,
+        CUDAGraph=lambda: SimpleNamespace(replay=lambda: log.append("replay")),
+        graph=lambda _: nullcontext(),
+    )
+    return SimpleNamespace(cuda=cuda)
+
+
+def test_a_cuda_graph_is_filled_with_copies_in_turn_and_timed_by_events():
+    log: list[str] = []
+    backend = object.__new__(torch_backend.TorchBackend)
+    backend._torch = stand_in_for_cuda(log)
+    prepared = backend._captured(Calls([lambda: log.append("call")] * 4, "kernel"))
+    assert prepared.calls == 4  # four calls of 0.1 ms are enough
+    assert prepared.run(5) == pytest.approx(1e-3 / 4)
+
+
+def test_power_is_that_of_the_gpu_with_the_uuid_by_its_energy_counter(monkeypatch):
+    joules = iter(range(10**6))
+    nvml = SimpleNamespace(
+        NVMLError=RuntimeError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetEnforcedPowerLimit=lambda _: 700_000,
+        nvmlDeviceGetPowerManagementLimitConstraints=lambda _: (200_000, 700_000),
+        nvmlDeviceGetMemoryInfo=lambda _: SimpleNamespace(total=150),
+        nvmlSystemGetDriverVersion=lambda: b"580.1",
+        nvmlDeviceGetTotalEnergyConsumption=lambda uuid: 1e3 * next(joules) if uuid == "GPU-x" else None,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    meter, limits = open_meter("GPU-x")
+    assert (limits.power_limit_w, limits.min_cap_w, limits.memory_bytes, limits.driver) == (700.0, 200.0, 150, "580.1")
+    assert meter.name == "NVML energy counter" and meter.watts(lambda: None, 0.01) > 0
+
+
+def test_without_nvml_and_nvidia_smi_there_is_no_power(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setattr(power_meter.shutil, "which", lambda _: None)
+    assert open_meter("GPU-x") == (None, power_meter.Limits())
 
 
 @needs_torch

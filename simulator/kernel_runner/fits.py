@@ -106,10 +106,12 @@ class Fits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tiles:
-    """Query tiles of the attention kernels, which single-kernel timings do not show."""
+    """Query tiles of the attention kernels."""
 
-    prefill_tile_rows: float
+    prefill_tile_rows: tuple[float, ...]
+    """Candidates; the one whose fit is closest on unseen shapes is taken."""
     mixed_tile_rows: float
+    """Of decode rows beside a prompt, which single-kernel timings do not show."""
 
 
 def fit_points(points: Sequence[Point], device: DeviceProfile, facts: DeviceFacts, tiles: Tiles) -> Fits:
@@ -190,10 +192,16 @@ def _gemm(rows: Table, device: DeviceProfile, dtype: str, facts: DeviceFacts) ->
 
 
 def _prefill(
-    rows: Table, device: DeviceProfile, dtype: str, tile_rows: float, facts: DeviceFacts
+    rows: Table, device: DeviceProfile, dtype: str, tile_rows: Sequence[float], facts: DeviceFacts
 ) -> Callable[[], PrefillAttentionFit]:
     ranges = limits(attention.PREFILL_BOUNDS, facts)
-    return lambda: attention.fit_prefill_rows(rows, device, dtype, tile_rows, bounds=ranges)[0]
+
+    def fit_one() -> PrefillAttentionFit:
+        found = [attention.fit_prefill_rows(rows, device, dtype, tile, bounds=ranges) for tile in tile_rows]
+        misses = [float(np.mean(np.abs(np.log(seen.predicted_s / seen.measured_s)))) for _, seen in found]
+        return found[int(np.argmin(misses))][0]
+
+    return fit_one
 
 
 def _decode(

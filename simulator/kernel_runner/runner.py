@@ -21,7 +21,7 @@ from simulator.kernel_runner.points import PointsFile
 from simulator.kernel_runner.profile import describe, drive, provenance
 from simulator.kernel_runner.storage import FILE_BYTES, TINY_FILE_BYTES, Storage
 from simulator.kernel_runner.suites import SuiteName, kernels
-from simulator.physics.efficiency import DEFAULT_DECODE_ATTENTION, DEFAULT_PREFILL_ATTENTION, efficiency_of
+from simulator.physics.efficiency import DEFAULT_DECODE_ATTENTION, efficiency_of
 
 INSTALL = "pip install 'apex-sim[gpu]'"
 REST = 3.0
@@ -181,17 +181,18 @@ def require_scipy() -> None:
         raise UserError("fitting needs scipy, which is not installed: pip install 'apex-sim[calibrate]'")
 
 
+TILES = (16.0, 64.0, 128.0)
+"""Query rows of a tile: FlashAttention-3 with packed heads, cuDNN and memory-efficient attention, FlashAttention-2."""
+
+
 def tiles(kind: str, base: DeviceProfile | None) -> Tiles:
-    """Query tiles of the base's attention kernels, or of FlashAttention-2; none on CPUs."""
+    """Query tiles to choose from, and those of mixed batches of the base, or of FlashAttention-2; none on CPUs."""
     if kind == "cpu":
-        return Tiles(prefill_tile_rows=1.0, mixed_tile_rows=0.0)
-    known = None if base is None else base.efficiency
-    prefill = DEFAULT_PREFILL_ATTENTION["bfloat16"]
+        return Tiles(prefill_tile_rows=(1.0,), mixed_tile_rows=0.0)
     decode = DEFAULT_DECODE_ATTENTION["bfloat16"]
-    if known is not None:
-        prefill = known.prefill_attention.get("bfloat16", prefill)
-        decode = known.decode_attention.get("bfloat16", decode)
-    return Tiles(prefill_tile_rows=prefill.tile_rows, mixed_tile_rows=decode.mixed_tile_rows)
+    if base is not None and base.efficiency is not None:
+        decode = base.efficiency.decode_attention.get("bfloat16", decode)
+    return Tiles(prefill_tile_rows=TILES, mixed_tile_rows=decode.mixed_tile_rows)
 
 
 def _refuse_failures(failed: Sequence[FitResult]) -> None:

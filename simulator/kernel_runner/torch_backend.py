@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -23,8 +24,12 @@ COMPUTE: tuple[Family, ...] = (
     "moe",
     "elementwise",
 )
-LEAST_CALLS = 10
-"""Calls captured in one CUDA graph, so that the few microseconds of starting the graph do not count."""
+LEAST_GRAPH_S = 2e-4
+"""Work captured in one CUDA graph, so that the few microseconds between two replays do not count [s]."""
+MOST_PASSES = 50
+"""Most passes over the copies in one graph."""
+MOST_RESERVED = 0.4
+"""Share of the device's memory that the allocator may hold between two kernels."""
 
 
 def import_torch() -> ModuleType:
@@ -35,10 +40,6 @@ def import_torch() -> ModuleType:
         raise UserError(f"--device needs PyTorch, which cannot be imported ({error}); {INSTALL}") from None
     module: ModuleType = torch
     return module
-
-
-MOST_RESERVED = 0.4
-"""Share of the device's memory that the allocator may hold between two kernels."""
 
 
 class TorchBackend:
@@ -143,17 +144,18 @@ class TorchBackend:
             cuda.empty_cache()
 
     def _captured(self, made: Calls) -> Prepared:
-        """One graph of at least LEAST_CALLS calls, timed by events around its replays."""
+        """One graph of as many passes over the copies as fill it, timed by events around its replays."""
         torch = self._torch
-        calls = made.calls * -(-LEAST_CALLS // len(made.calls))
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for call in made.calls[:3]:
                 call()
-                call()
+            pass_s = self._queued(made.calls)(1) * len(made.calls)
         torch.cuda.current_stream().wait_stream(side)
         torch.cuda.synchronize()
+        passes = min(MOST_PASSES, max(1, math.ceil(LEAST_GRAPH_S / max(pass_s, 1e-6))))
+        calls = made.calls * passes
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             for call in calls:

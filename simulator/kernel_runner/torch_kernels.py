@@ -134,7 +134,7 @@ class TorchKernels:
     def _prefill(self, kernel: Kernel) -> Calls:
         b, h, kv, q, past = (kernel[f] for f in ("batch", "heads", "kv_heads", "tokens", "cached"))
         copies(moved_bytes(kernel), self._facts)
-        flash = flash_attention() if self._place == "cuda" and kernel.dtype != "float32" else None
+        flash = flash_attention() if self._place != "cpu" and kernel.dtype != "float32" else None
         if flash is not None:
             query = self._random(b, q, h, HEAD_DIM, dtype=kernel.dtype)
             keys, values = (self._random(b, q + past, kv, HEAD_DIM, dtype=kernel.dtype) for _ in range(2))
@@ -151,7 +151,7 @@ class TorchKernels:
         """Without a paged kernel: the query heads of a group are the rows of one query, so that KV is read once."""
         b, h, kv, context = (kernel[f] for f in ("batch", "heads", "kv_heads", "context"))
         count = copies(moved_bytes(kernel), self._facts)
-        flash = flash_attention() if self._place == "cuda" and kernel.dtype != "float32" else None
+        flash = flash_attention() if self._place != "cpu" and kernel.dtype != "float32" else None
         if flash is not None:
             return self._paged(kernel, count, flash)
         query = self._random(b, kv, h // kv, HEAD_DIM, dtype=kernel.dtype)
@@ -216,7 +216,7 @@ class TorchKernels:
                     start += count
             return result
 
-        if self._place == "cuda" and kernel.dtype == "bfloat16" and _runs(together, *weights[0]):
+        if self._place != "cpu" and kernel.dtype == "bfloat16" and _runs(together, *weights[0]):
             return Calls([_call(together, *w) for w in weights], "grouped_mm")
         return Calls([_call(one_by_one, *w) for w in weights], "one product per expert")
 
