@@ -334,7 +334,7 @@ def test_scipy_missing_is_said_before_anything_is_measured(monkeypatch, tmp_path
         (["--out", "{tmp}/x.yaml", "--base", "l4"], "--base l4: has 58 multiprocessors, FAKE G1 has 132"),
         (["--out", "{tmp}/x.yaml", "--base", "epyc-9654"], "is a cpu, cuda:0 is a gpu"),
         (["--out", "{tmp}/x.yaml", "--base", "h100-sxm"], "of memory, FAKE G1 has 140 GB"),
-        (["--out", "{tmp}/x.yaml", "--from-points", "{tmp}/none.csv"], "cannot be read"),
+        (["--out", "{tmp}/x.yaml", "--from-points", "{tmp}/none.csv"], "--from-points measures nothing"),
     ],
 )
 def test_mistakes_are_one_line_and_come_before_the_work(tmp_path, use, capsys, flags, said):
@@ -342,6 +342,21 @@ def test_mistakes_are_one_line_and_come_before_the_work(tmp_path, use, capsys, f
     assert command(*(flag.format(tmp=tmp_path) for flag in flags)) == 2
     assert said in line_of(capsys)
     assert backend.prepared == 0 and not list(tmp_path.iterdir())
+
+
+def test_points_that_are_not_there_are_one_line(tmp_path, capsys):
+    assert main(["calibrate", "--from-points", str(tmp_path / "none.csv"), "--out", str(tmp_path / "x.yaml")]) == 2
+    assert "none.csv: cannot be read" in line_of(capsys)
+
+
+def test_serve_goes_to_the_serving_engine(monkeypatch):
+    from apex_sim.commands import calibrate
+
+    asked = []
+    serve = SimpleNamespace(run=lambda args: asked.append(args.device) or 7)
+    monkeypatch.setattr(calibrate, "import_module", lambda name: serve)
+    args = SimpleNamespace(serve=True, device="cuda:1")
+    assert calibrate.run(args) == 7 and asked == ["cuda:1"]
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "cpu:0", ""])

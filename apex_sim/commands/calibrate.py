@@ -99,6 +99,12 @@ def _options(args: argparse.Namespace) -> Options:
     from simulator.kernel_runner.runner import Options
     from simulator.kernel_runner.storage import check_folder
 
+    if args.from_points:
+        given = [name for name in ("quick", "tiny", "budget", "dtypes", "threads") if getattr(args, name, None)]
+        if given:
+            raise UserError(
+                f"--{given[0]} is about measuring, and --from-points measures nothing; leave one of them out"
+            )
     if args.quick and args.tiny:
         raise UserError("--quick and --tiny contradict each other; give one of them")
     if args.budget is not None and not 0 < args.budget < float("inf"):
