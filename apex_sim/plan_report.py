@@ -91,6 +91,7 @@ def plan_text(result: PlanResult, top: int) -> str:
         + ", ".join(f"{count} {what}" for what, count in result.counts.items()),
         "",
         table(header, [_metrics_row(entry, has_slo, has_rate) for entry in shown]),
+        *_ranges(best),
         "",
         "start it with:",
         f"  {result.launch_command}",
@@ -112,6 +113,19 @@ def plan_text(result: PlanResult, top: int) -> str:
     m = best.measured.metrics
     lines += ["", f"basis: {basis(m['provenance'], m['weaker_parts'], deployment.engine)}"]
     return "\n".join(lines)
+
+
+def _ranges(best: Entry) -> list[str]:
+    """Where p95 TTFT and TPOT of the best plan may lie: what 8 of 10 measured runs of its kind were off."""
+    assert best.measured is not None
+    m = best.measured.metrics
+    parts = [
+        f"{label} {milliseconds(m[f'p95_{name}_ms'] * m[f'mean_{name}_ms_low'] / m[f'mean_{name}_ms'])} to "
+        f"{milliseconds(m[f'p95_{name}_ms'] * m[f'mean_{name}_ms_high'] / m[f'mean_{name}_ms'])}"
+        for label, name in (("TTFT", "ttft"), ("TPOT", "tpot"))
+        if m[f"mean_{name}_ms_low"] is not None and m[f"mean_{name}_ms"] > 0.0
+    ]
+    return [f"80 % range of the best plan: p95 {', '.join(parts)}"] if parts else []
 
 
 def _by_reason(entries: list[Entry]) -> list[Entry]:

@@ -63,6 +63,7 @@ def summary_text(result: SimulationResult) -> str:
         + f", {number(s['duration'])} s simulated",
         "",
         table(["latency", "mean", "median", "p90", "p95", "p99"], rows),
+        *_ranges(result),
         "",
         f"throughput   {number(s['request_throughput'])} req/s, {number(s['output_throughput'])} output tok/s "
         f"({number(s['output_throughput_per_gpu'])} per GPU), {number(s['total_token_throughput'])} total tok/s",
@@ -88,6 +89,20 @@ def summary_text(result: SimulationResult) -> str:
         lines.append(f"cut short    the outputs of {s['truncated']:,} requests at max-model-len {limit:,}")
     lines.append(f"basis        {basis(s['provenance'], s['weaker_parts'], result.deployment.engine)}")
     return "\n".join(lines)
+
+
+def _ranges(result: SimulationResult) -> list[str]:
+    """Where the mean TTFT and TPOT lie in 8 of 10 measured runs of this kind."""
+    s = result.summary
+    parts = [
+        f"{label} {milliseconds(s[f'mean_{name}_ms_low'])} to {milliseconds(s[f'mean_{name}_ms_high'])}"
+        for label, name in (("TTFT", "ttft"), ("TPOT", "tpot"))
+        if s[f"mean_{name}_ms_low"] is not None
+    ]
+    if not parts:
+        return ["", "80 % range   unknown: nothing of this kind was ever measured"]
+    kind = result.intervals.get("ttft") or result.intervals["tpot"]
+    return ["", f"80 % range   mean {', '.join(parts)} ({kind.runs:,} measured figures: {kind.kind_text})"]
 
 
 def _pace(result: SimulationResult) -> str:

@@ -16,6 +16,7 @@ from simulator.physics.power import idle_w_of
 from simulator.physics.shape import StepShape
 from simulator.recorder import COMPLETED, REJECTED
 from simulator.run import RunRecord
+from simulator.uncertainty import FAMILIES, SHARE, Interval, engine_family, interval, load_class
 from workloads.slo import Slo
 from workloads.trace import Trace
 
@@ -269,6 +270,56 @@ class SimulationResult:
         capacity = model.peak_flop_per_s * self.deployment.plan.num_devices * self.duration_s
         return model.flop(shape) / capacity if capacity else 0.0
 
+    # -- how sure --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def load(self) -> str:
+        """closed loop, unsaturated, saturated or overloaded: see :func:`simulator.uncertainty.load_class`."""
+        engine, done = self.deployment.engine, self.completed
+        front_s = engine.request_fixed_s + engine.request_token_s * self.column("input_tokens")
+        queue = (self.column("scheduled_s") - self.column("arrival_s") - front_s)[done]
+        tpot = self.column("tpot_s")[done]
+        if not len(queue) or np.isnan(tpot).all():
+            return "unsaturated"
+        return load_class(
+            closed=self.trace.concurrency is not None or self.trace.duration_s == 0.0,
+            queue_mean_s=float(queue.mean()),
+            queue_p90_s=float(np.quantile(queue, 0.9)),
+            tpot_mean_s=float(np.nanmean(tpot)),
+            e2e_mean_s=float(self.column("e2e_s")[done].mean()),
+        )
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """Family of metrics (ttft, tpot, itl, e2e, throughput, energy) -> factors on its predictions between which 80 % of
+        measured runs of this kind lay. Families without such runs are absent."""
+        step_model = self.deployment.step_model
+        labels = {
+            "engine": engine_family(self.deployment.engine.name),
+            "provenance": step_model.provenance,
+            "experts": "moe" if self.deployment.model.is_moe else "dense",
+            "load": self.load,
+        }
+        found = {family: interval(family, labels) for family in FAMILIES}
+        return {family: known for family, known in found.items() if known is not None}
+
+    def _ranges(self) -> dict[str, Any]:
+        """The intervals as the summary has them: factors, and the ends around the mean latencies (None: unknown)."""
+        latencies = self._latencies()
+        ends: dict[str, float | None] = {}
+        for family, name in (("ttft", "ttft"), ("tpot", "tpot"), ("itl", "itl"), ("e2e", "e2el")):
+            known = self.intervals.get(family)
+            pair = (None, None) if known is None else known.around(latencies[f"mean_{name}_ms"])
+            ends[f"mean_{name}_ms_low"], ends[f"mean_{name}_ms_high"] = pair
+        return {
+            "interval_share": SHARE,
+            "intervals": {
+                family: {"low": i.low, "high": i.high, "figures": i.runs, "kind": i.kind_text}
+                for family, i in self.intervals.items()
+            },
+            **ends,
+        }
+
     @property
     def usd_per_hour(self) -> float | None:
         """Rent of the devices in use [$/h]; None without a price in the profile."""
@@ -279,7 +330,7 @@ class SimulationResult:
     def summary(self) -> dict[str, Any]:
         """Scalars of the run. Names, units and definitions of ``vllm bench serve`` where it has the metric; TPOT leaves
         out requests of one output token, ITL is the gap between tokens (so their means differ)."""
-        return {**self._volume(), **self._latencies(), **self._engine_state(), **self._economics()}
+        return {**self._volume(), **self._latencies(), **self._engine_state(), **self._economics(), **self._ranges()}
 
     def _volume(self) -> dict[str, Any]:
         done, duration = self.completed, self.duration_s

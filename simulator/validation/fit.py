@@ -8,7 +8,6 @@ fitted to the other, the constants those of both. Prints; writes nothing.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -167,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m simulator.validation.fit", description=__doc__)
     parser.add_argument("engine", help="a name in fits.yaml")
     parser.add_argument("--data", type=Path, required=True, help="folder with the files that fits.yaml names")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     args = parser.parse_args(argv)
     try:
         fit = fit_recipe(args.engine, args.data, jobs=args.jobs)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
+from hardware_profiles.cluster import parse_cluster
 from hardware_profiles.errors import UserError
+from hardware_profiles.loader import load_device
+from hardware_profiles.schema import Cluster
 from simulator.build import build_deployment
+from simulator.calibration.transfer import LEFT_OUT, Transfer, transferred
 from simulator.deployment import Deployment
 from simulator.engine_files import has_versions
 from simulator.result import SimulationResult
@@ -22,6 +26,13 @@ from simulator.validation.metrics import View, class_of, predicted
 from simulator.validation.run import MeasuredRun
 from simulator.validation.traffic import Traffic, is_random, traffic_of
 
+Kernels = Literal["own", "transferred", "datasheet"]
+"""Kernel efficiencies of a device: its own; those it would borrow from another generation, had nobody measured it; the
+defaults of devices that nobody measured. The last two only for devices that were."""
+KERNELS: tuple[Kernels, ...] = get_args(Kernels)
+
+FRONT_END: Mapping[str, Any] = dict.fromkeys(("request_fixed_s", "request_token_s", "response_s", "stream_token_s"), 0.0)
+"""What lies between a client and the engine's queue; times measured in the engine do not have it."""
 LONG = 2000
 """Requests from which one seed is enough: the run averages by itself."""
 
@@ -36,6 +47,7 @@ class Options:
     """Long runs are shortened (see ``traffic.shortened``)."""
     constants: tuple[tuple[str, float], ...] = ()
     """Engine constants (fields of EngineProfile) that replace the profile's; for fits."""
+    kernels: Kernels = "own"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,27 +131,50 @@ def _work(run: MeasuredRun) -> float:
     return float(sum(stage.num_requests for stage in load.stages) or load.num_requests or 100)
 
 
-def deployment_of(run: MeasuredRun, constants: tuple[tuple[str, float], ...] = ()) -> Deployment:
+def deployment_of(
+    run: MeasuredRun, constants: tuple[tuple[str, float], ...] = (), kernels: Kernels = "own"
+) -> Deployment:
     """The deployment a run was measured on, in the simulator's terms; cached, so that its physics is compiled once.
 
     ``constants`` replace the engine profile's (and are not cached).
     """
-    deployment = _deployment(_deployment_key(run))
+    deployment = _deployment(_deployment_key(run), kernels)
     if constants:
         changed: dict[str, Any] = dict(constants)
         engine = dataclasses.replace(deployment.engine, **changed)
         deployment = dataclasses.replace(deployment, engine=engine, _cache={})
     if run.measured_by == "engine":
-        engine = dataclasses.replace(deployment.engine, request_fixed_s=0.0, request_token_s=0.0, response_s=0.0)
+        engine = dataclasses.replace(deployment.engine, **FRONT_END)
         return dataclasses.replace(deployment, engine=engine)
     return deployment
 
 
 @cache
-def _deployment(key: tuple[Any, ...]) -> Deployment:
+def _deployment(key: tuple[Any, ...], kernels: Kernels = "own") -> Deployment:
     model, cluster, engine, tp, pp, dp, ep, settings = key
     chosen: Any = dict(settings)
-    return build_deployment(model, cluster, engine=engine, tp=tp, pp=pp, dp=dp, ep=ep, **chosen)
+    machines = cluster if kernels == "own" else unmeasured(cluster, kernels)
+    return build_deployment(model, machines, engine=engine, tp=tp, pp=pp, dp=dp, ep=ep, **chosen)
+
+
+def unmeasured(spec: str, kernels: Kernels) -> Cluster:
+    """The cluster as if nobody had measured its device. UserError for devices that nobody measured anyway."""
+    cluster = parse_cluster(spec)
+    device = cluster.device
+    own = device.efficiency
+    if own is None or own.provenance != "measured":
+        raise UserError(f"{device.name} has no measured kernels that could be left out")
+    efficiency = None
+    if kernels == "transferred":
+        source = next((s for target, s in LEFT_OUT["other generation"] if target == device.name), None)
+        if source is None:
+            raise UserError(f"no measured device of another generation stands in for {device.name}")
+        lender = load_device(source)
+        assert lender.efficiency is not None
+        step = Transfer(source=source, distance="other generation", reason="left out")
+        efficiency = transferred(lender.efficiency, lender, device, step, {})
+    stripped = dataclasses.replace(device, efficiency=efficiency)
+    return dataclasses.replace(cluster, node=dataclasses.replace(cluster.node, device=stripped))
 
 
 def _own_kv_blocks(run: MeasuredRun) -> int:
@@ -153,7 +188,7 @@ def _replay_group(runs: list[MeasuredRun], options: Options) -> list[Prediction]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            deployment = deployment_of(runs[0], options.constants)
+            deployment = deployment_of(runs[0], options.constants, options.kernels)
             blocks = _own_kv_blocks(runs[0])
             results = [_simulate(runs[0], deployment, seed, options) for seed in range(_seeds(runs[0], options))]
             return [_prediction(run, results, blocks) for run in runs]
