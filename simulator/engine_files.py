@@ -12,7 +12,7 @@ from hardware_profiles.errors import UserError, unknown_name
 
 ALIASES = {"vllm": "vllm-v1", "v1": "vllm-v1", "v0": "vllm-v0", "fastertransformer": "static"}
 _NOT_INHERITED = ("base", "versions", "predecessor")
-_VERSION = re.compile(r"v?(\d+(?:\.\d+)*)")
+_VERSION = re.compile(r"v?(\d+(?:\.\d+)*)(?:\.?(?:rc|a|b|post|dev)\d*.*|[+-].*)?")
 
 Version = tuple[int, ...]
 
@@ -83,7 +83,7 @@ def _wanted(name: str, version: str, data: Mapping[str, Any], rows: list[Any], p
 
 def _comparable(version: str) -> Version | None:
     """Numbers of a version; what follows them (rc1, .post2, +cu128) does not count. None when it does not begin so."""
-    found = _VERSION.match(version)
+    found = _VERSION.fullmatch(version)
     return None if found is None else tuple(int(part) for part in found[1].split("."))
 
 

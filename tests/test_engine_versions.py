@@ -100,6 +100,7 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str, words: t
     ("name", "words"),
     [
         ("vllm@", ("without a version", "vllm@0.12")),
+        ("vllm@9x", ("'9x' is not a version",)),
         ("vllm@new", ("'new' is not a version",)),
         ("vllm@0.1", ("oldest version of vllm-v0 is 0.2",)),
         ("orca@1", ("no versions", "@1")),
