@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from apex_sim.text import number, table
+from simulator.validation.intervals import Coverage
 from simulator.validation.outcome import Outcome
 from simulator.validation.score import Aggregate, Goal, GoalResult, Residual
 
@@ -24,6 +25,9 @@ def outcome_text(outcome: Outcome, by: Sequence[str], *, everything: bool = Fals
     if outcome.goals:
         parts.append("goals\n" + goals_table(outcome.goals))
     if outcome.residuals:
+        parts.append(
+            "measured figures inside the 80 % interval of their prediction\n" + coverage_table(outcome.coverage)
+        )
         parts.append(f"error by {', '.join(by)}\n" + aggregates_table(outcome.aggregates(by), by))
         rows = outcome.residuals if everything else outcome.worst(WORST)
         title = (
@@ -78,6 +82,12 @@ def aggregates_table(groups: Sequence[Aggregate], by: Sequence[str]) -> str:
         for g in groups
     ]
     return table((*by, "n", "median", "mean", "p90", "bias"), rows, left=len(by))
+
+
+def coverage_table(entries: Sequence[Coverage]) -> str:
+    """One line per family of metrics: share inside, and how far the ends of the median interval are apart."""
+    rows = [[c.family, percent(c.share), f"x{c.width:.2f}", str(c.total)] for c in entries]
+    return table(("metrics", "inside", "median width", "n"), rows, left=1)
 
 
 def residuals_table(residuals: Sequence[Residual]) -> str:

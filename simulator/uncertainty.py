@@ -84,7 +84,8 @@ def engine_family(name: str) -> str:
 
 
 @cache
-def _rows() -> Mapping[tuple[str, tuple[tuple[str, str], ...]], tuple[float, float, int]]:
+def committed_rows() -> Mapping[tuple[str, tuple[tuple[str, str], ...]], tuple[float, float, int]]:
+    """(family, kind) -> (low, high, figures), from uncertainty.yaml."""
     import yaml
 
     text = resources.files("simulator").joinpath("uncertainty.yaml").read_text("utf-8")
@@ -98,7 +99,7 @@ def _key(row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 def interval(family: str, labels: Mapping[str, str]) -> Interval | None:
     """The interval of one family of metrics for a run with these ``labels``; None where nothing alike was ever measured."""
-    return pick(_rows(), family, labels)
+    return pick(committed_rows(), family, labels)
 
 
 def pick(

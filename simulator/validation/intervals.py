@@ -15,7 +15,17 @@ from typing import Any
 
 from hardware_profiles.errors import UserError
 from simulator.calibration.fitting import rounded
-from simulator.uncertainty import CHAIN, FAMILIES, LABELS, SHARE, Interval, engine_family, family_of, pick
+from simulator.uncertainty import (
+    CHAIN,
+    FAMILIES,
+    LABELS,
+    SHARE,
+    Interval,
+    committed_rows,
+    engine_family,
+    family_of,
+    pick,
+)
 from simulator.validation.files import check_unique, read_runs
 from simulator.validation.replay import KERNELS, Options, predict_all
 from simulator.validation.run import MeasuredRun
@@ -36,6 +46,12 @@ Rows = dict[tuple[str, tuple[tuple[str, str], ...]], tuple[float, float, int]]
 def labels_of(residual: Residual) -> dict[str, str]:
     """What decides which interval a figure belongs to."""
     return {"engine": engine_family(residual.run.engine), **{name: residual.classes[name] for name in LABELS[1:]}}
+
+
+def interval_of(residual: Residual) -> Interval | None:
+    """The interval that the prediction carries."""
+    family = family_of(residual.metric)
+    return None if family is None else pick(committed_rows(), family, labels_of(residual))
 
 
 def group_of(residual: Residual) -> str:
@@ -124,13 +140,15 @@ class Coverage:
         return self.inside / self.total
 
 
-def coverage(residuals: Sequence[Residual], rows: Rows) -> list[Coverage]:
+def coverage(residuals: Sequence[Residual], rows: Mapping[Any, tuple[float, float, int]]) -> list[Coverage]:
     """Share of figures inside the intervals of ``rows``, by family."""
     judged = _judge(residuals, rows)
     return [_summary(f, [e for e in judged if e[0] == f]) for f in dict.fromkeys(e[0] for e in judged)]
 
 
-def _judge(residuals: Iterable[Residual], rows: Rows) -> list[tuple[str, float, Interval]]:
+def _judge(
+    residuals: Iterable[Residual], rows: Mapping[Any, tuple[float, float, int]]
+) -> list[tuple[str, float, Interval]]:
     found = []
     for residual in residuals:
         family = family_of(residual.metric)

@@ -9,6 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from hardware_profiles.errors import UserError
+from simulator.uncertainty import SHARE, committed_rows
+from simulator.validation.intervals import Coverage, coverage, interval_of
 from simulator.validation.replay import Prediction
 from simulator.validation.run import MeasuredRun
 from simulator.validation.score import (
@@ -64,6 +66,11 @@ class Outcome:
         """Goals that these runs can be held to."""
         return check_goals(self.residuals, self.predictions)
 
+    @cached_property
+    def coverage(self) -> list[Coverage]:
+        """How many measured figures lie in the 80 % intervals that predictions carry."""
+        return coverage(self.residuals, committed_rows())
+
     def aggregates(self, by: Sequence[str]) -> list[Aggregate]:
         """Errors by group."""
         return aggregate(self.residuals, by)
@@ -82,6 +89,10 @@ def to_dict(outcome: Outcome, by: Sequence[str]) -> dict[str, Any]:
         "failed": len(outcome.failures),
         "skipped": len(outcome.skipped),
         "goals": [_goal(result) for result in outcome.goals],
+        "interval_share": SHARE,
+        "coverage": [
+            {"family": c.family, "inside": c.inside, "n": c.total, "median_width": c.width} for c in outcome.coverage
+        ],
         "by": list(by),
         "aggregates": [_aggregate(group, by) for group in outcome.aggregates(by)],
         "results": [_result(run, predictions.get(id(run))) for run in outcome.runs],
@@ -139,13 +150,15 @@ def _result(run: MeasuredRun, prediction: Prediction | None) -> dict[str, Any]:
     if prediction.failure is not None:
         return entry | {"status": "failed", "reason": prediction.failure, "metrics": {}}
     metrics = {}
-    for name, value in prediction.metrics.items():
-        measured = run.measured[name]
+    for residual in residuals_of([prediction]):
+        name, value, measured = residual.metric, residual.predicted, residual.measured
+        found = interval_of(residual)
         metrics[name] = {
             "predicted": value,
             "measured": measured,
             "error": value / measured - 1.0,
             "abs_error": abs(value / measured - 1.0),
+            "interval": None if found is None else list(found.around(value)),
             "spread": list(prediction.spread[name]) if name in prediction.spread else None,
         }
     return entry | {"status": "predicted", "class": dict(prediction.classes), "metrics": metrics}
