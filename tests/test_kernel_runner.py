@@ -426,12 +426,16 @@ def test_torch_measures_this_cpu_for_real(tmp_path):
 
 
 @needs_torch
-def test_every_kernel_of_a_gpu_suite_has_operands_that_fit_together():
+@pytest.mark.parametrize("paged", [True, False])
+def test_every_kernel_of_a_gpu_suite_has_operands_that_fit_together(monkeypatch, paged):
     """On PyTorch's meta device, which checks shapes and dtypes and computes nothing."""
     import torch
 
+    from simulator.kernel_runner import torch_kernels
     from simulator.kernel_runner.torch_kernels import TorchKernels
 
+    if not paged:
+        monkeypatch.setattr(torch_kernels, "varlen_attention", lambda: None)
     maker = TorchKernels(torch, "meta", FACTS)
     plan = kernels("gpu", "quick", ("bfloat16", "float16", "fp8", "int8"), ())
     for family in ("memory", "launch", "gemm", "prefill_attention", "decode_attention", "moe", "elementwise"):

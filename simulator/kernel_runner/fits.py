@@ -29,9 +29,10 @@ from simulator.kernel_runner.backend import DeviceFacts
 from simulator.kernel_runner.kernel import ELEMENT_BYTES, Family, Point
 from simulator.physics.elementwise import activation, elementwise_s, norms, rotary
 
-LARGEST_MEDIAN = 0.30
-"""A fit whose median error on unseen shapes exceeds this has not converged: kernels of one library on one device are
-fitted within 15 % everywhere else (docs/calibration.md), so either the points or the form are wrong."""
+LARGEST_MEDIAN = {"gpu": 0.30, "cpu": 0.50}
+"""A fit whose median error on unseen shapes exceeds this has not converged. On GPUs kernels of one library are fitted
+within 15 % (docs/calibration.md), so either the points or the form are wrong; libraries of CPUs switch kernels with the
+shape, and the form misses that by up to 35 % (docs/kernel_runner.md)."""
 LEAST_POINTS = 6
 """Fewer cannot be divided into two halves that each determine four parameters."""
 GLOO_BOUNDS: Mapping[str, Bound] = {
@@ -89,6 +90,7 @@ class FitResult:
 class Fits:
     """What was fitted, family by family."""
 
+    facts: DeviceFacts
     gemm: dict[str, GemmFit] = field(default_factory=dict)
     prefill_attention: dict[str, PrefillAttentionFit] = field(default_factory=dict)
     decode_attention: dict[str, DecodeAttentionFit] = field(default_factory=dict)
@@ -116,7 +118,7 @@ class Tiles:
 
 def fit_points(points: Sequence[Point], device: DeviceProfile, facts: DeviceFacts, tiles: Tiles) -> Fits:
     """Fit every family that has points. ``device`` gives the peaks that shares refer to."""
-    fits = Fits()
+    fits = Fits(facts)
     for dtype in _dtypes(points, "gemm"):
         mine = tables.of(points, "gemm", dtype)
         _run(fits, fits.gemm, "gemm", dtype, mine, _gemm(tables.gemm_table(mine, facts), device, dtype, facts))
@@ -161,17 +163,18 @@ def _run(
         fits.results.append(replace(result, problem=f"no solution ({' '.join(str(error).split())[:100]})"))
         return
     result = replace(result, median_error=fitted.median_error, p90_error=fitted.p90_error)
-    problem = _problem(fitted.median_error)
+    problem = _problem(fitted.median_error, fits.facts)
     fits.results.append(replace(result, problem=problem))
     if not problem:
         into[key] = fitted
 
 
-def _problem(median: float | None) -> str:
+def _problem(median: float | None, facts: DeviceFacts) -> str:
     if median is None or not math.isfinite(median):
         return "the error is not a number"
-    if median > LARGEST_MEDIAN:
-        return f"median error {median:.0%} on unseen shapes, above {LARGEST_MEDIAN:.0%}"
+    largest = LARGEST_MEDIAN[facts.kind]
+    if median > largest:
+        return f"median error {median:.0%} on unseen shapes, above {largest:.0%}"
     return ""
 
 
@@ -255,7 +258,7 @@ def _between_kernels(fits: Fits, mine: Sequence[Point], device: DeviceProfile, f
     except (ValueError, IndexError, ArithmeticError, KeyError) as error:
         fits.results.append(replace(result, problem=f"not all kinds of kernels were measured ({error})"))
         return
-    problem = _problem(median)
+    problem = _problem(median, facts)
     fits.results.append(replace(result, median_error=rounded(median, 3), p90_error=rounded(p90, 3), problem=problem))
     if not problem:
         fits.overheads = found
@@ -305,7 +308,7 @@ def _power(fits: Fits, mine: Sequence[Point], device: DeviceProfile, facts: Devi
         return
     watts = found.base_w + found.compute_w * table["compute_util_of_spec"] + found.memory_w * table["hbm_util_of_spec"]
     median, p90 = errors(np.minimum(watts, limit_w), table["power_w"])
-    problem = _problem(median)
+    problem = _problem(median, facts)
     fits.results.append(replace(result, median_error=rounded(median, 3), p90_error=rounded(p90, 3), problem=problem))
     if not problem:
         fits.power = found

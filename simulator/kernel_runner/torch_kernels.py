@@ -27,7 +27,7 @@ Tensor = Any
 MOST_DRAWN = (1 << 22) + 1
 """Random numbers drawn for one operand, and repeated: a CPU draws slowly. Odd, so that rows differ."""
 PAGE_TOKENS = 256
-"""Tokens of a KV block: the smallest that flash-attn 2 takes."""
+"""Tokens of a KV block: the smallest that FlashAttention-2 takes."""
 
 
 @dataclass(slots=True)
@@ -132,9 +132,13 @@ class TorchKernels:
         )
 
     def _prefill(self, kernel: Kernel) -> Calls:
-        b, h, kv, q, past = (kernel[f] for f in ("batch", "heads", "kv_heads", "tokens", "cached"))
+        """Prompts, maybe behind a cached prefix, by the first of: paged kernel, flash-attn, PyTorch's own choice."""
         copies(moved_bytes(kernel), self._facts)
-        flash = flash_attention() if self._place != "cpu" and kernel.dtype != "float32" else None
+        paged = self._paged(kernel, 1)
+        if paged is not None:
+            return paged
+        b, h, kv, q, past = (kernel[f] for f in ("batch", "heads", "kv_heads", "tokens", "cached"))
+        flash = flash_attention() if self._has_paged_kernels(kernel) else None
         if flash is not None:
             query = self._random(b, q, h, HEAD_DIM, dtype=kernel.dtype)
             keys, values = (self._random(b, q + past, kv, HEAD_DIM, dtype=kernel.dtype) for _ in range(2))
@@ -148,40 +152,79 @@ class TorchKernels:
         return Calls([lambda: attend(query, keys, values, attn_mask=bias, enable_gqa=h != kv)], "sdpa")
 
     def _decode(self, kernel: Kernel) -> Calls:
-        """Without a paged kernel: the query heads of a group are the rows of one query, so that KV is read once."""
-        b, h, kv, context = (kernel[f] for f in ("batch", "heads", "kv_heads", "context"))
+        """Without a paged kernel the query heads of a group are the rows of one query, so that KV is read once."""
         count = copies(moved_bytes(kernel), self._facts)
-        flash = flash_attention() if self._place != "cpu" and kernel.dtype != "float32" else None
-        if flash is not None:
-            return self._paged(kernel, count, flash)
+        paged = self._paged(kernel, count) or self._paged_flash(kernel, count)
+        if paged is not None:
+            return paged
+        b, h, kv, context = (kernel[f] for f in ("batch", "heads", "kv_heads", "context"))
         query = self._random(b, kv, h // kv, HEAD_DIM, dtype=kernel.dtype)
         attend = self._functional.scaled_dot_product_attention
-        caches = [
-            (
-                self._random(b, kv, context, HEAD_DIM, dtype=kernel.dtype),
-                self._random(b, kv, context, HEAD_DIM, dtype=kernel.dtype),
-            )
-            for _ in range(count)
-        ]
+        caches = [self._pair(b, kv, context, HEAD_DIM, dtype=kernel.dtype) for _ in range(count)]
         return Calls([_call(attend, query, k, v) for k, v in caches], "sdpa, contiguous KV")
 
-    def _paged(self, kernel: Kernel, count: int, flash: Any) -> Calls:
-        torch, b, context = self._torch, kernel["batch"], kernel["context"]
-        pages = -(-context // PAGE_TOKENS)
-        shape = (b * pages, PAGE_TOKENS, kernel["kv_heads"], HEAD_DIM)
-        query = self._random(b, 1, kernel["heads"], HEAD_DIM, dtype=kernel.dtype)
-        table = torch.randperm(b * pages, device=self._place).to(torch.int32).reshape(b, pages)
-        lengths = torch.full((b,), context, dtype=torch.int32, device=self._place)
-        caches = [
-            (self._random(*shape, dtype=kernel.dtype), self._random(*shape, dtype=kernel.dtype)) for _ in range(count)
-        ]
+    def _pair(self, *shape: int, dtype: str) -> tuple[Tensor, Tensor]:
+        """Keys and values."""
+        return self._random(*shape, dtype=dtype), self._random(*shape, dtype=dtype)
 
-        def attend(keys: Tensor, values: Tensor) -> Tensor:
+    def _has_paged_kernels(self, kernel: Kernel) -> bool:
+        return self._place != "cpu" and kernel.dtype in ("bfloat16", "float16")
+
+    def _paged(self, kernel: Kernel, count: int) -> Calls | None:
+        """PyTorch's variable-length kernel on pages in random order; None where this PyTorch or device has none."""
+        attend = varlen_attention() if self._has_paged_kernels(kernel) else None
+        if attend is None:
+            return None
+        torch, batch = self._torch, kernel["batch"]
+        rows, length = (1, kernel["context"]) if kernel.family == "decode_attention" else _chunk(kernel)
+        table, lengths = self._page_table(batch, length)
+        starts = torch.arange(batch + 1, dtype=torch.int32, device=self._place) * rows
+        query = self._random(batch * rows, kernel["heads"], HEAD_DIM, dtype=kernel.dtype)
+
+        def call(keys: Tensor, values: Tensor) -> Tensor:
+            return attend(
+                query,
+                keys,
+                values,
+                starts,
+                None,
+                rows,
+                length,
+                window_size=(-1, 0),
+                enable_gqa=kernel["heads"] != kernel["kv_heads"],
+                seqused_k=lengths,
+                block_table=table,
+            )
+
+        pool = (table.numel(), PAGE_TOKENS, kernel["kv_heads"], HEAD_DIM)
+        caches = [self._pair(*pool, dtype=kernel.dtype)]
+        if not _runs(call, *caches[0]):
+            return None
+        caches += [self._pair(*pool, dtype=kernel.dtype) for _ in range(count - 1)]
+        return Calls([_call(call, k, v) for k, v in caches], f"varlen_attn, KV in pages of {PAGE_TOKENS}")
+
+    def _paged_flash(self, kernel: Kernel, count: int) -> Calls | None:
+        """The package flash-attn on pages in random order; None where it is not installed."""
+        flash = flash_attention() if self._has_paged_kernels(kernel) else None
+        if flash is None:
+            return None
+        table, lengths = self._page_table(kernel["batch"], kernel["context"])
+        query = self._random(kernel["batch"], 1, kernel["heads"], HEAD_DIM, dtype=kernel.dtype)
+        pool = (table.numel(), PAGE_TOKENS, kernel["kv_heads"], HEAD_DIM)
+
+        def call(keys: Tensor, values: Tensor) -> Tensor:
             return flash.flash_attn_with_kvcache(
                 query, keys, values, cache_seqlens=lengths, block_table=table, causal=True
             )
 
-        return Calls([_call(attend, k, v) for k, v in caches], f"flash_attn_with_kvcache, KV in pages of {PAGE_TOKENS}")
+        caches = [self._pair(*pool, dtype=kernel.dtype) for _ in range(count)]
+        return Calls([_call(call, k, v) for k, v in caches], f"flash_attn_with_kvcache, KV in pages of {PAGE_TOKENS}")
+
+    def _page_table(self, batch: int, length: int) -> tuple[Tensor, Tensor]:
+        """int32[batch, pages] in random order, and int32[batch] lengths."""
+        torch, pages = self._torch, -(-length // PAGE_TOKENS)
+        table = torch.randperm(batch * pages, device=self._place).to(torch.int32).reshape(batch, pages)
+        return table, torch.full((batch,), length, dtype=torch.int32, device=self._place)
 
     def _moe(self, kernel: Kernel) -> Calls:
         """Gated experts on sorted rows: gather, two products with the activation between, weighted sum per token."""
@@ -249,6 +292,11 @@ class TorchKernels:
         return Calls([lambda: functional.embedding(ids, table)], "embedding")
 
 
+def _chunk(kernel: Kernel) -> tuple[int, int]:
+    """Query rows of one sequence, and keys that they may see at the end."""
+    return kernel["tokens"], kernel["tokens"] + kernel["cached"]
+
+
 def _call(function: Callable[..., Any], *operands: Any) -> Call:
     return lambda: function(*operands)
 
@@ -276,6 +324,15 @@ def _sample(torch: Any, logits: Tensor) -> Tensor:
 
 def _most_bytes(facts: DeviceFacts) -> float:
     return 0.4 * facts.memory_bytes if facts.memory_bytes else 4e9
+
+
+@lru_cache(maxsize=1)
+def varlen_attention() -> Any:
+    """PyTorch's variable-length attention, since 2.10; whether it takes page tables shows when it is called."""
+    try:
+        return import_module("torch.nn.attention.varlen").varlen_attn
+    except (ImportError, AttributeError):
+        return None
 
 
 @lru_cache(maxsize=1)
