@@ -14,8 +14,9 @@ from apex_sim.cli import main  # noqa: E402
 from hardware_profiles.errors import UserError  # noqa: E402
 from simulator.serve_runner.batch import Piece, StepBatch  # noqa: E402
 from simulator.serve_runner.graphs import Padded  # noqa: E402
-from simulator.serve_runner.pages import GatheredAttention, PagedCache, Varlen  # noqa: E402
+from simulator.serve_runner.pages import GatheredAttention, PagedCache, Varlen, VarlenCall  # noqa: E402
 from simulator.serve_runner.shapes import architecture_of, serve_model  # noqa: E402
+from simulator.serve_runner.slots import SlotAttention, SlotCache  # noqa: E402
 from simulator.serve_runner.worker import TorchWorker, WorkerSettings, open_device  # noqa: E402
 
 PROMPTS = (50, 37, 20)
@@ -64,6 +65,23 @@ def test_chunks_and_cached_steps_give_the_logits_of_the_prompt_at_once(name: str
     assert torch.allclose(last_logits(worker(name, layout), chunk), whole, atol=TOLERANCE)
 
 
+def test_slots_attended_together_give_what_they_give_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The masked kernel of other devices, on the CPU: idle slots between busy ones, and slots out of order."""
+    engine = worker("tiny", "slots")
+    assert isinstance(engine.cache, SlotCache)
+    for row in (9, 2, 1, 0):
+        engine.cache.slot_of(row)
+    engine.release(9)
+    prompts = tuple(Piece(row=row, start=0, tokens=tokens_of(row)[:-1], samples=False) for row in range(3))
+    engine.execute(StepBatch(decode=(), prefill=prompts))
+    last = tuple(Piece(row=r, start=PROMPTS[r] - 1, tokens=tokens_of(r)[-1:], samples=True) for r in range(3))
+    with torch.inference_mode():
+        apart = engine.logits(StepBatch(decode=last, prefill=()))
+        monkeypatch.setattr(SlotAttention, "together_on", frozenset({"cpu"}))
+        together = engine.logits(StepBatch(decode=last, prefill=()))
+    assert torch.allclose(together, apart, atol=TOLERANCE)
+
+
 def test_attention_is_that_of_the_textbook() -> None:
     """One layer's attention on pages against softmax(q k / sqrt(d)) v, written out."""
     arch = architecture_of(serve_model("tiny"))
@@ -103,20 +121,35 @@ def test_a_chunk_that_ends_no_prompt_samples_nothing() -> None:
     assert worker("tiny", "slots").execute(StepBatch(decode=(), prefill=(piece,))) == []
 
 
+def plain_reading(self: Varlen, q: Any, keys: Any, values: Any) -> Any:
+    """What the paged kernel computes, sequence by sequence, from the same arguments."""
+    outs = []
+    for i, used in enumerate(self.used.tolist()):
+        k, v = (x[self.tables[i].long()].flatten(0, 1)[:used].repeat_interleave(2, dim=1) for x in (keys, values))
+        begin, end = self.starts[i], self.starts[i + 1]
+        scores = torch.einsum("qhd,khd->hqk", q[begin:end], k) / q.shape[-1] ** 0.5
+        seen = torch.ones(end - begin, used, dtype=torch.bool).tril(used - int(end - begin))
+        outs.append(torch.einsum("hqk,khd->qhd", scores.masked_fill(~seen, float("-inf")).softmax(-1), v))
+    return torch.cat(outs)
+
+
+KERNEL = VarlenCall(enable_gqa=True, key_starts=False)
+
+
+@pytest.mark.parametrize("chunk", [7, 1])
+def test_arguments_of_the_paged_kernel_say_what_is_to_be_read(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(Varlen, "attend", plain_reading)
+    engine = worker("tiny", "paged")
+    assert isinstance(engine.cache, PagedCache)
+    engine.cache.kernel = KERNEL
+    whole = last_logits(worker("tiny", "slots"), chunk=1000)
+    assert torch.allclose(last_logits(engine, chunk), whole, atol=TOLERANCE)
+
+
 def test_padded_decode_batches_compute_what_unpadded_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """The inputs of a CUDA graph, run on the CPU with a plain reading of the block tables in place of the kernel."""
 
-    def attend(self: Varlen, q: Any, keys: Any, values: Any) -> Any:
-        outs = []
-        for i, used in enumerate(self.used.tolist()):
-            k, v = (x[self.tables[i].long()].flatten(0, 1)[:used].repeat_interleave(2, dim=1) for x in (keys, values))
-            begin, end = self.starts[i], self.starts[i + 1]
-            scores = torch.einsum("qhd,khd->hqk", q[begin:end], k) / q.shape[-1] ** 0.5
-            seen = torch.ones(end - begin, used, dtype=torch.bool).tril(used - int(end - begin))
-            outs.append(torch.einsum("hqk,khd->qhd", scores.masked_fill(~seen, float("-inf")).softmax(-1), v))
-        return torch.cat(outs)
-
-    monkeypatch.setattr(Varlen, "attend", attend)
+    monkeypatch.setattr(Varlen, "attend", plain_reading)
     engine = worker("tiny", "paged")
     assert isinstance(engine.cache, PagedCache)
     prompts = tuple(Piece(row=row, start=0, tokens=tokens_of(row)[:-1], samples=False) for row in range(3))
@@ -125,7 +158,7 @@ def test_padded_decode_batches_compute_what_unpadded_ones_do(monkeypatch: pytest
     with torch.inference_mode():
         assert isinstance(engine.cache.prepare(StepBatch(decode=last, prefill=())), GatheredAttention)
         expected = engine.logits(StepBatch(decode=last, prefill=())).argmax(-1)
-        engine.cache.kernel = True
+        engine.cache.kernel = KERNEL
         assert torch.equal(engine.logits(StepBatch(decode=last, prefill=())).argmax(-1), expected)
         padded = Padded(engine.network, engine.cache, 8)
         padded.fill(last)

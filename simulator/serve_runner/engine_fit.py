@@ -53,10 +53,10 @@ class EngineFit:
 
 
 def calibration_traces(max_num_seqs: int, max_model_len: int, seed: int = CALIBRATION_SEED) -> list[Trace]:
-    """Closed loops of 1, 4, 16 ... requests of all lengths: batches of every size, prompts of every size, mixed steps."""
+    """Closed loops of 1, 2, 4, 8, 16, 64 ... requests: batches and prompts of all sizes, mixed steps."""
     rng = np.random.default_rng(seed)
     traces = []
-    places = [n for n in (1, 4, 16, 64, 256) if n < max_num_seqs] + [max_num_seqs]
+    places = [n for n in (1, 2, 4, 8, 16, 64, 256) if n < max_num_seqs] + [max_num_seqs]
     longest = min(1024, max_model_len // 2)
     for n in places:
         count = 2 * n + 4

@@ -37,7 +37,8 @@ class Padded:
         self.used = torch.ones(size, dtype=torch.int32, **options)
         self.tables = torch.full((size, blocks), cache.scratch, dtype=torch.int32, **options)
         starts = torch.arange(size + 1, dtype=torch.int32, **options)
-        self._varlen = Varlen(starts, self.used, self.tables, longest_query=1, longest=cache.max_len)
+        assert cache.kernel is not None
+        self._varlen = Varlen(cache.kernel, starts, self.used, self.tables, longest_query=1, longest=cache.max_len)
         self.numbers[2] = cache.scratch * cache.block_size
 
     def run(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

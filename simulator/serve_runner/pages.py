@@ -6,12 +6,25 @@ gathered first (right, but it copies what it reads: use slots there to measure).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from simulator.serve_runner.attention import Tensor, attend_prompt
 from simulator.serve_runner.batch import Piece, StepBatch
 from simulator.serve_runner.shapes import Architecture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VarlenCall:
+    """How this version of PyTorch wants its variable-length kernel called with block tables."""
+
+    enable_gqa: bool
+    """It has the argument."""
+    key_starts: bool
+    """It insists on offsets of the keys, although the block tables replace them."""
 
 
 class PagedCache:
@@ -28,7 +41,7 @@ class PagedCache:
         max_len: int,
         dtype: Any,
         device: Any,
-        kernel: bool = False,
+        kernel: VarlenCall | None = None,
     ) -> None:
         import torch
 
@@ -39,7 +52,7 @@ class PagedCache:
         self.max_len = max_len
         self.device = device
         self.kernel = kernel
-        """Attend through the device's paged kernel."""
+        """How to call the device's paged kernel; None: gather the pages."""
         self.scratch = num_blocks
         self._free = list(range(num_blocks - 1, -1, -1))
         self._tables: dict[int, list[int]] = {}
@@ -64,7 +77,9 @@ class PagedCache:
     def prepare(self, batch: StepBatch) -> KernelAttention | GatheredAttention:
         """Blocks and tables of a step."""
         tables = [self.table_of(piece) for piece in batch.pieces]
-        return KernelAttention(self, batch, tables) if self.kernel else GatheredAttention(self, batch, tables)
+        if self.kernel is None:
+            return GatheredAttention(self, batch, tables)
+        return KernelAttention(self, batch, tables, self.kernel)
 
     def places(self, pieces: Sequence[Piece], tables: Sequence[list[int]]) -> list[int]:
         """Index of every token of the step in the cache seen as one row of tokens."""
@@ -111,12 +126,15 @@ class GatheredAttention:
 class Varlen:
     """Arguments of the paged kernel for sequences that are computed together."""
 
-    def __init__(self, starts: Tensor, used: Tensor, tables: Tensor, *, longest_query: int, longest: int) -> None:
+    def __init__(
+        self, call: VarlenCall, starts: Tensor, used: Tensor, tables: Tensor, *, longest_query: int, longest: int
+    ) -> None:
         self.starts, self.used, self.tables = starts, used, tables
+        self._call = call
         self._longest_query, self._longest = longest_query, longest
 
     @classmethod
-    def of(cls, cache: PagedCache, pieces: Sequence[Piece], tables: Sequence[list[int]]) -> Varlen:
+    def of(cls, call: VarlenCall, cache: PagedCache, pieces: Sequence[Piece], tables: Sequence[list[int]]) -> Varlen:
         """Of the pieces of a step."""
         import torch
 
@@ -129,6 +147,7 @@ class Varlen:
             return torch.tensor(values, dtype=torch.int32).to(cache.device, non_blocking=True)
 
         return cls(
+            call,
             on_device(starts),
             on_device([piece.end for piece in pieces]),
             on_device([table + [cache.scratch] * (widest - len(table)) for table in tables]),
@@ -140,32 +159,33 @@ class Varlen:
         """The kernel; causal from the end of every sequence."""
         from torch.nn.attention.varlen import varlen_attn
 
+        more: dict[str, Any] = {"enable_gqa": q.shape[1] != keys.shape[2]} if self._call.enable_gqa else {}
         return varlen_attn(
             q,
             keys,
             values,
             self.starts,
-            None,
+            self.starts if self._call.key_starts else None,
             self._longest_query,
             self._longest,
             window_size=(-1, 0),
-            enable_gqa=q.shape[1] != keys.shape[2],
             seqused_k=self.used,
             block_table=self.tables,
+            **more,
         )
 
 
 class KernelAttention:
     """Decoding sequences in one call of the paged kernel, prompts in another."""
 
-    def __init__(self, cache: PagedCache, batch: StepBatch, tables: list[list[int]]) -> None:
+    def __init__(self, cache: PagedCache, batch: StepBatch, tables: list[list[int]], call: VarlenCall) -> None:
         import torch
 
         self._cache = cache
         self._num_decode = num = len(batch.decode)
         self._places = torch.tensor(cache.places(batch.pieces, tables)).to(cache.device, non_blocking=True)
-        self._decode = Varlen.of(cache, batch.decode, tables[:num]) if batch.decode else None
-        self._prefill = Varlen.of(cache, batch.prefill, tables[num:]) if batch.prefill else None
+        self._decode = Varlen.of(call, cache, batch.decode, tables[:num]) if batch.decode else None
+        self._prefill = Varlen.of(call, cache, batch.prefill, tables[num:]) if batch.prefill else None
 
     def run(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store and attend; see StepAttention."""
@@ -183,37 +203,61 @@ class KernelAttention:
         return torch.cat((decoded, self._prefill.attend(q[num:], keys, values)))
 
 
-def has_paged_kernel(arch: Architecture, device: Any, dtype: Any, block_size: int) -> bool:
-    """Whether this PyTorch attends through block tables on this device, and gets it right: two queries are compared with
-    attention on gathered pages."""
+def paged_kernel(arch: Architecture, device: Any, dtype: Any, block_size: int) -> VarlenCall | None:
+    """How this PyTorch attends through block tables on this device, or None when it does not, or not rightly: a prompt and a
+    decode row behind it are compared with attention on gathered pages."""
     import torch
 
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
-        return False
-    one_layer = Architecture(
-        hidden=arch.hidden,
-        num_layers=1,
-        num_heads=arch.num_heads,
-        num_kv_heads=arch.num_kv_heads,
-        head_dim=arch.head_dim,
-        intermediate=1,
-        vocab=2,
-        tied=False,
-    )
-    batch = StepBatch(decode=(), prefill=(Piece(row=0, start=0, tokens=(0,) * (block_size + 3), samples=True),))
-    generator = torch.Generator(device=device).manual_seed(0)
-    outputs = []
+        return None
     try:
-        for kernel in (True, False):
-            cache = PagedCache(
-                one_layer, num_blocks=4, block_size=block_size, max_len=4, dtype=dtype, device=device, kernel=kernel
-            )
-            generator.manual_seed(0)
+        from torch.nn.attention.varlen import varlen_attn
+
+        known = signature(varlen_attn).parameters
+    except ImportError:
+        return None
+    if not {"seqused_k", "block_table", "window_size"} <= set(known):
+        return None
+    for key_starts in (False, True):
+        call = VarlenCall(enable_gqa="enable_gqa" in known, key_starts=key_starts)
+        try:
+            if _agrees(arch, device, dtype, block_size, call):
+                return call
+        except (RuntimeError, TypeError, ValueError, AttributeError):
+            continue
+    return None
+
+
+def _agrees(arch: Architecture, device: Any, dtype: Any, block_size: int, call: VarlenCall) -> bool:
+    """Whether the kernel gives what attention on gathered pages gives, up to 16-bit rounding."""
+    import torch
+
+    first = Piece(row=0, start=0, tokens=(0,) * (block_size + 3), samples=True)
+    steps = (
+        StepBatch(decode=(), prefill=(first,)),
+        StepBatch(decode=(Piece(row=0, start=first.end, tokens=(0,), samples=True),), prefill=()),
+    )
+    outputs: list[Tensor] = []
+    for kernel in (call, None):
+        generator = torch.Generator(device=device).manual_seed(0)
+        cache = PagedCache(
+            dataclasses.replace(arch, num_layers=1),
+            num_blocks=4,
+            block_size=block_size,
+            max_len=4 * block_size,
+            dtype=dtype,
+            device=device,
+            kernel=kernel,
+        )
+        for step in steps:
+            tokens = len(step.pieces[0].tokens)
             q, k, v = (
-                torch.randn(block_size + 3, heads, arch.head_dim, generator=generator, device=device, dtype=dtype)
+                torch.randn(tokens, heads, arch.head_dim, generator=generator, device=device, dtype=dtype)
                 for heads in (arch.num_heads, arch.num_kv_heads, arch.num_kv_heads)
             )
-            outputs.append(cache.prepare(batch).run(0, q, k, v))
-    except (ImportError, RuntimeError, TypeError, ValueError, AttributeError):
-        return False
-    return bool(torch.allclose(outputs[0].float(), outputs[1].float(), atol=3e-2, rtol=3e-2))
+            outputs.append(cache.prepare(step).run(0, q, k, v).float())
+    half = len(outputs) // 2
+    return all(
+        torch.allclose(one, other, atol=3e-2, rtol=3e-2)
+        for one, other in zip(outputs[:half], outputs[half:], strict=True)
+    )

@@ -45,7 +45,10 @@ class SlotCache:
 
 
 class SlotAttention:
-    """Decoding sequences in one masked kernel over the slots up to the highest busy one; prompts one by one."""
+    """Prompts one by one. Decoding sequences likewise on a CPU, each with exactly its own keys; elsewhere, where launches are
+    dear, in one masked kernel over the slots up to the highest busy one."""
+
+    together_on = frozenset({"cuda"})
 
     def __init__(self, cache: SlotCache, batch: StepBatch) -> None:
         import torch
@@ -57,7 +60,9 @@ class SlotAttention:
         self._slots, self._positions = where[:, 0], where[:, 1]
         self._num_decode = len(batch.decode)
         self._prefill: list[tuple[Piece, int]] = [(piece, slots[piece.row]) for piece in batch.prefill]
-        if batch.decode:
+        self._lengths = [(slots[p.row], p.end) for p in batch.decode]
+        self._together = cache.device.type in self.together_on
+        if batch.decode and self._together:
             self._prepare_decode([slots[p.row] for p in batch.decode], [p.end for p in batch.decode])
 
     def _prepare_decode(self, slots: list[int], lengths: list[int]) -> None:
@@ -81,7 +86,8 @@ class SlotAttention:
         out = torch.empty_like(q)
         at = self._num_decode
         if at:
-            out[:at] = self._decode(q[:at], keys, values)
+            decode = self._decode if self._together else self._decode_each
+            out[:at] = decode(q[:at], keys, values)
         for piece, slot in self._prefill:
             end = at + len(piece.tokens)
             out[at:end] = attend_prompt(
@@ -90,8 +96,22 @@ class SlotAttention:
             at = end
         return out
 
+    def _decode_each(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """One kernel per sequence; query heads that share a KV head are rows of one small matrix, so keys are read once."""
+        import torch
+        import torch.nn.functional as f
+
+        num, heads, width = q.shape
+        kv_heads = keys.shape[1]
+        grouped = q.view(num, 1, kv_heads, heads // kv_heads, width)
+        outs = [
+            f.scaled_dot_product_attention(grouped[i], keys[slot, :, :end][None], values[slot, :, :end][None])
+            for i, (slot, end) in enumerate(self._lengths)
+        ]
+        return torch.cat(outs).reshape(num, heads, width)
+
     def _decode(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Query heads that share a KV head are rows of one small matrix, so keys are read once."""
+        """All sequences at once, heads grouped in the same way."""
         import torch.nn.functional as f
 
         num, heads, width = q.shape

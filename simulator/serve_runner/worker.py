@@ -11,7 +11,7 @@ from simulator.serve_runner.attention import KvCache, Tensor
 from simulator.serve_runner.batch import Piece, StepBatch
 from simulator.serve_runner.graphs import DecodeGraphs
 from simulator.serve_runner.network import Network
-from simulator.serve_runner.pages import PagedCache, has_paged_kernel
+from simulator.serve_runner.pages import PagedCache, paged_kernel
 from simulator.serve_runner.shapes import Architecture
 from simulator.serve_runner.slots import SlotCache
 
@@ -80,7 +80,7 @@ class TorchWorker:
 
     def _cache(self) -> KvCache:
         s = self.settings
-        kernel = s.layout != "slots" and has_paged_kernel(self.arch, self.device, self.dtype, s.block_size)
+        kernel = None if s.layout == "slots" else paged_kernel(self.arch, self.device, self.dtype, s.block_size)
         common: dict[str, Any] = {"max_len": s.max_model_len, "dtype": self.dtype, "device": self.device}
         if kernel or s.layout == "paged":
             self.notes.append(f"KV cache: paged, {'PyTorch varlen kernel' if kernel else 'pages gathered before use'}")
@@ -90,8 +90,8 @@ class TorchWorker:
         return SlotCache(self.arch, slots=s.max_num_seqs, **common)
 
     def _graphs(self) -> DecodeGraphs | None:
-        paged_kernel = isinstance(self.cache, PagedCache) and self.cache.kernel
-        if not (self.settings.graphs and self.device.type == "cuda" and paged_kernel):
+        paged = isinstance(self.cache, PagedCache) and self.cache.kernel is not None
+        if not (self.settings.graphs and self.device.type == "cuda" and paged):
             self.notes.append("every step runs eagerly, one launch per operation")
             return None
         if self.arch.num_experts and self.network.grouped is None:
