@@ -114,19 +114,22 @@ def _loss(predicted_s: Floats, measured_s: Floats) -> float:
 def fit_engine(logs: Sequence[tuple[Deployment, Floats]], *, launches: bool = False) -> EngineFit:
     """Host times that explain the steps of all logs best (soft-L1 of the log error, as the kernel fits).
 
+    A step counts once for every token it yields, as in a mean of TPOT, and at least once.
     ``logs``: step logs, each with the deployment (hardware profile, model) it was made on. ``launches``: the device works
     beside the host, which may be the slower one.
     """
     from simulator.calibration.fitting import Bound, errors, fit, rounded
 
     kernels = np.concatenate([kernel_s(deployment, steps) for deployment, steps in logs])
+    layers = np.concatenate([_launched_layers(deployment, steps) for deployment, steps in logs])
     steps = np.concatenate([steps for _, steps in logs])
+    num_steps, kernel_share = len(steps), float(kernels.sum() / durations_s(steps).sum())
+    counted = np.repeat(np.arange(num_steps), np.maximum(1, column(steps, "logits_rows")).astype(np.int64))
+    kernels, layers, steps = kernels[counted], layers[counted], steps[counted]
     measured = durations_s(steps)
     tokens = column(steps, "decode_seqs") + column(steps, "prefill_tokens")
     seqs = column(steps, "decode_seqs") + column(steps, "prefill_seqs")
     parts = {"step_fixed_s": np.ones(len(steps)), "step_seq_s": seqs, "step_token_s": tokens}
-
-    layers = np.concatenate([_launched_layers(deployment, steps) for deployment, steps in logs])
 
     def predict(values: dict[str, Any], rows: npt.NDArray[np.bool_]) -> Floats:
         device_s = np.maximum(kernels[rows], values.get(LAUNCH, 0.0) * layers[rows])
@@ -147,8 +150,8 @@ def fit_engine(logs: Sequence[tuple[Deployment, Floats]], *, launches: bool = Fa
     median, p90 = errors(predict(found, everything), measured)
     return EngineFit(
         seconds={name: rounded(found[name]) if found[name] > 2 * SMALLEST_S else 0.0 for name in found},
-        num_steps=len(steps),
+        num_steps=num_steps,
         median_error=median,
         p90_error=p90,
-        kernel_share=float(kernels.sum() / measured.sum()),
+        kernel_share=kernel_share,
     )

@@ -73,7 +73,7 @@ SUITES: Mapping[str, tuple[Case, ...]] = {
         Case(
             model="small",
             dtype="bfloat16",
-            loads=_loads(*_SHORT, (0.3, 16), (0.7, 28), (1.1, 36)),
+            loads=_loads(*_SHORT, (0.3, 14), (1.0, 32), (2.5, 64)),
             max_num_seqs=16,
             max_num_batched_tokens=256,
             max_model_len=1024,
