@@ -73,6 +73,8 @@ class EngineProfile:
     device's constants were measured with (old libraries on a new architecture)."""
     moe_compile_s: float = 0.0
     """Compiling one more variant of the MoE kernels, at the first step that needs it after a start [s]; with cold_start."""
+    exposed_host: dict[str, float] = field(default_factory=dict)
+    """Architecture -> share of sync_step_* that shows although steps are scheduled ahead."""
     top_p_row_passes: float = 0.0
     """Passes over a row of float32 logits that top-p / top-k filtering makes (sort, cumulative sum, mask, scatter)."""
     sampling: Sampling = "default"

@@ -76,10 +76,10 @@ class StepModel:
         """Per device, in the dtype of the linear layers: what MFU refers to."""
         self.bandwidth_bytes_per_s = device.memory_bandwidth_bytes_per_s
         self._tp = plan.tp
-        exposed = not engine.async_scheduling and plan.pp == 1  # micro-batches of other stages hide the host's work
+        exposed = _exposed_share(engine, device.architecture) if plan.pp == 1 else 0.0  # else other stages' work hides it
         slowness = cluster.node.cpu_slowness
-        self._fixed_s = slowness * (engine.step_fixed_s + (engine.sync_step_fixed_s if exposed else 0.0))
-        self._seq_s = slowness * (engine.step_seq_s + (engine.sync_step_seq_s if exposed else 0.0))
+        self._fixed_s = slowness * (engine.step_fixed_s + exposed * engine.sync_step_fixed_s)
+        self._seq_s = slowness * (engine.step_seq_s + exposed * engine.sync_step_seq_s)
         self._token_s = slowness * engine.step_token_s
         self._launches = launches_of(engine, slowness)
         self._host_j = energy_j(power_fit_of(device), 1.0, 0.0, 0.0, device.tdp_w) * plan.tp
@@ -208,6 +208,13 @@ class StepModel:
     def hbm_bytes(self, shape: StepShape) -> float:
         """Memory traffic of a step over all devices of the replica [B]."""
         return sum(stage.nbytes(shape) for stage in self.stages)
+
+
+def _exposed_share(engine: EngineProfile, architecture: str) -> float:
+    """Share of the host's work between steps that the device waits for."""
+    if not engine.async_scheduling:
+        return 1.0
+    return engine.exposed_host.get(architecture.lower(), 0.0)
 
 
 def _filter_row_s(model: ModelSpec, cluster: Cluster, engine: EngineProfile) -> float:
