@@ -61,30 +61,18 @@ class View:
 
     @cached_property
     def gaps(self) -> tuple[Floats, Floats]:
-        """Gaps between tokens [s] and how often each occurs; within the window where it is a steady state."""
-        gaps, counts = [], []
-        for replica in self.result.record.replicas:
-            some, times = replica.gaps.weighted()
-            if self.run.window.steady and replica.gaps.is_exact:
-                begin, end = (self._gaps_until(t) for t in self.span_s)
-                before = np.cumsum(times)
-                inside = (before > begin) & (before <= end)
-                if inside.any():
-                    some, times = some[inside], times[inside]
-            gaps.append(some)
-            counts.append(times.astype(np.float64))
-        return np.concatenate(gaps), np.concatenate(counts)
+        """Gaps between tokens [s] and how often each occurs, of the whole run: harnesses pool those of all requests, also
+        where throughput and energy are those of a steady state."""
+        parts = [replica.gaps.weighted() for replica in self.result.record.replicas]
+        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]).astype(np.float64)
 
-    def _tokens_until(self, time_s: float, *, first_tokens: bool) -> float:
+    def _tokens_until(self, time_s: float) -> float:
         """Output tokens that all requests have emitted by ``time_s``; each request's tokens are evenly spread."""
         column, done = self.result.column, self.result.completed
         first, finish = column("first_token_s")[done], column("finish_s")[done]
         gaps = column("output_tokens")[done] - 1
         progress = np.clip((time_s - first) / np.maximum(finish - first, 1e-12), 0.0, 1.0)
-        return float((gaps * progress).sum() + (first_tokens and (first <= time_s).sum()))
-
-    def _gaps_until(self, time_s: float) -> float:
-        return self._tokens_until(time_s, first_tokens=False)
+        return float((gaps * progress).sum() + (first <= time_s).sum())
 
     @cached_property
     def span_s(self) -> tuple[float, float]:
@@ -107,7 +95,7 @@ class View:
     def output_tokens(self) -> float:
         """Tokens emitted in the window."""
         if self.run.window.steady:
-            begin, end = (self._tokens_until(t, first_tokens=True) for t in self.span_s)
+            begin, end = (self._tokens_until(t) for t in self.span_s)
             return end - begin
         return float(self._column("output_tokens").sum())
 

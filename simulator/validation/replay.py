@@ -31,7 +31,9 @@ Kernels = Literal["own", "transferred", "datasheet"]
 defaults of devices that nobody measured. The last two only for devices that were."""
 KERNELS: tuple[Kernels, ...] = get_args(Kernels)
 
-FRONT_END: Mapping[str, Any] = dict.fromkeys(("request_fixed_s", "request_token_s", "response_s", "stream_token_s"), 0.0)
+FRONT_END: Mapping[str, Any] = dict.fromkeys(
+    ("request_fixed_s", "request_token_s", "response_s", "stream_token_s"), 0.0
+)
 """What lies between a client and the engine's queue; times measured in the engine do not have it."""
 LONG = 2000
 """Requests from which one seed is enough: the run averages by itself."""
