@@ -190,7 +190,8 @@ def load_of(view: View) -> str:
     load = view.run.workload
     if load.concurrency is not None or view.result.trace.duration_s == 0.0:
         return "closed loop"
-    front_s = view.result.deployment.engine.request_fixed_s
+    engine = view.result.deployment.engine
+    front_s = engine.request_fixed_s + engine.request_token_s * float(view._column("input_tokens").mean())
     queue, tpot = view.statistic("queue", 90.0) - front_s, view.statistic("tpot", None)
     if view.statistic("queue", None) > OVERLOAD_SHARE * view.statistic("e2e", None):
         return "overloaded"
