@@ -21,6 +21,7 @@ T = TypeVar("T")
 POSITIVE_FIELDS = frozenset(
     {
         *("compute", "memory", "norm", "row_pad", "bandwidth1_bytes_per_s", "bandwidth2_bytes_per_s"),
+        *("bandwidth3_bytes_per_s", "share4", "share8"),
         *("bandwidth_bytes_per_s", "efficiency", "dense_flop_per_s", "memory_bytes", "memory_bandwidth_bytes_per_s"),
         *(
             "write_bandwidth_bytes_per_s",
@@ -116,6 +117,8 @@ def convert(hint: Any, value: object, *, where: str, field: str) -> Any:
         return _table(typing.get_args(hint)[1], value, where=where, field=field)
     if dataclasses.is_dataclass(hint):
         return from_mapping(typing.cast("type[Any]", hint), value, where=where, field=field)
+    if hint is bool:
+        return _choice((True, False), value, where=where, field=field)
     if hint in (int, float):
         return _number(hint, value, where=where, field=field)
     return _text(value, where=where, field=field)

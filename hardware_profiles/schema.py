@@ -36,6 +36,8 @@ class GemmFit:
     launch_s: float
     norm: float
     quantise: float = 0.0
+    wave: float = 0.0
+    """Share of the idle time of partly filled tiles and waves that the kernels do not hide; 0: all is hidden."""
     median_error: float | None = None
     p90_error: float | None = None
     """Absolute relative errors on shapes the fit has not seen."""
@@ -44,13 +46,17 @@ class GemmFit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefillAttentionFit:
-    """t = flop / (compute * peak * occ) + bytes / (memory * bandwidth) + launch_s, occ = u / (u + occupancy),
-    u = sequences * heads * ceil(q / 128) / num_sms."""
+    """t = (flop / (compute * peak) + pairs * heads * softmax_s) / occ + bytes / (memory * bandwidth) + launch_s,
+    occ = u / (u + occupancy), u = sequences * heads * ceil(q / 128) / num_sms."""
 
     compute: float
     memory: float
     launch_s: float
     occupancy: float = 0.0
+    softmax_s: float = 0.0
+    """Exponential of one query-key pair of one head, as far as the matrix products do not hide it [s]."""
+    cached_bytes: float = 0.0
+    """Traffic of a layer that stays in the last-level cache [B]; bytes count above it."""
     tile_rows: float = 1.0
     """Query rows of a tile that is computed whole against the cached prefix (1: no padding)."""
     median_error: float | None = None
@@ -79,7 +85,8 @@ class MoeFit:
     """Grouped GEMM over the experts hit: as GemmFit on padded rows, plus activation traffic.
 
     flop counts rows padded to ``row_pad`` per active expert; bytes are the weights of the expected active experts plus
-    ``activation`` times the activation bytes (gather, intermediate, scatter).
+    ``activation`` times the activation bytes (gather, intermediate, scatter). Sorting and summing the rows of all tokens
+    that the rank sees adds ``routing`` passes over them.
     """
 
     compute: float
@@ -88,8 +95,8 @@ class MoeFit:
     norm: float
     row_pad: float = 1.0
     activation: float = 1.0
-    sharded: float = 1.0
-    """Factor on the time of a rank that holds only some of the experts (ep > 1) and sees the tokens of all."""
+    routing: float = 0.0
+    """Passes over the 16-bit rows of all (token, expert) pairs, whichever rank computes them, at memory speed."""
     median_error: float | None = None
     p90_error: float | None = None
     source: str = ""
@@ -97,11 +104,11 @@ class MoeFit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectiveFit:
-    """Two-regime alpha-beta of one collective: the faster of a latency-optimal and a bandwidth-optimal algorithm.
+    """Alpha-beta of one collective: the fastest of two or three algorithms and protocols.
 
     With V the bytes each rank must move (2(n-1)/n * S for all-reduce, (n-1)/n * S for the others):
-    t = min(alpha1_s + alpha1_rank_s (n-1) + V max(1, n/2) / bandwidth1,
-            alpha2_s + alpha2_rank_s (n-1) + V / bandwidth2).
+    t = min(alpha1_s + alpha1_rank_s (n-1) + V max(1, n/2) / (bandwidth1 share(n)),
+            alpha2_s + alpha2_rank_s (n-1) + V / (bandwidth2 share(n)), the same with 3).
     """
 
     alpha1_s: float
@@ -110,6 +117,14 @@ class CollectiveFit:
     alpha2_s: float
     alpha2_rank_s: float
     bandwidth2_bytes_per_s: float
+    alpha3_s: float = 0.0
+    alpha3_rank_s: float = 0.0
+    bandwidth3_bytes_per_s: float | None = None
+    """None: two regimes."""
+    share4: float = 1.0
+    share8: float = 1.0
+    """Bandwidth among 4, and among 8 and more, ranks as a share of that between two (PCIe switches and sockets, NVLink
+    multicast). Between these numbers of ranks it is interpolated in the logarithms."""
     median_error: float | None = None
     p90_error: float | None = None
     source: str = ""
@@ -150,6 +165,8 @@ class PowerFit:
     base_w: float
     compute_w: float
     memory_w: float
+    limits_time: bool = False
+    """Fitted on a device at its power limit: work that would need more than the TDP takes longer."""
     source: str = ""
 
 

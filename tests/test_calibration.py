@@ -82,7 +82,7 @@ def test_attention_fits_find_the_parameters_that_made_the_data() -> None:
     heads = {"num_heads": [8.0, 32.0, 64.0], "num_key_value_heads": [8.0], "head_dim": [128.0]}
     names = {"framework": ["vllm"], "version": ["1"], "kernel_source": ["fa"]}
     prefill = PrefillAttentionFit(compute=0.6, memory=0.5, launch_s=1e-5, occupancy=0.8)
-    table = grid(**names, **heads, batch_size=[1.0, 8.0], isl=[64.0, 512.0, 4096.0, 16384.0], prefix_len=[0.0, 2048.0])
+    table = grid(**names, **heads, batch_size=[1.0, 8.0], isl=[64.0, 512.0, 4096.0, 16384.0], prefix_len=[0.0, 2048.0], window_size=[0.0])
     table = with_time(table, attention.predict_prefill(table, H100, "bfloat16", prefill))
     close(
         attention.fit_prefill_rows(table, H100, "bfloat16")[0], prefill, ("compute", "memory", "launch_s", "occupancy")
@@ -102,7 +102,7 @@ def test_decode_rows_whose_kv_stays_in_the_cache_are_left_out() -> None:
 
 
 def test_an_expert_fit_finds_the_parameters_that_made_the_data() -> None:
-    truth = MoeFit(compute=0.5, memory=0.8, launch_s=3e-5, norm=3.0, row_pad=8.0, activation=1.5)
+    truth = MoeFit(compute=0.5, memory=0.8, launch_s=3e-5, norm=3.0, row_pad=8.0, routing=0.7)
     table = grid(
         framework=["vllm"],
         version=["1"],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from physics_helpers import H100, LLAMA_8B, MIXTRAL, NETWORK, cluster, prefill_shape
 
-from hardware_profiles.schema import CollectiveFit, GemmFit
+from hardware_profiles.schema import CollectiveFit, GemmFit, PrefillAttentionFit
 from simulator.physics import kernels
 from simulator.physics.attention import attention_coefficients, prefill_cost
 from simulator.physics.collectives import Interconnect
@@ -103,12 +103,52 @@ def test_grouped_gemm_reads_only_active_experts():
     assert times == sorted(times)
 
 
-def test_a_rank_with_some_of_the_experts_pays_for_the_rows_of_all():
-    kwargs = dict(hidden=4096, intermediate=14336, weight_bytes=2.0, activation_bytes=2.0)
-    fit = replace(DEFAULT_MOE["bfloat16"], sharded=1.4)
-    peaks = dict(peak_flop_per_s=PEAK, bandwidth_bytes_per_s=BANDWIDTH)
-    whole, part = (kernels.grouped_gemm_s(64.0, 4.0, fit=fit, sharded=s, **peaks, **kwargs) for s in (False, True))
-    assert part == pytest.approx(1.4 * whole)
+def test_a_rank_with_some_of_the_experts_sorts_the_rows_of_all() -> None:
+    fit = replace(DEFAULT_MOE["bfloat16"], routing=2.0)
+    peaks, shape = {"peak_flop_per_s": 1e15, "bandwidth_bytes_per_s": 3e12}, {"hidden": 4096, "intermediate": 1536}
+    kwargs = {**shape, "weight_bytes": 2.0, "activation_bytes": 2.0}
+    own, all_of_them = (
+        kernels.grouped_gemm_s(64.0, 4.0, fit=fit, routed_rows=rows, **peaks, **kwargs) for rows in (None, 512.0)
+    )
+    assert all_of_them - own == pytest.approx(2.0 * (512 - 64) * 4096 * 2 / 3e12)
+
+
+def test_waves_are_whole_and_tiles_too() -> None:
+    assert kernels.idle_share(128, 256, 1) == 0.0
+    assert kernels.idle_share(128, 256, 132) == 131.0
+    assert kernels.idle_share(1, 256, 1) == 127.0
+    assert kernels.idle_share(129.0 * np.ones(2), 512, 4).tolist() == [128 / 129 * 2 - 1] * 2
+
+
+def test_half_as_wide_heads_take_more_than_half_the_time() -> None:
+    """One exponential per pair and head, whatever the width (FlashAttention-3 on H100: 484 against 600 TFLOP/s)."""
+    fit = PrefillAttentionFit(compute=1.0, memory=1.0, launch_s=0.0, softmax_s=2e-13)
+    shape = {"num_heads": 64, "num_kv_heads": 8, "kv_bytes": 2.0, "num_sms": 132, "fit": fit}
+    peaks = {"peak_flop_per_s": 989e12, "bandwidth_bytes_per_s": 1e18}
+    wide, narrow = (
+        kernels.prefill_attention_s(1, 8192, 8192 * 8193 / 2, 8192, head_dim=d, v_head_dim=d, **shape, **peaks)
+        for d in (128, 64)
+    )
+    products_s, exponentials_s = 4 * 128 * 64 * 8192 * 8193 / 2 / 989e12, 2e-13 * 64 * 8192 * 8193 / 2
+    assert wide == pytest.approx(products_s + exponentials_s, rel=1e-3)
+    assert narrow == pytest.approx(products_s / 2 + exponentials_s, rel=1e-3)
+
+
+def test_shares_of_the_link_lie_between_those_measured() -> None:
+    fit = replace(RING, share4=0.5, share8=0.25)
+    shares = [kernels.rank_share(n, fit) for n in (2, 3, 4, 6, 8, 16)]
+    assert shares == sorted(shares, reverse=True) and shares[0] == 1.0 and shares[2] == pytest.approx(0.5)
+    assert shares[4] == shares[5] == pytest.approx(0.25)
+    assert kernels.rank_share(np.array([2.0, 8.0]), fit).tolist() == pytest.approx([1.0, 0.25])
+
+
+def test_a_third_regime_is_used_where_it_is_faster() -> None:
+    fit = replace(RING, alpha3_s=1e-3, bandwidth3_bytes_per_s=RING.bandwidth2_bytes_per_s * 2)
+    for nbytes in (1e3, 1e9):
+        assert kernels.collective_s("all_reduce", nbytes, 4, fit) <= kernels.collective_s("all_reduce", nbytes, 4, RING)
+    small, large = (kernels.collective_s("all_gather", n, 4, fit) for n in (1.0, 1e9))
+    assert small == pytest.approx(kernels.collective_s("all_gather", 1.0, 4, RING))
+    assert large < kernels.collective_s("all_gather", 1e9, 4, RING)
 
 
 def test_uniform_routing_hits_the_closed_form():

@@ -16,7 +16,10 @@ from simulator.physics.kernels import decode_attention_s, prefill_attention_s
 
 FRAMEWORK = "vllm"
 HEAD_DIM = 128.0
-"""The width most models have, and the only one all devices were measured with."""
+"""The width most models have, and the only one that decode kernels and all devices were measured with."""
+HEAD_DIMS = (64.0, 128.0, 192.0, 256.0)
+OTHER_KERNELS = ("vllm_triton_attn", "vllm_flash_attn_fa4")
+"""Prefill kernels that stand in where the usual one does not take a width (192 with an fp8 cache, 512): left out."""
 
 COLD_SHARE = 1.3
 LAUNCH_BOUND_SHARE = 0.05
@@ -24,15 +27,21 @@ LAUNCH_BOUND_SHARE = 0.05
 so it stays in the cache, which in serving it never does (the weights of every layer pass in between). Smaller ones are
 kept: their time is the launch term whatever memory they come from."""
 
-PREFILL_SHAPE = ("batch_size", "isl", "prefix_len", "num_heads", "num_key_value_heads")
+PREFILL_SHAPE = (
+    *("batch_size", "isl", "prefix_len", "num_heads", "num_key_value_heads"),
+    *("head_dim", "window_size"),
+)
 MLA_KERNEL = "mla_decode(FlashMLA)"
 MLA_HEADS, MLA_LATENT, MLA_ROPE = 128.0, 512.0, 64.0
 """Shape of the FlashMLA rows (DeepSeek-V3)."""
 
 DECODE_SHAPE = ("batch_size", "kv_len_minus_1", "num_heads", "num_key_value_heads")
 
+SOFTMAX = Bound(2e-13, 1e-15, 3e-12)
+"""Seconds per query-key pair and head: 16 exponentials per clock and multiprocessor are 2.7e-13 s on an H100 (132
+multiprocessors, 1.755 GHz). Only kernels of several widths show it apart from the matrix products."""
 PREFILL_BOUNDS: Mapping[str, Bound] = {
-    "compute": Bound(0.65, 0.05, 1.2),
+    "compute": Bound(0.65, 0.05, 1.0),
     "memory": Bound(0.7, 0.1, 1.0),
     "launch_s": Bound(1e-5, 4e-6, 1e-4),
     "occupancy": Bound(0.5, 1e-3, 8.0),
@@ -45,14 +54,16 @@ DECODE_BOUNDS: Mapping[str, Bound] = {
 
 
 def fit_prefill(
-    table: Table, device: DeviceProfile, tile_rows: float = 1.0
+    table: Table, device: DeviceProfile, tile_rows: float = 1.0, cached_bytes: float = 0.0
 ) -> tuple[dict[str, PrefillAttentionFit], list[Points]]:
     """Prefill fits of every KV dtype the table has for a device."""
     fits: dict[str, PrefillAttentionFit] = {}
     shown: list[Points] = []
-    rows = table.select(framework=FRAMEWORK, head_dim=HEAD_DIM, window_size=0.0, attn_dtype="bfloat16")
+    rows = table.select(framework=FRAMEWORK, head_dim=HEAD_DIMS, attn_dtype="bfloat16")
+    rows = rows.where(~np.isin(rows["kernel_source"], OTHER_KERNELS))
     for key in rows.distinct("kv_cache_dtype"):
-        fits[key], seen = fit_prefill_rows(rows.select(kv_cache_dtype=key), device, key, tile_rows)
+        of_key = rows.select(kv_cache_dtype=key)
+        fits[key], seen = fit_prefill_rows(of_key, device, key, tile_rows, cached_bytes=cached_bytes)
         shown.append(seen)
     return fits, shown
 
@@ -60,19 +71,19 @@ def fit_prefill(
 def predict_prefill(rows: Table, device: DeviceProfile, key: str, fit: PrefillAttentionFit) -> FloatColumn:
     """Seconds of the rows under ``fit``; every row is a batch of equal prompts, maybe after a cached prefix."""
     seconds = np.empty(len(rows))
-    shapes = list(zip(rows["num_heads"].tolist(), rows["num_key_value_heads"].tolist(), strict=True))
-    for heads, kv_heads in sorted(set(shapes)):
-        same = np.array([s == (heads, kv_heads) for s in shapes])
+    shapes = list(zip(*(rows[c].tolist() for c in ("num_heads", "num_key_value_heads", "head_dim")), strict=True))
+    for heads, kv_heads, width in sorted(set(shapes)):
+        same = np.array([s == (heads, kv_heads, width) for s in shapes])
         b, q, past = (rows[name][same] for name in ("batch_size", "isl", "prefix_len"))
         seconds[same] = prefill_attention_s(
             b,
             b * q,
-            b * (q * past + q * (q + 1) / 2),
+            b * visible_pairs(q, past, rows["window_size"][same]),
             b * (q + past),
             num_heads=int(heads),
             num_kv_heads=int(kv_heads),
-            head_dim=int(HEAD_DIM),
-            v_head_dim=int(HEAD_DIM),
+            head_dim=int(width),
+            v_head_dim=int(width),
             kv_bytes=KV_BYTES[key],
             num_sms=device.num_sms,
             peak_flop_per_s=device.dense_flop_per_s["bfloat16"],
@@ -82,23 +93,34 @@ def predict_prefill(rows: Table, device: DeviceProfile, key: str, fit: PrefillAt
     return seconds
 
 
+def visible_pairs(new: FloatColumn, past: FloatColumn, window: FloatColumn) -> FloatColumn:
+    """Causal query-key pairs of a prompt; ``window`` 0: all keys are visible. Windowed rows have no cached prefix."""
+    everything = new * past + new * (new + 1) / 2
+    return np.where((window > 0) & (window < new), window * new - window * (window - 1) / 2, everything)
+
+
 def fit_prefill_rows(
     rows: Table,
     device: DeviceProfile,
     key: str,
     tile_rows: float = 1.0,
     bounds: Mapping[str, Bound] = PREFILL_BOUNDS,
+    cached_bytes: float = 0.0,
 ) -> tuple[PrefillAttentionFit, Points]:
-    """Fit one KV dtype."""
+    """Fit one KV dtype; the exponentials are a term of their own where rows have several widths of heads."""
+    if len(rows.distinct("head_dim")) > 1:
+        bounds = {**bounds, "softmax_s": SOFTMAX}
 
     def predicted(p: Parameters, mask: Mask) -> FloatColumn:
-        return predict_prefill(rows.where(mask), device, key, PrefillAttentionFit(**p, tile_rows=tile_rows))
+        guess = PrefillAttentionFit(**p, tile_rows=tile_rows, cached_bytes=cached_bytes)
+        return predict_prefill(rows.where(mask), device, key, guess)
 
     measured_s = rows["latency_ms"] * 1e-3
     scored = fit_and_score(predicted, measured_s, _groups(rows, "isl", "prefix_len"), bounds)
     result = PrefillAttentionFit(
         **rounded_all(scored.parameters),
         tile_rows=tile_rows,
+        cached_bytes=cached_bytes,
         median_error=rounded(scored.median_error, 3),
         p90_error=rounded(scored.p90_error, 3),
         source=_source(rows),

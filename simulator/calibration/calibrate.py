@@ -94,8 +94,10 @@ def fit_device(
         gemms = profiles.gemm_table(of_device)
         prefills, decodes = (profiles.attention_table(of_device, kind) for kind in ("attn_prefill", "attn_decode"))
         source = PROFILE_SOURCE if measured.profile in profiles.BANDWIDTH else EAGER_PROFILE_SOURCE
-    gemm_fits, seen_gemms = gemm.fit_gemms(gemms, device, measured.cache)
-    prefill_fits, seen_prefills = attention.fit_prefill(prefills, device, measured.prefill_tile_rows)
+    gemm_fits, seen_gemms = gemm.fit_gemms(gemms, device, measured.cache, measured.gemm_waves)
+    prefill_fits, seen_prefills = attention.fit_prefill(
+        prefills, device, measured.prefill_tile_rows, measured.prefill_cached_bytes
+    )
     decode_fits, seen_decodes = attention.fit_decode(decodes, device, measured.cache, measured.mixed_tile_rows)
     if measured.mla is not None and MLA_TABLE in tables and MLA_TWIN in devices:
         rows_mla = tables[MLA_TABLE].select(hardware=measured.mla)
@@ -151,6 +153,7 @@ def fit_powers(table: Table, devices: Mapping[str, DeviceProfile]) -> dict[str, 
             found = power.fit_power(table.select(gpu=measured.table), devices[measured.name])
             if found is not None:
                 own[measured.name] = found
+    own.update({name: line for name, line in power.SERVING.items() if name in devices})
     powers = dict(own)
     for name, source in POWER_FROM.items():
         if name in devices and source in own:

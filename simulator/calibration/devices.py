@@ -31,6 +31,12 @@ class MeasuredDevice:
     """Of 16-bit KV caches; see docs/calibration.md."""
     prefill_tile_rows: float = 128.0
     """A chunk of 16 tokens behind a cached prefix takes as long as one of 128 (RTX 4090, RTX PRO 6000; vLLM 0.19)."""
+    gemm_waves: bool = False
+    """GEMMs take whole waves of whole tiles. Held-out errors of A100 and of data-centre Blackwell fall with the term; those
+    of Hopper, Ada, GA102 and RTX PRO 6000, whose libraries choose other tiles or split along k, do not."""
+    prefill_cached_bytes: float = 0.0
+    """Queries, keys and outputs of a short prompt that never leave the L2 cache. Ada's prefill kernels beat the memory
+    bandwidth without (a tenth of the cache leaves the least error on L40S); elsewhere the rows do not show it."""
     mla: str | None = None
     """Value of column ``hardware`` in the InferSim kernel table whose FlashMLA rows stand for this device."""
     completed_from: str | None = None
@@ -46,7 +52,9 @@ hopper/heuristics.h, should_pack_gqa): 128 rows over groups of 8 heads. On H100 
 small prompt beside 16 to 104 decodes take as long as steps without one."""
 
 MEASURED: tuple[MeasuredDevice, ...] = (
-    MeasuredDevice(name="a100-sxm-80gb", table="a100_sxm", cache=Cache(40e6), mixed_tile_rows=FA2_TILE_ROWS),
+    MeasuredDevice(
+        name="a100-sxm-80gb", table="a100_sxm", cache=Cache(40e6), mixed_tile_rows=FA2_TILE_ROWS, gemm_waves=True
+    ),
     MeasuredDevice(
         name="h100-sxm",
         mla="H800",  # the same chip with fewer NVLinks
@@ -64,10 +72,16 @@ MEASURED: tuple[MeasuredDevice, ...] = (
         prefill_tile_rows=FA3_TILE_ROWS,
     ),
     # on data-centre Blackwell vLLM runs prompts and decodes in separate FlashInfer kernels: no shared tiles
-    MeasuredDevice(name="b200", table="b200_sxm", cache=Cache(126e6)),
-    MeasuredDevice(name="b300", table="b300_sxm", cache=Cache(126e6)),
-    MeasuredDevice(name="gb200", table="gb200", cache=Cache(126e6)),
-    MeasuredDevice(name="l40s", table="l40s", cache=Cache(96e6, True), mixed_tile_rows=FA2_TILE_ROWS),
+    MeasuredDevice(name="b200", table="b200_sxm", cache=Cache(126e6), gemm_waves=True),
+    MeasuredDevice(name="b300", table="b300_sxm", cache=Cache(126e6), gemm_waves=True),
+    MeasuredDevice(name="gb200", table="gb200", cache=Cache(126e6), gemm_waves=True),
+    MeasuredDevice(
+        name="l40s",
+        table="l40s",
+        cache=Cache(96e6, True),
+        mixed_tile_rows=FA2_TILE_ROWS,
+        prefill_cached_bytes=9.6e6,
+    ),
     MeasuredDevice(
         name="rtx-pro-6000",
         table="rtx_pro_6000_server",
@@ -79,6 +93,7 @@ MEASURED: tuple[MeasuredDevice, ...] = (
         name="rtx-4090",
         profile="RTX4090",
         cache=Cache(72e6),
+        prefill_cached_bytes=7.2e6,
         mixed_tile_rows=FA2_TILE_ROWS,
         completed_from="l40s",
     ),

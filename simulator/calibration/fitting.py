@@ -30,6 +30,10 @@ class Bound:
     high: float
 
 
+Bounds = Mapping[str, Bound] | Sequence[Mapping[str, Bound]]
+"""Of the parameters of one fit; a sequence: several starts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
     """Parameters fitted on all rows, and errors of two fits on halves of the shapes, each scored on the other half."""
@@ -57,8 +61,25 @@ def group_keys(*columns: FloatColumn) -> list[str]:
     return ["/".join(f"{v:g}" for v in row) for row in zip(*columns, strict=True)]
 
 
-def fit(predict: Predict, measured_s: FloatColumn, rows: Mask, bounds: Mapping[str, Bound]) -> Parameters:
-    """Parameters that minimise soft-L1 of log(predicted / measured) over ``rows``, searched in their logarithms."""
+def soft_l1(predicted_s: FloatColumn, measured_s: FloatColumn) -> float:
+    """What a fit minimises: the sum of 2 (sqrt(1 + (log error / scale)^2) - 1)."""
+    scaled = np.log(predicted_s / measured_s) / SOFT_L1_SCALE
+    return float(np.sum(2.0 * (np.sqrt(1.0 + scaled * scaled) - 1.0)))
+
+
+def fit(predict: Predict, measured_s: FloatColumn, rows: Mask, bounds: Bounds) -> Parameters:
+    """Parameters that minimise soft-L1 of log(predicted / measured) over ``rows``, searched in their logarithms.
+
+    With several sets of bounds (the same parameters from other start values) the best of the searches.
+    """
+    if isinstance(bounds, Mapping):
+        return _search(predict, measured_s, rows, bounds)
+    found = [_search(predict, measured_s, rows, b) for b in bounds]
+    losses = [soft_l1(predict(p, rows), measured_s[rows]) for p in found]
+    return found[int(np.argmin(np.round(losses, 6)))]
+
+
+def _search(predict: Predict, measured_s: FloatColumn, rows: Mask, bounds: Mapping[str, Bound]) -> Parameters:
     from scipy.optimize import least_squares
 
     free = [name for name, b in bounds.items() if b.low < b.high]
@@ -82,9 +103,7 @@ def fit(predict: Predict, measured_s: FloatColumn, rows: Mask, bounds: Mapping[s
     return {name: bounds[name].start for name in fixed} | dict(zip(free, np.exp(solution.x).tolist(), strict=True))
 
 
-def fit_and_score(
-    predict: Predict, measured_s: FloatColumn, groups: Sequence[str], bounds: Mapping[str, Bound]
-) -> Scored:
+def fit_and_score(predict: Predict, measured_s: FloatColumn, groups: Sequence[str], bounds: Bounds) -> Scored:
     """Fit on all rows; errors from two-fold fits over halves of the groups."""
     everything = np.ones(len(measured_s), dtype=bool)
     first = halves(groups)

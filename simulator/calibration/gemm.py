@@ -49,6 +49,8 @@ BOUNDS: Mapping[str, Bound] = {
 }
 QUANTISE = Bound(0.5, 0.05, 20.0)
 OFF = Bound(0.0, 0.0, 0.0)
+WAVE = (Bound(0.3, 1e-3, 1.0), Bound(0.9, 1e-3, 1.0))
+"""Start values of the share of idle tiles and waves that is not hidden, on devices that show it."""
 
 
 def predict(rows: Table, device: DeviceProfile, key: str, fit: GemmFit) -> FloatColumn:
@@ -63,12 +65,15 @@ def predict(rows: Table, device: DeviceProfile, key: str, fit: GemmFit) -> Float
         weight_bytes=rule.weight_bytes,
         activation_bytes=rule.activation_bytes,
         fit=fit,
+        num_sms=device.num_sms,
     )
     return np.asarray(seconds, dtype=np.float64)
 
 
-def fit_gemms(table: Table, device: DeviceProfile, cache: Cache) -> tuple[dict[str, GemmFit], list[Points]]:
-    """Fits of every dtype the table has for a device, and predictions on held-out (n, k)."""
+def fit_gemms(
+    table: Table, device: DeviceProfile, cache: Cache, waves: bool = False
+) -> tuple[dict[str, GemmFit], list[Points]]:
+    """Fits of every dtype the table has for a device, and predictions on held-out (n, k); ``waves``: as in fit_gemm."""
     fits: dict[str, GemmFit] = {}
     shown: list[Points] = []
     for dtype, frameworks in FRAMEWORKS.items():
@@ -77,7 +82,7 @@ def fit_gemms(table: Table, device: DeviceProfile, cache: Cache) -> tuple[dict[s
         if len(measured) and rule.peak in device.dense_flop_per_s:
             rows = usable_rows(measured, device, rule, cache)
             main = next(f for f in frameworks if f in rows.distinct("framework"))
-            fits[rule.key], seen = fit_gemm(rows, device, rule, main)
+            fits[rule.key], seen = fit_gemm(rows, device, rule, main, waves=waves)
             shown.append(seen)
     return fits, shown
 
@@ -95,11 +100,16 @@ def usable_rows(table: Table, device: DeviceProfile, rule: DtypeRule, cache: Cac
 
 
 def fit_gemm(
-    rows: Table, device: DeviceProfile, rule: DtypeRule, main: str, limits: Mapping[str, Bound] = BOUNDS
+    rows: Table,
+    device: DeviceProfile,
+    rule: DtypeRule,
+    main: str,
+    limits: Mapping[str, Bound] = BOUNDS,
+    waves: bool = False,
 ) -> tuple[GemmFit, Points]:
     """Fit one dtype of one device; (n, k) pairs are held out as a whole; ``main``: framework whose launch counts.
 
-    ``limits``: ranges of the parameters, those of GPUs unless given.
+    ``limits``: ranges of the parameters, those of GPUs unless given; ``waves``: whole tiles and waves are a term.
     """
     is_main = rows["framework"] == main
 
@@ -110,9 +120,10 @@ def fit_gemm(
         return total[mask]
 
     quantise = QUANTISE if rule.activation_bytes < 2 else OFF
-    bounds = {**limits, "quantise": quantise, "other_quantise": quantise}
+    limits = {**limits, "quantise": quantise, "other_quantise": quantise}
     if is_main.all():
-        bounds |= {"other_launch_s": OFF, "other_quantise": OFF}
+        limits |= {"other_launch_s": OFF, "other_quantise": OFF}
+    bounds = [{**limits, "wave": wave} for wave in (WAVE if waves else (OFF,))]
     measured_s = rows["latency_ms"] * 1e-3
     scored = fit_and_score(predicted, measured_s, group_keys(rows["n"], rows["k"]), bounds)
     values = {name: rounded(scored.parameters[name]) for name in _FIELDS}
@@ -126,7 +137,7 @@ def fit_gemm(
     return result, Points("gemm", device.name, rule.key, rows, measured_s, scored.held_out_s, SHAPE)
 
 
-_FIELDS = ("compute", "memory", "launch_s", "norm", "quantise")
+_FIELDS = ("compute", "memory", "launch_s", "norm", "quantise", "wave")
 
 
 def _as_fit(p: Parameters, prefix: str) -> GemmFit:
@@ -136,4 +147,5 @@ def _as_fit(p: Parameters, prefix: str) -> GemmFit:
         launch_s=p[f"{prefix}launch_s"],
         norm=p["norm"],
         quantise=p[f"{prefix}quantise"],
+        wave=p["wave"],
     )

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hardware_profiles.schema import CollectiveFit, DeviceProfile, Efficiency
+from hardware_profiles.schema import CollectiveFit, DeviceProfile, Efficiency, PrefillAttentionFit
 from simulator.calibration import attention, collectives, gemm, moe
 from simulator.calibration.dtypes import BY_KEY
 from simulator.calibration.fitting import rounded
@@ -138,6 +138,8 @@ def _error_with(
         if not _linked(devices[source], target):
             return None
         fit = scaled_collective(fit, devices[source], target)
+    if isinstance(fit, PrefillAttentionFit):
+        fit = scaled_prefill(fit, devices[source], target)
     return np.asarray(np.abs(PREDICT[p.family](p.rows, target, p.key, fit) / p.measured_s - 1.0), dtype=np.float64)
 
 
@@ -145,11 +147,20 @@ def scaled_collective(fit: CollectiveFit, source: DeviceProfile, target: DeviceP
     """The same start-ups, bandwidths in proportion to the links'."""
     assert source.scaleup is not None and target.scaleup is not None
     ratio = target.scaleup.bandwidth_bytes_per_s / source.scaleup.bandwidth_bytes_per_s
+    third = fit.bandwidth3_bytes_per_s
     return replace(
         fit,
         bandwidth1_bytes_per_s=rounded(fit.bandwidth1_bytes_per_s * ratio),
         bandwidth2_bytes_per_s=rounded(fit.bandwidth2_bytes_per_s * ratio),
+        bandwidth3_bytes_per_s=None if third is None else rounded(third * ratio),
     )
+
+
+def scaled_prefill(fit: PrefillAttentionFit, source: DeviceProfile, target: DeviceProfile) -> PrefillAttentionFit:
+    """Exponentials follow the number of multiprocessors: each has the same function units."""
+    if not fit.softmax_s or not source.num_sms or not target.num_sms:
+        return fit
+    return replace(fit, softmax_s=rounded(fit.softmax_s * source.num_sms / target.num_sms))
 
 
 def _carried(
@@ -163,6 +174,8 @@ def _carried(
 ) -> Any:
     if isinstance(fit, CollectiveFit):
         fit = scaled_collective(fit, source, target)
+    if isinstance(fit, PrefillAttentionFit):
+        fit = scaled_prefill(fit, source, target)
     found = errors.get((transfer.distance, family, key)) or errors.get((transfer.distance, family, ""))
     median, p90 = (found[0], found[1]) if found else (None, None)
     return replace(fit, median_error=median, p90_error=p90, source=f"transferred from {source.name}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hardware_profiles.schema import DeviceProfile
+from hardware_profiles.schema import DeviceProfile, PrefillAttentionFit
 from simulator.physics.kernels import OUTPUT_BYTES, QUERY_TILE_ROWS, padding_pairs
 from simulator.physics.layout import RankAttention
 from simulator.physics.precision import Precision
@@ -47,6 +47,8 @@ class AttentionCoefficients:
     """Slowdown of pairs is 1 + this / (sequences * query tiles)."""
     prefill_token_s: float
     prefill_kv_s: float
+    prefill_cached_s: float
+    """Time of the traffic that stays in the cache, to be taken off."""
     prefill_context_s: float
     """MLA: expanding cached latents to keys and values again."""
     pair_flop: float
@@ -57,12 +59,23 @@ class AttentionCoefficients:
     kv_bytes: float
 
 
+REFERENCE_WIDTH = 256
+"""Width of keys and values together of the heads that the shares of fits without ``softmax_s`` belong to (128 each)."""
+
+
+def product_rate(fit: PrefillAttentionFit, peak_flop_per_s: float) -> float:
+    """FLOP/s of a prefill kernel on heads of the reference width, exponentials included: the rate of kernels that have no
+    measurements of their own."""
+    return 1.0 / (1.0 / (fit.compute * peak_flop_per_s) + fit.softmax_s / (2.0 * REFERENCE_WIDTH))
+
+
 def _linear(
     attention: RankAttention, layers: int, device: DeviceProfile, precision: Precision
 ) -> AttentionCoefficients:
     """Linear attention / SSM: state read and written once per sequence; as AttentionSpec.flop_per_token."""
     bandwidth = device.memory_bandwidth_bytes_per_s
     decode, prefill = precision.decode_attention, precision.prefill_attention
+    compute_rate = product_rate(prefill, precision.attention_peak_flop_per_s)
     state_bytes = 2.0 * attention.state_elements * precision.element_bytes * layers
     flop = 6.0 * attention.state_elements * layers
     spec = attention.spec
@@ -86,9 +99,9 @@ def _linear(
         prefill_pair_s=0.0,
         prefill_tile_rows=1.0,
         prefill_occupancy=0.0,
-        prefill_token_s=flop / (prefill.compute * precision.attention_peak_flop_per_s)
-        + io_bytes / (prefill.memory * bandwidth),
+        prefill_token_s=flop / compute_rate + io_bytes / (prefill.memory * bandwidth),
         prefill_kv_s=0.0,
+        prefill_cached_s=0.0,
         prefill_context_s=0.0,
         pair_flop=0.0,
         token_flop=flop,
@@ -108,7 +121,7 @@ def _softmax(
     decode = precision.mla_decode_attention if is_mla else precision.decode_attention
     prefill = precision.prefill_attention
     bandwidth = device.memory_bandwidth_bytes_per_s
-    compute_rate = prefill.compute * precision.attention_peak_flop_per_s
+    peak = precision.attention_peak_flop_per_s
     entry_bytes = attention.kv_elements_per_token * precision.kv_bytes * layers
     width = spec.head_dim + spec.v_head_dim
     pair_flop = 2.0 * attention.num_heads * width * layers
@@ -123,10 +136,11 @@ def _softmax(
         decode_flop = pair_flop
         kv_bytes = entry_bytes
     memory_slope = entry_bytes / (decode.memory * bandwidth)
-    decode_rate = (decode.compute or prefill.compute) * precision.attention_peak_flop_per_s
+    decode_rate = decode.compute * peak if decode.compute else product_rate(prefill, peak)
     compute_slope = decode_flop / decode_rate if is_mla else 0.0
     shares_kernel = decode.mixed_tile_rows > 0 and not is_mla
-    tile_slope = decode.mixed_tile_rows * pair_flop / compute_rate if shares_kernel else 0.0
+    pair_s = pair_flop / (prefill.compute * peak) + attention.num_heads * layers * prefill.softmax_s
+    tile_slope = decode.mixed_tile_rows * pair_s if shares_kernel else 0.0
     token_bytes = attention.num_heads * width * OUTPUT_BYTES * layers + entry_bytes
     return AttentionCoefficients(
         window=spec.sliding_window,
@@ -143,11 +157,12 @@ def _softmax(
         mixed_context_s=max(memory_slope, compute_slope, tile_slope),
         prefill_fixed_s=prefill.launch_s * layers,
         prefill_seq_s=0.0,
-        prefill_pair_s=pair_flop / compute_rate,
+        prefill_pair_s=pair_s,
         prefill_tile_rows=prefill.tile_rows,
         prefill_occupancy=prefill.occupancy * device.num_sms / attention.num_heads,
         prefill_token_s=token_bytes / (prefill.memory * bandwidth),
         prefill_kv_s=kv_bytes / (prefill.memory * bandwidth),
+        prefill_cached_s=layers * prefill.cached_bytes / (prefill.memory * bandwidth),
         prefill_context_s=context_flop / (precision.linear.gemm.compute * precision.linear.peak_flop_per_s),
         pair_flop=pair_flop,
         token_flop=0.0,
@@ -189,9 +204,10 @@ def prefill_cost(c: AttentionCoefficients, shape: StepShape) -> PrefillCost:
     if context:
         computed += padding_pairs(tokens, seqs, cached, c.prefill_tile_rows)
     tiles = -(-(tokens / seqs) // QUERY_TILE_ROWS)
+    memory_s = max(0.0, c.prefill_token_s * tokens + c.prefill_kv_s * kv_tokens - c.prefill_cached_s)
     return PrefillCost(
         c.prefill_pair_s * computed * (1.0 + c.prefill_occupancy / (seqs * tiles)) + c.prefill_context_s * context,
-        c.prefill_token_s * tokens + c.prefill_kv_s * kv_tokens + c.prefill_fixed_s + c.prefill_seq_s * seqs,
+        memory_s + c.prefill_fixed_s + c.prefill_seq_s * seqs,
         c.pair_flop * pairs + c.token_flop * tokens + c.context_flop * context,
         c.token_bytes * tokens + c.kv_bytes * kv_tokens + c.prefill_seq_bytes * seqs,
     )

@@ -21,6 +21,8 @@ CollectiveOp = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all
 
 OUTPUT_BYTES = 2.0
 """GEMMs write, and attention reads queries and writes outputs, in a 16-bit dtype whatever the weights are in."""
+GEMM_TILE = (128, 256)
+"""Rows and columns of the output tile one thread block computes in the large GEMM kernels of CUTLASS and cuBLAS."""
 QUERY_TILE_ROWS = 128
 """Query rows one thread block of FlashAttention-2/3 works on (Dao, 2023; Shah et al., 2024)."""
 
@@ -44,6 +46,13 @@ def gemm_bytes(m: Real, n: Real, k: Real, *, weight_bytes: float, activation_byt
     return n * k * weight_bytes + m * k * activation_bytes + m * n * OUTPUT_BYTES
 
 
+def idle_share(m: Real, n: Real, num_sms: int) -> Real:
+    """Work of whole waves of whole output tiles over the work asked for, minus one [1]."""
+    rows, columns = GEMM_TILE
+    tiles = -(-m // rows) * -(-n // columns)
+    return -(-tiles // num_sms) * num_sms * rows * columns / (m * n) - 1.0
+
+
 def gemm_s(
     m: Real,
     n: Real,
@@ -54,14 +63,18 @@ def gemm_s(
     weight_bytes: float,
     activation_bytes: float,
     fit: GemmFit,
+    num_sms: int = 0,
 ) -> Real:
     """Dense linear layer on ``m`` tokens, ``k`` inputs, ``n`` outputs [s].
 
     t = ((flop/(compute*peak))^norm + (bytes/(memory*bandwidth))^norm)^(1/norm) + launch_s + quantise, where
     quantise = m*k*(2 + activation_bytes)/(quantise*bandwidth) reads 16-bit activations and writes them quantised.
-    ``weight_bytes`` and ``activation_bytes`` are bytes per element, scales included. Wave quantisation is not modelled.
+    ``weight_bytes`` and ``activation_bytes`` are bytes per element, scales included. Where fit.wave is not zero, flop
+    counts that share of the idle part of the last wave and of partly filled tiles on ``num_sms`` multiprocessors.
     """
     compute_s = gemm_flop(m, n, k) / (fit.compute * peak_flop_per_s)
+    if fit.wave > 0 and num_sms > 0:
+        compute_s = compute_s * (1.0 + fit.wave * idle_share(m, n, num_sms))
     moved = gemm_bytes(m, n, k, weight_bytes=weight_bytes, activation_bytes=activation_bytes)
     seconds = smooth_max(compute_s, moved / (fit.memory * bandwidth_bytes_per_s), fit.norm) + fit.launch_s
     if fit.quantise > 0:
@@ -116,11 +129,12 @@ def prefill_attention_s(
 ) -> Real:
     """Causal attention of ``new_tokens`` prompt tokens of ``seqs`` chunks, one layer [s].
 
-    t = flop/(compute*peak*occ) + bytes/(memory*bandwidth) + launch_s; occ = u/(u + occupancy) with
-    u = seqs * num_heads * ceil(new_tokens/seqs/128) / num_sms thread blocks per multiprocessor. Compute and memory add
-    up (they hardly overlap in measured kernels). ``kv_tokens``: keys visible to the chunks, cached and new; flop counts
-    the padding of the last query tile against cached ones.
-    ``kv_bytes``: bytes per KV element. Heads are those of one rank.
+    t = (flop/(compute*peak) + pairs*heads*softmax_s)/occ + bytes/(memory*bandwidth) + launch_s; occ = u/(u + occupancy)
+    with u = seqs * num_heads * ceil(new_tokens/seqs/128) / num_sms thread blocks per multiprocessor. Compute and memory
+    add up (they hardly overlap in measured kernels), and so do products and exponentials: one per pair and head,
+    whatever the head's width, which makes narrow heads less efficient. Bytes count above fit.cached_bytes.
+    ``kv_tokens``: keys visible to the chunks, cached and new; flop counts the padding of the last query tile against
+    cached ones. ``kv_bytes``: bytes per KV element. Heads are those of one rank.
     """
     computed = pairs + padding_pairs(new_tokens, seqs, kv_tokens - new_tokens, fit.tile_rows)
     flop = prefill_attention_flop(computed, num_heads=num_heads, head_dim=head_dim, v_head_dim=v_head_dim)
@@ -133,11 +147,13 @@ def prefill_attention_s(
         v_head_dim=v_head_dim,
         kv_bytes=kv_bytes,
     )
+    if fit.cached_bytes > 0:
+        moved = np.maximum(moved - fit.cached_bytes, 0.0)
     slowdown = 1.0
     if fit.occupancy > 0 and num_sms > 0:
         tiles = -(-(new_tokens / seqs) // QUERY_TILE_ROWS)
         slowdown = 1.0 + fit.occupancy * num_sms / (seqs * num_heads * tiles)
-    compute_s = flop * slowdown / (fit.compute * peak_flop_per_s)
+    compute_s = slowdown * (flop / (fit.compute * peak_flop_per_s) + computed * num_heads * fit.softmax_s)
     return compute_s + moved / (fit.memory * bandwidth_bytes_per_s) + fit.launch_s
 
 
@@ -198,14 +214,14 @@ def grouped_gemm_s(
     activation_bytes: float,
     fit: MoeFit,
     num_matrices: int = 3,
-    sharded: bool = False,
+    routed_rows: Real | None = None,
 ) -> Real:
     """All matrices of the routed experts of one layer on one rank [s].
 
     ``rows``: (token, expert) pairs that land on this rank, tokens * top_k / ep when balanced; ``active_experts``: the
     expected number of this rank's experts with at least one row (``moe.expected_active_experts``); ``intermediate``: an
     expert's width on this rank. As ``gemm_s`` on padded rows; ``num_matrices`` is 3 for gated experts (gate, up, down).
-    ``sharded``: other ranks hold other experts, and this one sorts and sums rows of all (fit.sharded).
+    ``routed_rows``: all pairs that this rank sorts and sums, those of other ranks' experts included; None: its own.
     """
     flop = 2.0 * padded_rows(rows, active_experts, fit.row_pad) * num_matrices * hidden * intermediate
     moved = grouped_gemm_bytes(
@@ -220,7 +236,8 @@ def grouped_gemm_s(
     )
     compute_s = flop / (fit.compute * peak_flop_per_s)
     seconds = smooth_max(compute_s, moved / (fit.memory * bandwidth_bytes_per_s), fit.norm) + fit.launch_s
-    return seconds * fit.sharded if sharded else seconds
+    pairs = rows if routed_rows is None else routed_rows
+    return seconds + fit.routing * pairs * hidden * OUTPUT_BYTES / bandwidth_bytes_per_s
 
 
 def collective_bytes(op: CollectiveOp, nbytes: Real, ranks: Real) -> Real:
@@ -233,20 +250,35 @@ def collective_bytes(op: CollectiveOp, nbytes: Real, ranks: Real) -> Real:
     return factor * (ranks - 1.0) / ranks * nbytes
 
 
+def rank_share(ranks: Real, fit: CollectiveFit) -> Real:
+    """Bandwidth among ``ranks`` devices as a share of that between two: interpolated in the logarithms, flat beyond 8."""
+    if fit.share4 == fit.share8 == 1.0:
+        return 1.0
+    share = np.exp(
+        np.interp(np.log2(np.maximum(ranks, 1.0)), (1.0, 2.0, 3.0), (0.0, np.log(fit.share4), np.log(fit.share8)))
+    )
+    return share if isinstance(ranks, np.ndarray) else float(share)
+
+
 def collective_s(op: CollectiveOp, nbytes: Real, ranks: Real, fit: CollectiveFit) -> Real:
     """One collective of ``nbytes`` over ``ranks`` devices [s]; zero for one rank.
 
-    t = min(alpha1_s + alpha1_rank_s (n-1) + V max(1, n/2)/bandwidth1, alpha2_s + alpha2_rank_s (n-1) + V/bandwidth2):
-    the faster of a one-shot (every rank reads all buffers) and a ring-like algorithm. Overlap is not modelled.
+    t = min(alpha1_s + alpha1_rank_s (n-1) + V max(1, n/2)/(bandwidth1 share), alpha2_s + alpha2_rank_s (n-1) +
+    V/(bandwidth2 share), the same with 3): the fastest of a one-shot (every rank reads all buffers) and one or two
+    ring-like algorithms or protocols; ``share`` as in ``rank_share``. Overlap is not modelled.
     """
-    volume = collective_bytes(op, nbytes, ranks)
+    volume = collective_bytes(op, nbytes, ranks) / rank_share(ranks, fit)
     hops = ranks - 1.0
-    if isinstance(volume, np.ndarray):
-        one_shot_bytes = volume * np.maximum(1.0, ranks / 2.0)
-    else:
-        one_shot_bytes = volume * max(1.0, ranks / 2.0)
-    one_shot_s = fit.alpha1_s + fit.alpha1_rank_s * hops + one_shot_bytes / fit.bandwidth1_bytes_per_s
-    ring_s = fit.alpha2_s + fit.alpha2_rank_s * hops + volume / fit.bandwidth2_bytes_per_s
-    if isinstance(volume, np.ndarray):
-        return np.where(hops > 0, np.minimum(one_shot_s, ring_s), 0.0)
-    return min(one_shot_s, ring_s) if ranks > 1 else 0.0
+    many = isinstance(volume, np.ndarray)
+    one_shot_bytes = volume * (np.maximum(1.0, ranks / 2.0) if many else max(1.0, ranks / 2.0))
+    least = np.minimum if many else min
+    seconds = least(
+        fit.alpha1_s + fit.alpha1_rank_s * hops + one_shot_bytes / fit.bandwidth1_bytes_per_s,
+        fit.alpha2_s + fit.alpha2_rank_s * hops + volume / fit.bandwidth2_bytes_per_s,
+    )
+    if fit.bandwidth3_bytes_per_s is not None:
+        third_s = fit.alpha3_s + fit.alpha3_rank_s * hops + volume / fit.bandwidth3_bytes_per_s
+        seconds = least(seconds, third_s)
+    if many:
+        return np.where(hops > 0, seconds, 0.0)
+    return seconds if ranks > 1 else 0.0

@@ -26,12 +26,12 @@ from simulator.physics.kernels import (
 )
 from simulator.physics.layout import Layout, RankAttention, RankExperts, RankLayer, RankMatrix, StageLayout
 from simulator.physics.moe import slowest_rank
-from simulator.physics.power import energy_j, power_fit_of
+from simulator.physics.power import energy_j, least_seconds, power_fit_of
 from simulator.physics.precision import KernelFormat, Precision
 from simulator.physics.shape import DecodeLine, StepShape
 from simulator.plan import ParallelPlan
 
-Bound = Literal["compute", "memory", "link", "host", "latency"]
+Bound = Literal["compute", "memory", "link", "host", "latency", "power"]
 
 REPLICATED_ELEMENTWISE = 1 / 3
 """Share of a block's elementwise work that TP does not split: two residual norms move 16 bytes per hidden element;
@@ -123,6 +123,7 @@ class Stage:
             weight_bytes=fmt.weight_bytes,
             activation_bytes=fmt.activation_bytes,
             fit=fmt.gemm,
+            num_sms=self._device.num_sms,
         )
         peak_s = flop / fmt.peak_flop_per_s
         bound = gemm_bound(seconds, peak_s / fmt.gemm.compute, moved / (fmt.gemm.memory * self._bandwidth))
@@ -169,7 +170,8 @@ class Stage:
             activation_bytes=fmt.activation_bytes,
             fit=fmt.moe,
             num_matrices=experts.num_matrices,
-            sharded=experts.ep > 1,
+            # beyond TP, tokens are dispatched: a rank meets only those of its experts
+            routed_rows=mean_rows * experts.ep if experts.ep <= self._ranks else rows,
         )
         peak_s = flop / fmt.peak_flop_per_s
         bound = gemm_bound(seconds, peak_s / fmt.moe.compute, moved / (fmt.moe.memory * self._bandwidth))
@@ -281,7 +283,8 @@ class Stage:
         sampler_s = context.efficiency.logits_row_s * rows * layout.padded_vocab / REFERENCE_VOCAB
         costs.append(Cost("sampler", sampler_s, "memory"))
         if context.filter_row_s:
-            costs.append(Cost("sampler.top_p", context.filter_row_s * rows, "memory"))
+            filter_s = context.filter_row_s * rows
+            costs.append(Cost("sampler.top_p", filter_s, "memory", nbytes=filter_s * self._bandwidth))
         return costs
 
     def _step_fixed_s(self) -> float:
@@ -294,11 +297,18 @@ class Stage:
         one = energy_j(self._power, seconds, peak_s, nbytes / self._bandwidth, self._device.tdp_w)
         return one * self._ranks
 
+    def _limited_s(self, costs: Iterable[Cost], fixed_s: float = 0.0) -> float:
+        """How much longer the components take than their kernels would, because of the device's power limit [s]."""
+        listed = list(costs)
+        peak_s, memory_s = sum(c.peak_s for c in listed), sum(c.nbytes for c in listed) / self._bandwidth
+        least_s = least_seconds(self._power, peak_s, memory_s, self._device.tdp_w)
+        return max(0.0, least_s - fixed_s - sum(c.seconds for c in listed))
+
     def _total(self, costs: Iterable[Cost], fixed_s: float = 0.0) -> Total:
         listed = list(costs)
-        seconds = sum(c.seconds for c in listed) + fixed_s
-        nbytes = sum(c.nbytes for c in listed)
-        joules = self._joules(seconds, sum(c.peak_s for c in listed), nbytes)
+        nbytes, peak_s = sum(c.nbytes for c in listed), sum(c.peak_s for c in listed)
+        seconds = sum(c.seconds for c in listed) + fixed_s + self._limited_s(listed, fixed_s)
+        joules = self._joules(seconds, peak_s, nbytes)
         return Total(seconds, joules, sum(c.flop for c in listed), nbytes)
 
     def tokens(self, tokens: int) -> Total:
@@ -378,7 +388,12 @@ class Stage:
         tokens = shape.decode_seqs + shape.prefill_tokens if padded_tokens is None else padded_tokens
         costs = self.token_costs(tokens) + self.attention_costs(shape) + self.row_costs(shape.logits_rows)
         fixed_s = self._step_fixed_s()
-        return [*costs, Cost("step_fixed", fixed_s, "latency")] if fixed_s else costs
+        if fixed_s:
+            costs.append(Cost("step_fixed", fixed_s, "latency"))
+        limited_s = self._limited_s(self.token_costs(tokens), fixed_s) + self._limited_s(self.row_costs(shape.logits_rows))
+        if limited_s:
+            costs.append(Cost("power_limit", limited_s, "power"))
+        return costs
 
     def flop(self, shape: StepShape) -> float:
         """FLOP of all ranks of the stage."""
