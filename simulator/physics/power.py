@@ -47,3 +47,15 @@ def energy_j(fit: PowerFit, seconds: float, peak_s: float, memory_s: float, tdp_
     """
     joules = fit.base_w * seconds + fit.compute_w * peak_s + fit.memory_w * memory_s
     return joules if tdp_w is None else min(joules, tdp_w * seconds)
+
+
+def least_seconds(fit: PowerFit, peak_s: float, memory_s: float, tdp_w: float | None) -> float:
+    """Time that the power limit leaves for this much arithmetic and traffic [s]; 0 where no limit is known.
+
+    At the limit the clock falls until mean power is the TDP. A FLOP costs the same at every clock there: GEMMs of an H200 at
+    its limit of 700 W reach 0.69 of peak (AIConfigurator power tables), where the line fitted to serving runs says 688 W; the
+    latency tables, measured in bursts, have 0.80.
+    """
+    if not fit.limits_time or tdp_w is None or tdp_w <= fit.base_w:
+        return 0.0
+    return (fit.compute_w * peak_s + fit.memory_w * memory_s) / (tdp_w - fit.base_w)
