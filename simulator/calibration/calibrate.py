@@ -9,6 +9,7 @@ from pathlib import Path
 from hardware_profiles.efficiency import efficiency_to_yaml
 from hardware_profiles.schema import DeviceProfile, Efficiency, PowerFit
 from simulator.calibration import attention, collectives, gemm, moe, power, profiles
+from simulator.calibration.checks import Check, independent_checks
 from simulator.calibration.devices import MEASURED, MeasuredDevice
 from simulator.calibration.mapping import POWER_FROM, TRANSFERS
 from simulator.calibration.points import Points
@@ -29,6 +30,8 @@ class Calibration:
     powers: dict[str, PowerFit]
     points: list[Points]
     errors: Errors
+    checks: list[Check]
+    """Against tables that no fit has seen."""
 
 
 def calibrate(data_dir: Path, out_dir: Path, devices: Mapping[str, DeviceProfile]) -> Calibration:
@@ -66,7 +69,8 @@ def fit_everything(tables: Mapping[str, Table], devices: Mapping[str, DeviceProf
         if name in devices and transfer.source in own:
             source = devices[transfer.source]
             everything[name] = transferred(own[transfer.source], source, devices[name], transfer, errors)
-    return Calibration(everything, fit_powers(tables["op_power"], devices), points, errors)
+    checks = independent_checks(tables, everything, devices)
+    return Calibration(everything, fit_powers(tables["op_power"], devices), points, errors, checks)
 
 
 def fit_device(

@@ -119,7 +119,7 @@ def left_out_errors(
     for distance, pairs in LEFT_OUT.items():
         for target, source in pairs:
             for p in by_device.get(target, []):
-                error = _error_with(p, efficiencies.get(source), devices, source)
+                error = _error_with(p, efficiencies.get(source), devices, source, distance)
                 if error is not None:
                     for key in (p.key, ""):
                         pooled.setdefault((distance, p.family, key), []).append(error)
@@ -127,19 +127,16 @@ def left_out_errors(
 
 
 def _error_with(
-    p: Points, known: Efficiency | None, devices: Mapping[str, DeviceProfile], source: str
+    p: Points, known: Efficiency | None, devices: Mapping[str, DeviceProfile], source: str, distance: Distance
 ) -> FloatColumn | None:
     """Absolute errors of a device's rows under the parameters of another one; None where that one lacks the key."""
     fit = None if known is None else getattr(known, FAMILIES[p.family]).get(p.key)
     if fit is None:
         return None
     target = devices[p.device]
-    if isinstance(fit, CollectiveFit):
-        if not _linked(devices[source], target):
-            return None
-        fit = scaled_collective(fit, devices[source], target)
-    if isinstance(fit, PrefillAttentionFit):
-        fit = scaled_prefill(fit, devices[source], target)
+    if isinstance(fit, CollectiveFit) and not _linked(devices[source], target):
+        return None
+    fit = adapted(fit, p.family, p.key, devices[source], target, distance)
     return np.asarray(np.abs(PREDICT[p.family](p.rows, target, p.key, fit) / p.measured_s - 1.0), dtype=np.float64)
 
 
@@ -163,6 +160,32 @@ def scaled_prefill(fit: PrefillAttentionFit, source: DeviceProfile, target: Devi
     return replace(fit, softmax_s=rounded(fit.softmax_s * source.num_sms / target.num_sms))
 
 
+def scaled_compute(fit: Any, peak: str, source: DeviceProfile, target: DeviceProfile) -> Any:
+    """Share of the peak on a chip of the same generation with other tensor cores per multiprocessor.
+
+    What a kernel spends beside its matrix products (1/share - 1 of their time) is done by the rest of the
+    multiprocessor, which is the same: where products are slower (H20 against H200, RTX 3090 against RTX A6000), the
+    share is higher.
+    """
+    ours, theirs = target.dense_flop_per_s.get(peak), source.dense_flop_per_s.get(peak)
+    if not ours or not theirs or not source.num_sms or not target.num_sms or fit.compute >= 1.0:
+        return fit
+    ratio = (ours / target.num_sms) / (theirs / source.num_sms)
+    return replace(fit, compute=rounded(1.0 / (1.0 + (1.0 / fit.compute - 1.0) * ratio)))
+
+
+def adapted(fit: Any, family: str, key: str, source: DeviceProfile, target: DeviceProfile, distance: Distance) -> Any:
+    """A fit of ``source`` as it stands for ``target``."""
+    if isinstance(fit, CollectiveFit):
+        return scaled_collective(fit, source, target)
+    if isinstance(fit, PrefillAttentionFit):
+        fit = scaled_prefill(fit, source, target)
+    if distance == "same generation" and family in ("gemm", "moe", "prefill attention"):
+        peak = BY_KEY[key].peak if family in ("gemm", "moe") else "bfloat16"
+        return scaled_compute(fit, peak, source, target)
+    return fit
+
+
 def _carried(
     fit: Any,
     family: str,
@@ -172,10 +195,7 @@ def _carried(
     transfer: Transfer,
     errors: Errors,
 ) -> Any:
-    if isinstance(fit, CollectiveFit):
-        fit = scaled_collective(fit, source, target)
-    if isinstance(fit, PrefillAttentionFit):
-        fit = scaled_prefill(fit, source, target)
+    fit = adapted(fit, family, key, source, target, transfer.distance)
     found = errors.get((transfer.distance, family, key)) or errors.get((transfer.distance, family, ""))
     median, p90 = (found[0], found[1]) if found else (None, None)
     return replace(fit, median_error=median, p90_error=p90, source=f"transferred from {source.name}")
