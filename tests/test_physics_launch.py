@@ -87,7 +87,7 @@ def test_waiting_for_the_host_costs_base_power() -> None:
     steps, bare = build(EAGER), build(replace(EAGER, launch_layer_s=0.0))
     waited_s = steps.step(decode_shape(4, 100))[0] - bare.step(decode_shape(4, 100))[0]
     more_j = steps.step(decode_shape(4, 100))[1] - bare.step(decode_shape(4, 100))[1]
-    assert more_j / waited_s == pytest.approx(0.43 * 700.0)
+    assert more_j / waited_s == pytest.approx(0.20 * 700.0)
 
 
 def test_prompts_may_take_longer_to_launch() -> None:

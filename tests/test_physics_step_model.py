@@ -302,7 +302,7 @@ def test_memoised_steps_take_microseconds():
 
 def test_power_is_a_capped_line_and_energy_its_integral():
     fit = power_fit_of(H100)
-    assert busy_w(fit, 0.0, 0.0, 700.0) == pytest.approx(0.43 * 700)
+    assert busy_w(fit, 0.0, 0.0, 700.0) == pytest.approx(0.20 * 700)
     assert busy_w(fit, 1.0, 1.0, 700.0) == 700.0
     assert energy_j(fit, 2.0, 0.5, 1.0, 700.0) == pytest.approx(2.0 * busy_w(fit, 0.25, 0.5, 700.0))
 

@@ -25,12 +25,13 @@ TRANSFERS: Mapping[str, Transfer] = {
 """CPUs, FPGAs, drives and Apple's GPUs are like nothing in the tables: they keep their datasheet."""
 
 POWER_FROM: Mapping[str, str] = {
-    "a100-sxm-80gb": "h200-sxm",
-    "a100-sxm-40gb": "h200-sxm",
-    "h100-sxm": "h200-sxm",
-    "h100-pcie": "h200-sxm",
-    "h100-nvl": "h200-sxm",
-    "h20": "h200-sxm",
+    "a100-sxm-40gb": "a100-sxm-80gb",
+    "a100-pcie-40gb": "a100-sxm-80gb",
+    "a100-pcie-80gb": "a100-sxm-80gb",
+    "h100-pcie": "h100-sxm",
+    "h100-nvl": "h100-sxm",
+    "h20": "h100-sxm",
     "b300": "b200",
+    "gb200": "b200",
 }
 """Data-centre GPUs whose power line is another one's as shares of TDP; the rest keeps the default shares."""

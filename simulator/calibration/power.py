@@ -18,14 +18,19 @@ _B200_RUNS = (
     "ML.ENERGY benchmark v3: mean power of 68 serving runs on B200 of 1000 W; error on models left out: median 8.7%, p90 21.5% "
     "(simulator.calibration.serving_power)"
 )
+_A100_BATCHES = (
+    "SplitwiseSim's profiles (MIT): mean power of 27 batches of Llama-2-70B on a DGX A100, 400 W; error on TPs left out: median "
+    "6.6%, p90 10.9% (simulator.calibration.batch_power)"
+)
 SERVING: Mapping[str, PowerFit] = {
+    "a100-sxm-80gb": PowerFit(base_w=115.0, compute_w=473.0, memory_w=290.0, source=_A100_BATCHES),
     "h100-sxm": PowerFit(base_w=140.0, compute_w=730.0, memory_w=445.0, limits_time=True, source=_H100_RUNS),
     "h200-sxm": PowerFit(
         base_w=140.0, compute_w=730.0, memory_w=445.0, limits_time=True, source=f"the same chip: {_H100_RUNS}"
     ),
     "b200": PowerFit(base_w=190.0, compute_w=725.0, memory_w=973.0, limits_time=True, source=_B200_RUNS),
 }
-"""Lines fitted to serving runs: energy there is what they are for, and single operators, timed one by one on a hot device,
+"""Lines fitted to whole runs: energy there is what they are for, and single operators, timed one by one on a hot device,
 are a poor guide to it (they put 350 W of 700 W into the base)."""
 FRAMEWORK = "vllm"
 SHORTEST_S = 0.25e-3

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from hardware_profiles.schema import DeviceProfile, PowerFit
 
-DEFAULT_BASE_SHARE = 0.43
-DEFAULT_COMPUTE_SHARE = 0.63
-DEFAULT_MEMORY_SHARE = 0.34
-"""Linear fit on 21,383 vLLM kernels of at least 0.25 ms on an H200 of 700 W (300 W + 441 W MFU + 237 W MBU, capped;
-median error 16 %) as shares of TDP. AIConfigurator power tables, Apache-2.0. On B200: 0.49, 0.94, 0.19."""
+DEFAULT_BASE_SHARE = 0.20
+DEFAULT_COMPUTE_SHARE = 1.04
+DEFAULT_MEMORY_SHARE = 0.73
+"""Shares of TDP: medians of the lines fitted to whole runs on A100 (0.29, 1.18, 0.73), H100 (0.20, 1.04, 0.64) and B200
+(0.19, 0.73, 0.97); docs/power.md."""
 DEFAULT_IDLE_SHARE = 0.19
 """Lowest power seen in the same tables: 130 W of 700 W (H200), 245 W of 1000 W (B200)."""
 
@@ -22,7 +22,7 @@ def power_fit_of(device: DeviceProfile) -> PowerFit:
         base_w=DEFAULT_BASE_SHARE * tdp_w,
         compute_w=DEFAULT_COMPUTE_SHARE * tdp_w,
         memory_w=DEFAULT_MEMORY_SHARE * tdp_w,
-        source="H200 shares of TDP",
+        source="median shares of TDP of A100, H100 and B200",
     )
 
 
