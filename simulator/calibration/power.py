@@ -19,8 +19,8 @@ _B200_RUNS = (
     "(simulator.calibration.serving_power)"
 )
 _A100_BATCHES = (
-    "SplitwiseSim's profiles (MIT): mean power of 27 batches of Llama-2-70B on a DGX A100, 400 W; error on TPs left out: median "
-    "6.6%, p90 10.9% (simulator.calibration.batch_power)"
+    "SplitwiseSim's profiles (MIT): mean power of 27 batches of Llama-2-70B on a DGX A100, 400 W; error on TPs left out: "
+    "median 6.6%, p90 10.9% (simulator.calibration.batch_power)"
 )
 SERVING: Mapping[str, PowerFit] = {
     "a100-sxm-80gb": PowerFit(base_w=115.0, compute_w=473.0, memory_w=290.0, source=_A100_BATCHES),
