@@ -2,7 +2,8 @@
 
 Bounds let the planner drop candidates without simulating them, so they must hold for every batching policy:
 
-* a step of T tokens costs at least T / Tmax of the largest step, since no component gets dearer per token as T grows;
+* a step of T tokens costs at least T / Tmax of the largest step, since no component gets dearer per token as T grows
+  (whole waves of tiles apart, which are left out here: partly filled ones only add to a step);
 * attention costs at least its slope times the context, pairs and tokens it works on, mixed step or not;
 * steps are at least as many as the batch limit, the token budget and the KV cache enforce, each with its fixed part;
 * in a pipeline the slowest stage alone needs its share of all that;
@@ -12,15 +13,17 @@ Bounds let the planner drop candidates without simulating them, so they must hol
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from planners.demand import Demand, WorkloadStats
 from simulator.batching import RESERVING
 from simulator.deployment import Deployment
+from simulator.physics.efficiency import efficiency_of
 from simulator.physics.shape import StepShape, window_pairs
 from simulator.physics.stage import Stage
+from simulator.physics.step_model import StepModel
 from workloads.slo import Slo
 from workloads.trace import FloatArray
 
@@ -120,6 +123,24 @@ def largest_step(deployment: Deployment, demand: Demand) -> int:
     return max(engine.max_num_batched_tokens, longest, engine.max_num_seqs)
 
 
+def smooth_stages(deployment: Deployment) -> tuple[Stage, ...]:
+    """The stages as they were if GEMMs came in fractions of a wave: no step costs less."""
+    known: tuple[Stage, ...] | None = deployment._cache.get("smooth_stages")
+    if known is None:
+        node = deployment.cluster.node
+        efficiency = efficiency_of(node.device)
+        gemm = {key: replace(fit, wave=0.0) for key, fit in efficiency.gemm.items()}
+        device = replace(node.device, efficiency=replace(efficiency, gemm=gemm))
+        known = deployment.step_model.stages
+        if gemm != dict(efficiency.gemm):
+            cluster = replace(deployment.cluster, node=replace(node, device=device))
+            known = StepModel(
+                deployment.model, cluster, deployment.plan, deployment.engine, moe_skew=deployment.moe_skew
+            ).stages
+        deployment._cache["smooth_stages"] = known
+    return known
+
+
 def _work_s(deployment: Deployment, demand: Demand) -> float:
     """Seconds that one replica needs for everything, its slowest stage [s]."""
     engine = deployment.engine
@@ -130,7 +151,7 @@ def _work_s(deployment: Deployment, demand: Demand) -> float:
     if not demand.shares_prefixes:
         steps = max(steps, demand.decode_context.sum() / max(1, deployment.memory.kv_tokens))
     longest = 0.0
-    for index, stage in enumerate(deployment.step_model.stages):
+    for index, stage in enumerate(smooth_stages(deployment)):
         linear = _linear_s(deployment, stage, demand)
         fixed = stage.tokens(1).seconds + stage.rows(1).seconds + (engine.step_fixed_s if index == 0 else 0.0)
         attention = _attention_s(stage, demand, prefill_only=False).sum()
@@ -157,7 +178,8 @@ def _attention_s(stage: Stage, demand: Demand, prefill_only: bool) -> FloatArray
     seconds = np.zeros(len(demand.inputs))
     for c in stage.attention:
         pairs = demand.pairs if c.window is None else demand.window_pairs
-        seconds += c.prefill_pair_s * pairs + (c.prefill_token_s + c.prefill_kv_s) * demand.computed + c.prefill_seq_s
+        token_s = 0.0 if c.prefill_cached_s else c.prefill_token_s + c.prefill_kv_s  # small chunks stay in the cache
+        seconds += c.prefill_pair_s * pairs + token_s * demand.computed + c.prefill_seq_s
         if not prefill_only:
             context = demand.decode_context if c.window is None else demand.window_context
             seconds += min(c.decode_context_s, c.mixed_context_s) * context + c.decode_seq_s * demand.decode_tokens
@@ -189,7 +211,7 @@ def _request_s(deployment: Deployment, demand: Demand, prefill_only: bool = Fals
     """float64[served]: share of each request in the work of the slowest stage, over all replicas [s]."""
     works = [
         _linear_s(deployment, stage, demand, prefill_only) + _attention_s(stage, demand, prefill_only)
-        for stage in deployment.step_model.stages
+        for stage in smooth_stages(deployment)
     ]
     work_s: FloatArray = max(works, key=lambda work: float(work.sum())) * (ROUNDING / deployment.plan.dp)
     return work_s
@@ -199,7 +221,7 @@ def _memory_s(deployment: Deployment, demand: Demand) -> FloatArray:
     """float64[served]: share of each request in the decode steps that the KV cache enforces, at a step's least time [s]."""
     kv_tokens = max(1, deployment.memory.kv_tokens)
     steps = demand.decode_context / kv_tokens
-    stage = deployment.step_model.stages[0]
+    stage = smooth_stages(deployment)[0]
     fixed = stage.tokens(1).seconds + stage.rows(1).seconds + deployment.engine.step_fixed_s
     work = steps * fixed + _attention_s(stage, demand, prefill_only=False)
     return work * (ROUNDING / deployment.plan.dp)
@@ -248,7 +270,8 @@ def _prefill_s(deployment: Deployment, tokens: int) -> float:
     near = pairs if model.window is None else window_pairs(tokens, 0, model.window)
     last = StepShape(prefill_tokens=min(size, tokens), prefill_seqs=1, logits_rows=1)
     more = max(0, tokens - size) / size
-    seconds = model.step(last)[0] + pair_s * pairs + near_s * near
+    launching_s = sum(c.seconds for c in model.explain(last) if c.name == "launch")  # attention hides behind it
+    seconds = model.step(last)[0] + max(0.0, pair_s * pairs + near_s * near - launching_s)
     return seconds + more * model.step(StepShape(prefill_tokens=size, prefill_seqs=1))[0] if more else seconds
 
 

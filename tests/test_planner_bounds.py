@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from planners.bounds import bound, decode_s, ttft_s
+from planners.bounds import bound, decode_s, smooth_stages, ttft_s
 from planners.demand import WorkloadStats, exclusive_tokens
 from simulator.build import build_deployment
 from simulator.deployment import Deployment
@@ -105,13 +105,15 @@ def test_no_request_is_faster_than_alone(name: str, kind: str) -> None:
 @pytest.mark.parametrize("name", DEPLOYMENTS)
 def test_a_token_is_never_dearer_in_a_larger_step(name: str) -> None:
     """What the throughput bound rests on, and that steps grow with their tokens."""
-    stages = make_deployment(name).step_model.stages
+    deployment = make_deployment(name)
     sizes = np.unique(np.geomspace(1, 20_000, 120).astype(np.int64)).tolist()
-    for stage in stages:
-        for part in (stage.tokens, stage.rows):
+    for stage, smooth in zip(deployment.step_model.stages, smooth_stages(deployment), strict=True):
+        for part, least in ((stage.tokens, smooth.tokens), (stage.rows, smooth.rows)):
             seconds = np.array([part(size).seconds for size in sizes])
+            at_least = np.array([least(size).seconds for size in sizes])
             assert (np.diff(seconds) >= -1e-15).all()
-            per_token = seconds / sizes
+            assert (at_least <= seconds).all()
+            per_token = at_least / sizes
             assert (np.diff(per_token) <= 1e-12 * per_token[:-1]).all()
 
 
