@@ -111,7 +111,7 @@ def plan_text(result: PlanResult, top: int) -> str:
             rest = len(limits) - len(shown_limits)
             lines.append(f"  {rest} other batch limits of the best layouts: no gain (--json or --csv lists them)")
     m = best.measured.metrics
-    lines += ["", f"basis: {basis(m['provenance'], m['weaker_parts'], deployment.engine)}"]
+    lines += ["", f"basis: {basis(m['provenance'], m['weaker_parts'], deployment)}"]
     return "\n".join(lines)
 
 

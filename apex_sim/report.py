@@ -10,7 +10,8 @@ from typing import Any
 from apex_sim.files import to_json, to_yaml, write_atomically, write_text
 from apex_sim.text import milliseconds, number, share, table
 from simulator.deployment import Deployment
-from simulator.engine import EngineProfile
+from simulator.physics.efficiency import efficiency_of
+from simulator.physics.provenance import borrowed_errors
 from simulator.result import SimulationResult
 
 METRICS = (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("E2E", "e2el"), ("queue", "queue"))
@@ -25,13 +26,21 @@ PARTS = {
 }
 
 
-def basis(provenance: str, weaker_parts: Sequence[str], engine: EngineProfile) -> str:
-    """What the times rest on, and which kernels rest on less; says so when the engine's host times are unknown, since its
-    steps then come out too fast."""
+def basis(provenance: str, weaker_parts: Sequence[str], deployment: Deployment) -> str:
+    """What the times rest on, which kernels rest on less and by how much such ones were off; says so when the engine's
+    host times are unknown, since its steps then come out too fast."""
+    engine = deployment.engine
     known = engine.step_fixed_s or engine.step_seq_s or engine.sync_step_fixed_s or engine.sync_step_seq_s
     text = PROVENANCE[provenance]
     if weaker_parts:
         text = f"kernels partly measured; {', '.join(weaker_parts)} {PARTS[provenance]}: expect larger errors"
+    model = deployment.step_model
+    borrowed = borrowed_errors(
+        deployment.model, deployment.plan, model.precision, efficiency_of(deployment.cluster.device)
+    )
+    if borrowed:
+        errors = ", ".join(f"{name} {100 * error:.0f} %" for name, error in borrowed.items())
+        text = f"{text} (measured devices treated like that: {errors} at the median)"
     return text if known else f"{text}; engine {engine.name} has no host times: steps are their kernels alone"
 
 
@@ -87,7 +96,7 @@ def summary_text(result: SimulationResult) -> str:
     if s["truncated"]:
         limit = result.deployment.effective_max_model_len
         lines.append(f"cut short    the outputs of {s['truncated']:,} requests at max-model-len {limit:,}")
-    lines.append(f"basis        {basis(s['provenance'], s['weaker_parts'], result.deployment.engine)}")
+    lines.append(f"basis        {basis(s['provenance'], s['weaker_parts'], result.deployment)}")
     return "\n".join(lines)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from apex_sim.report import basis
 from simulator.build import build_deployment
 
 
@@ -23,3 +26,10 @@ def test_provenance_is_that_of_the_weakest_kernels_in_use(model, cluster, tp, pr
     step_model = build_deployment(model, cluster, tp=tp).step_model
     assert step_model.provenance == provenance
     assert step_model.weaker_parts == weaker
+
+
+def test_the_report_quotes_how_far_off_borrowed_kernels_were():
+    borrowed = basis("transferred", (), build_deployment("llama-3.1-8b", "h20:1"))
+    assert re.search(r"measured devices treated like that: GEMM \d+ %, prefill attention \d+ %, decode", borrowed)
+    assert "treated like that" not in basis("measured", (), build_deployment("llama-3.1-8b", "h100-sxm:1"))
+    assert "all-reduce" in basis("transferred", ("all-reduce",), build_deployment("llama-3.1-8b", "rtx-4090:2", tp=2))
