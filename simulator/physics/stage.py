@@ -390,7 +390,9 @@ class Stage:
         fixed_s = self._step_fixed_s()
         if fixed_s:
             costs.append(Cost("step_fixed", fixed_s, "latency"))
-        limited_s = self._limited_s(self.token_costs(tokens), fixed_s) + self._limited_s(self.row_costs(shape.logits_rows))
+        limited_s = self._limited_s(self.token_costs(tokens), fixed_s) + self._limited_s(
+            self.row_costs(shape.logits_rows)
+        )
         if limited_s:
             costs.append(Cost("power_limit", limited_s, "power"))
         return costs

@@ -76,7 +76,9 @@ class StepModel:
         """Per device, in the dtype of the linear layers: what MFU refers to."""
         self.bandwidth_bytes_per_s = device.memory_bandwidth_bytes_per_s
         self._tp = plan.tp
-        exposed = _exposed_share(engine, device.architecture) if plan.pp == 1 else 0.0  # else other stages' work hides it
+        exposed = (
+            _exposed_share(engine, device.architecture) if plan.pp == 1 else 0.0
+        )  # else other stages' work hides it
         slowness = cluster.node.cpu_slowness
         self._fixed_s = slowness * (engine.step_fixed_s + exposed * engine.sync_step_fixed_s)
         self._seq_s = slowness * (engine.step_seq_s + exposed * engine.sync_step_seq_s)
