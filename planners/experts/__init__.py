@@ -1,0 +1,1 @@
+"""Which expert on which GPU: balanced load per layer, little traffic between consecutive layers (MoETuner)."""

@@ -1,0 +1,162 @@
+"""The whole plan: balance first, then traffic under that balance, beside the usual placements, each with its bounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hardware_profiles.errors import UserError
+from planners.experts.balance import balance_bound, balanced, busiest
+from planners.experts.balance_ilp import solve_balance
+from planners.experts.exact import MOST_STATES, best_path, number_of_states
+from planners.experts.placement import Figures, Placement, figures_of, from_ranks, linear_ranks, to_ranks
+from planners.experts.replicate import replica_bound, replicated
+from planners.experts.routing import Demand, Floats, Ints
+from planners.experts.topology import Topology
+from planners.experts.traffic import rename_ranks, sweep_experts, traffic_bound
+from planners.solver import relative_gap
+
+SLACK = 0.01
+"""Tokens that the busiest rank may have above the bound, in favour of traffic."""
+MOST_BINARIES = 128
+"""Experts times ranks of a layer up to which ILP 1 is solved when swaps do not meet its bound: proven in seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A placement and what it costs on the routing it was planned for."""
+
+    name: str
+    placement: Placement
+    figures: Figures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertPlan:
+    """The chosen placement first among ``candidates``, and what no placement can beat."""
+
+    chosen: Candidate
+    candidates: tuple[Candidate, ...]
+    """Linear first; the chosen one last."""
+    balance_bound: float
+    """Least imbalance of any placement with as many slots (sum of the layers' busiest ranks over that of the means)."""
+    traffic_bound: float
+    """Least traffic of any placement without copies, whatever its balance [tokens on the fastest link]; 0 with copies."""
+    traffic_proven: bool
+    """The chosen placement has the least traffic of all within the limit of balance; the bound is then under that limit."""
+
+    @property
+    def balance_gap(self) -> float:
+        """Share of the imbalance that a better placement might still remove."""
+        return relative_gap(self.chosen.figures.imbalance, self.balance_bound)
+
+    @property
+    def traffic_gap(self) -> float:
+        """The same of the traffic."""
+        return (
+            0.0 if self.chosen.figures.traffic == 0 else relative_gap(self.chosen.figures.traffic, self.traffic_bound)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSettings:
+    """``slack``: imbalance traded for traffic, as a share of the bound; ``redundant``: extra slots per layer."""
+
+    slack: float = SLACK
+    redundant: int = 0
+    sweeps: int = 6
+    layer_limit_s: float = 10.0
+
+
+def check_instance(num_experts: int, topology: Topology, settings: SearchSettings) -> None:
+    """UserError for numbers that do not divide or make no sense."""
+    ranks = topology.num_ranks
+    if not 0 <= settings.slack <= 10:
+        raise UserError(
+            f"--slack is {settings.slack:g}; it must be at least 0 and at most 10 (0.01: 1 % above the bound)"
+        )
+    if settings.redundant < 0:
+        raise UserError(f"--redundant is {settings.redundant}; it must be at least 0")
+    if (num_experts + settings.redundant) % ranks:
+        valid = -(-num_experts // ranks) * ranks - num_experts
+        remedy = f"Use --redundant {valid + ranks if settings.redundant > valid else valid}"
+        if not settings.redundant:
+            divisors = [str(g) for g in range(1, num_experts + 1) if num_experts % g == 0]
+            remedy = f"Use --ep {', '.join(divisors)}, or --redundant {valid}"
+        raise UserError(
+            f"{num_experts + settings.redundant} experts per layer do not divide by {ranks} ranks, each of which holds "
+            f"equally many. {remedy}"
+        )
+
+
+def _balance_all(demand: Demand, ranks: int, limit_s: float) -> tuple[Ints, Floats]:
+    """(int64[L, E] ranks, float64[L] bound of the busiest rank): swaps, then ILP 1 where a small layer's bound is not met."""
+    placed, bounds = [], np.empty(demand.num_layers)
+    for layer, load in enumerate(demand.loads):
+        best, bound = balanced(load, ranks), balance_bound(load, ranks)
+        if busiest(load, best, ranks) > bound + 1e-6 and len(load) * ranks <= MOST_BINARIES:
+            proven = solve_balance(load, ranks, time_limit_s=limit_s)
+            if proven.ranks is not None and busiest(load, proven.ranks, ranks) < busiest(load, best, ranks):
+                best = proven.ranks
+            if proven.result.bound is not None:
+                bound = max(bound, min(proven.result.bound, busiest(load, best, ranks)))
+        placed.append(best)
+        bounds[layer] = bound
+    return np.stack(placed), bounds
+
+
+def _candidate(name: str, placement: Placement, demand: Demand, topology: Topology) -> Candidate:
+    return Candidate(name=name, placement=placement, figures=figures_of(demand, placement, topology))
+
+
+def plan_experts(demand: Demand, topology: Topology, settings: SearchSettings) -> ExpertPlan:
+    """Place the experts of all layers. Deterministic unless a time limit of ILP 1 is met."""
+    check_instance(demand.num_experts, topology, settings)
+    if settings.redundant:
+        return _with_copies(demand, topology, settings)
+    ranks = topology.num_ranks
+    linear = linear_ranks(demand.num_layers, demand.num_experts, ranks)
+    lpt, bounds = _balance_all(demand, ranks, settings.layer_limit_s)
+    least = np.array([busiest(load, row, ranks) for load, row in zip(demand.loads, lpt, strict=True)])
+    most = np.maximum(least, bounds * (1.0 + settings.slack))
+    free = np.full(demand.num_layers, np.inf)
+    renamed = to_ranks(rename_ranks(demand, from_ranks(lpt, ranks), topology, settings.sweeps))
+    affinity = sweep_experts(demand, linear, topology, free, settings.sweeps)
+    tuned = sweep_experts(demand, renamed, topology, most, settings.sweeps)
+    proven = number_of_states(demand.num_experts, ranks) <= MOST_STATES
+    if proven:
+        tuned, _ = best_path(demand, topology, most)
+        affinity, _ = best_path(demand, topology, free)
+    named = {"linear": linear, "greedy balance": lpt, "affinity only": affinity, "balance, renamed": renamed}
+    candidates = [_candidate(n, from_ranks(r, ranks), demand, topology) for n, r in named.items()]
+    chosen = _candidate("tuned", from_ranks(tuned, ranks), demand, topology)
+    mean = float(demand.loads.sum()) / ranks
+    return ExpertPlan(
+        chosen=chosen,
+        candidates=(*candidates, chosen),
+        balance_bound=float(bounds.sum()) / mean,
+        traffic_bound=chosen.figures.traffic if proven else traffic_bound(demand, topology),
+        traffic_proven=proven,
+    )
+
+
+def _with_copies(demand: Demand, topology: Topology, settings: SearchSettings) -> ExpertPlan:
+    """Copies of the hottest experts, packed per layer; ranks then renamed for traffic."""
+    ranks, slots = topology.num_ranks, demand.num_experts + settings.redundant
+    candidates = []
+    if demand.num_experts % ranks == 0:
+        linear = from_ranks(linear_ranks(demand.num_layers, demand.num_experts, ranks), ranks)
+        candidates.append(_candidate("linear", linear, demand, topology))
+    copied = replicated(demand.loads, ranks, slots)
+    candidates.append(_candidate("replicated (EPLB)", copied, demand, topology))
+    chosen = _candidate("tuned", rename_ranks(demand, copied, topology, settings.sweeps), demand, topology)
+    mean = float(demand.loads.sum()) / ranks
+    bound = sum(replica_bound(load, ranks, slots) for load in demand.loads) / mean
+    return ExpertPlan(
+        chosen=chosen,
+        candidates=(*candidates, chosen),
+        balance_bound=bound,
+        traffic_bound=0.0,
+        traffic_proven=False,
+    )

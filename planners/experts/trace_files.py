@@ -1,0 +1,117 @@
+"""Files: routing traces (npz, Parquet) in, placements (JSON) out."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hardware_profiles.errors import UserError
+from planners.experts.placement import Placement
+from planners.experts.routing import Ints, Routing
+
+ARRAY = "experts"
+COLUMNS = ("token", "layer")
+FORMAT = "apex-sim.expert-placement.v1"
+
+
+def read_routing(path: str | Path, num_experts: int) -> Routing:
+    """A trace of expert choices.
+
+    npz: an array ``experts`` of shape tokens x layers x top-k (top-1: tokens x layers). Parquet: a row per token and layer,
+    columns token, layer and expert_0 ... expert_{k-1} (or expert).
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"{path}: no such file; give a routing trace (.npz or .parquet)")
+    suffix = file.suffix.lower()
+    if suffix not in (".npz", ".parquet"):
+        raise UserError(f"{path}: the ending says the format; a routing trace is .npz or .parquet")
+    array = _read_npz(file) if suffix == ".npz" else _read_parquet(file)
+    if array.ndim == 2:
+        array = array[:, :, None]
+    return Routing(name=file.name, experts=_whole(array, file.name), num_experts=num_experts)
+
+
+def _whole(array: npt.NDArray[Any], name: str) -> Ints:
+    """Expert numbers as integers, or a UserError."""
+    if not np.issubdtype(array.dtype, np.number) or np.issubdtype(array.dtype, np.complexfloating):
+        raise UserError(f"{name}: {ARRAY} holds {array.dtype}; it must hold whole numbers, the chosen experts")
+    if np.issubdtype(array.dtype, np.floating) and not (np.isfinite(array).all() and (array == np.floor(array)).all()):
+        raise UserError(f"{name}: {ARRAY} has entries that are no whole numbers (missing choices?); drop those tokens")
+    return np.asarray(array, dtype=np.int64)
+
+
+def _read_npz(file: Path) -> npt.NDArray[Any]:
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            if not hasattr(content, "files") or ARRAY not in content.files:
+                found = ", ".join(getattr(content, "files", [])) or "none"
+                raise UserError(
+                    f"{file.name}: no array {ARRAY!r}; it has {found}. Save tokens x layers x top-k under that name"
+                )
+            return np.asarray(content[ARRAY])
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{file.name}: cannot be read as npz; write it with numpy.savez(file, {ARRAY}=array)") from None
+
+
+def _read_parquet(file: Path) -> npt.NDArray[Any]:
+    import pandas as pd
+
+    try:
+        frame = pd.read_parquet(file)
+    except ImportError:
+        raise UserError(
+            f"{file.name}: reading Parquet needs pyarrow; pip install 'apex-sim[parquet]', or use .npz"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file.name}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
+    names = ["expert"] if "expert" in frame.columns else [c for c in frame.columns if str(c).startswith("expert_")]
+    missing = [c for c in COLUMNS if c not in frame.columns] + ([] if names else ["expert_0"])
+    if missing:
+        raise UserError(f"{file.name}: no column {missing[0]!r}; needed are token, layer, expert_0 ... expert_(k-1)")
+    names.sort(key=lambda name: int(name.rpartition("_")[2]) if name.rpartition("_")[2].isdigit() else 0)
+    if frame[[*COLUMNS, *names]].isna().to_numpy().any():
+        raise UserError(f"{file.name}: has empty cells; every token needs its experts in every layer")
+    tokens, layers = frame["token"].nunique(), frame["layer"].nunique()
+    if frame.duplicated(list(COLUMNS)).any() or len(frame) != tokens * layers:
+        raise UserError(
+            f"{file.name}: {len(frame)} rows for {tokens} tokens and {layers} layers; every token needs one row per layer"
+        )
+    ordered = frame.sort_values(list(COLUMNS))
+    return ordered[names].to_numpy().reshape(tokens, layers, len(names))
+
+
+def write_routing(routing: Routing, path: Path) -> None:
+    """Write npz; the caller makes it atomic. Equal arrays give equal bytes."""
+    with path.open("wb") as file:
+        np.savez_compressed(file, **{ARRAY: routing.experts.astype(np.int16)})
+
+
+def placement_dict(placement: Placement, first_layer: int = 0) -> dict[str, Any]:
+    """Maps per MoE layer, in the form of vLLM's and SGLang's expert load balancers.
+
+    ``physical_to_logical_map[l][s]``: expert in slot s; ``logical_to_physical_map[l][e]``: slots that hold expert e;
+    ``logical_replica_count[l][e]``: how many.
+    """
+    count = placement.slots.shape[1]
+    logical = [
+        [np.flatnonzero(row == expert).tolist() for expert in range(placement.num_experts)] for row in placement.slots
+    ]
+    return {
+        "format": FORMAT,
+        "num_layers": len(placement.slots),
+        "first_moe_layer": first_layer,
+        "num_logical_experts": placement.num_experts,
+        "num_physical_experts": count,
+        "ep_size": placement.num_ranks,
+        "num_local_physical_experts": count // placement.num_ranks,
+        "physical_to_logical_map": placement.slots.tolist(),
+        "logical_to_physical_map": logical,
+        "logical_replica_count": placement.copies().tolist(),
+    }

@@ -1,0 +1,139 @@
+"""Traffic between consecutive layers: local search over swaps of experts, renaming of ranks, bounds from below."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from planners.experts.assignment import assign
+from planners.experts.balance import TINY
+from planners.experts.placement import Placement, flows
+from planners.experts.routing import Demand, Floats, Ints
+from planners.experts.topology import Topology
+
+SUBGRADIENT_STEPS = 60
+
+
+def expert_costs(demand: Demand, ranks: Ints, layer: int, topology: Topology) -> Floats:
+    """float64[E, G]: traffic of each expert of ``layer`` on each rank, its neighbours where they are.
+
+    Experts of one layer do not meet, so a layer between fixed neighbours is an assignment problem.
+    """
+    weights, count = topology.weights, topology.num_ranks
+    cost = np.zeros((demand.num_experts, count))
+    if layer > 0:
+        cost += (demand.transitions[layer - 1].T @ np.eye(count)[ranks[layer - 1]]) @ weights
+    if layer < demand.num_layers - 1:
+        cost += (demand.transitions[layer] @ np.eye(count)[ranks[layer + 1]]) @ weights.T
+    return cost
+
+
+def swap_layer(cost: Floats, load: Floats, ranks: Ints, most: float) -> Ints:
+    """Exchange experts of one layer, the best pair first, while traffic falls and no rank rises above ``most`` tokens.
+
+    A rank that is above it already must not rise.
+    """
+    ranks, experts = ranks.copy(), np.arange(len(load))
+    total = np.bincount(ranks, weights=load, minlength=cost.shape[1])
+    change = load[None, :] - load[:, None]  # what the rank of the first gains when it takes the second
+    while True:
+        here = cost[experts, ranks]
+        gain = here[:, None] + here[None, :] - cost[:, ranks] - cost[:, ranks].T
+        limit = np.maximum(most, total[ranks]) + TINY
+        allowed = (total[ranks][:, None] + change <= limit[:, None]) & (
+            total[ranks][None, :] - change <= limit[None, :]
+        )
+        gain = np.where(allowed & (ranks[:, None] != ranks[None, :]), gain, 0.0)
+        best = int(np.argmax(gain))
+        if gain.flat[best] <= 1e-6:
+            return ranks
+        i, j = divmod(best, len(load))
+        total[ranks[i]] += change[i, j]
+        total[ranks[j]] -= change[i, j]
+        ranks[i], ranks[j] = ranks[j], ranks[i]
+
+
+def rename_ranks(demand: Demand, placement: Placement, topology: Topology, sweeps: int) -> Placement:
+    """ILP 2 by sweeps: a layer's clusters are dealt to the ranks anew, its neighbours fixed, by one assignment problem each.
+
+    Loads stay what they are. A first pass looks back only (exact between two layers when links are alike); later ones look
+    both ways, until none helps.
+    """
+    for sweep in range(sweeps + 1):
+        changed = False
+        for layer in range(1 if sweep == 0 else 0, demand.num_layers):
+            cost = np.zeros((topology.num_ranks, topology.num_ranks))
+            if layer > 0:
+                cost += flows(demand, placement, layer - 1).T @ topology.weights
+            if sweep > 0 and layer < demand.num_layers - 1:
+                cost += flows(demand, placement, layer) @ topology.weights.T
+            order, least = assign(cost)
+            if least < np.trace(cost) - 1e-6:
+                slots = placement.slots.copy()
+                slots[layer] = placement.renamed(layer, order)
+                placement = Placement(slots=slots, num_experts=placement.num_experts, num_ranks=placement.num_ranks)
+                changed = True
+        if sweep > 0 and not changed:
+            break
+    return placement
+
+
+def sweep_experts(demand: Demand, ranks: Ints, topology: Topology, most: Floats, sweeps: int) -> Ints:
+    """Local search over all layers, forwards and backwards in turn, under at most ``most[l]`` tokens per rank."""
+    ranks = ranks.copy()
+    for sweep in range(sweeps):
+        before = ranks.copy()
+        order = range(demand.num_layers) if sweep % 2 == 0 else range(demand.num_layers - 1, -1, -1)
+        for layer in order:
+            cost = expert_costs(demand, ranks, layer, topology)
+            ranks[layer] = swap_layer(cost, demand.loads[layer], ranks[layer], float(most[layer]))
+        if (ranks == before).all():
+            break
+    return ranks
+
+
+def most_kept(flow: Floats, group: int) -> float:
+    """No placement keeps more of these transitions inside groups of ``group`` experts per layer.
+
+    Every expert keeps at most its ``group`` strongest successors, and every successor as many predecessors. The bound relaxes
+    the second with multipliers v >= 0: sum_f group v_f + sum_e (group largest of (R_ef - v_f)+), which holds for any v;
+    steps down its subgradient (Held, Wolfe and Crowder, 1974) look for a good one, from the side that binds more.
+    """
+    if group >= len(flow):
+        return float(flow.sum())
+    return min(_relaxed(flow, group), _relaxed(flow.T, group))
+
+
+def _relaxed(flow: Floats, group: int) -> float:
+    price = np.zeros(len(flow))
+    best, scale = np.inf, 1.0
+    for step in range(SUBGRADIENT_STEPS):
+        left = flow - price
+        top = np.argpartition(-left, group - 1, axis=1)[:, :group]
+        kept = np.maximum(np.take_along_axis(left, top, axis=1), 0.0)
+        value = float(group * price.sum() + kept.sum())
+        if value < best - 1e-12:
+            best = value
+        elif step % 5 == 4:
+            scale /= 2
+        taken = np.bincount(top[kept > 0], minlength=len(flow))
+        slope = group - taken
+        norm = float((slope * slope).sum())
+        if norm == 0:
+            break
+        price = np.maximum(0.0, price - scale * 0.1 * best / norm * slope)
+    return best
+
+
+def traffic_bound(demand: Demand, topology: Topology) -> float:
+    """No placement with E/G experts per rank has less traffic [tokens on the fastest link]; balance is not asked for.
+
+    Per pair of layers, what leaves ranks costs at least 1, and what leaves nodes the rest of the network's weight.
+    """
+    experts, bound = demand.num_experts, 0.0
+    on_rank, on_node = experts // topology.num_ranks, experts // topology.num_nodes
+    for flow in demand.transitions:
+        total = float(flow.sum())
+        bound += max(0.0, total - most_kept(flow, on_rank))
+        if topology.num_nodes > 1:
+            bound += (topology.network_weight - 1.0) * max(0.0, total - most_kept(flow, on_node))
+    return bound
