@@ -9,7 +9,7 @@ from html import escape
 from apex_sim.text import number
 from apex_sim.validate_text import limits_text, percent
 from simulator.validation.outcome import Outcome
-from simulator.validation.plots import panel_metrics, range_of
+from simulator.validation.plots import panel_metrics, range_of, tick_values
 from simulator.validation.score import Aggregate, Residual
 
 SIDE, LEFT, BOTTOM = 260, 52, 34
@@ -102,6 +102,7 @@ def report_html(outcome: Outcome, by: Sequence[str], version: str) -> str:
         parts += ["<h2>Goals</h2>", _goals(outcome)]
     if outcome.residuals:
         parts += ["<h2>Predicted against measured</h2>", '<p class="soft">Bands are 10 and 20 %.</p>', _plots(outcome)]
+        parts += ["<h2>Measured figures inside the 80 % interval of their prediction</h2>", _coverage(outcome)]
         parts += [f"<h2>Error by {escape(', '.join(by))}</h2>", _aggregates(outcome.aggregates(by), by)]
         parts += ["<h2>Every run and metric</h2>", '<input id="find" type="search" placeholder="Filter rows">']
         parts.append(_runs(outcome))
@@ -160,7 +161,12 @@ def _amount(value: float) -> Cell:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Cell]], *, tall: bool = False, name: str = "") -> str:
-    head = "".join(f"<th><button>{escape(title)}</button></th>" for title in header)
+    rows = list(rows)
+    kinds = [kind for _, _, kind in rows[0]] if rows else [""] * len(header)
+    head = "".join(
+        f"<th{' class=n' if kind == 'n' else ''}><button>{escape(title)}</button></th>"
+        for title, kind in zip(header, kinds, strict=True)
+    )
     lines = []
     for row in rows:
         cells = []
@@ -184,6 +190,14 @@ def _goals(outcome: Outcome) -> str:
         for g in outcome.goals
     ]  # fmt: skip
     return _table(("source", "metric", "goal", "at most", "median", "p90", "worst", "n", "failed"), rows)
+
+
+def _coverage(outcome: Outcome) -> str:
+    rows = [
+        [_text(c.family), _share(c.share), (f"x{c.width:.2f}", c.width, "n"), (str(c.total), c.total, "n")]
+        for c in outcome.coverage
+    ]
+    return _table(("metrics", "inside", "median width", "n"), rows)
 
 
 def _aggregates(groups: Sequence[Aggregate], by: Sequence[str]) -> str:
@@ -256,7 +270,7 @@ def _panel(residuals: Sequence[Residual], metric: str, sources: Sequence[str]) -
             f'L{end} {base - SIDE + down:.1f}L{LEFT + down:.1f} {base}Z" fill="var({colour})"/>'
         )
     parts.append(f'<rect x="{LEFT}" y="30" width="{SIDE}" height="{SIDE}" fill="none" stroke="var(--line)"/>')
-    for tick in _ticks(low, high):
+    for tick in tick_values(low, high):
         x, y = place(tick, tick)
         label = f"{tick:,.10g}"
         parts.append(f'<text x="{x:.1f}" y="{30 + SIDE + 14}" text-anchor="middle">{label}</text>')
@@ -278,12 +292,6 @@ def _panel(residuals: Sequence[Residual], metric: str, sources: Sequence[str]) -
         parts.append(f'<text x="{LEFT + 20}" y="{line}" style="fill:{colour}">{label}</text>')
     box = f"0 0 {LEFT + SIDE + 14} {30 + SIDE + BOTTOM}"
     return f'<svg viewBox="{box}" role="img" aria-label="{escape(metric)}">{"".join(parts)}</svg>'
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    steps = (1, 2, 5) if high / low < 100 else (1,)
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [s * 10.0**p for p in powers for s in steps if low <= s * 10.0**p <= high]
 
 
 def _mark(index: int, x: float, y: float, title: str) -> str:

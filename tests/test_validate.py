@@ -16,6 +16,7 @@ from hardware_profiles.errors import UserError
 from simulator.validation.files import cited_runs, read_runs
 from simulator.validation.metrics import metric_names
 from simulator.validation.outcome import Outcome, to_dict
+from simulator.validation.plots import tick_values
 from simulator.validation.replay import Options, engine_name, predict, predict_all
 from simulator.validation.run import MeasuredRun, Stage, Window, Workload
 from simulator.validation.score import Aggregate, aggregate, residuals_of
@@ -108,6 +109,18 @@ def test_seconds_become_milliseconds(tmp_path: Path) -> None:
         ("  - id: one", "  - id: one\n    modle: x", "Did you mean 'model'"),
         ("  - id: one", "  - id: one\n    tp: 0", "tp is 0; it must be at least 1"),
         ("  - id: one", "  - id: one\n    split: training", "unknown split 'training'"),
+        ("  - id: one", "  - id: one\n    max_model_len: [1]", "max_model_len is [1]; it must be one value"),
+        ("  - id: one", '  - id: "\\u0007"', "id is '\\x07'; it must be printable text"),
+        ('engine_version: "0.15"', "engine_version: 0.20", "put the version in quotes"),
+        ("ttft_mean_ms: 30", "ttft_mean_ms: 1" + 400 * "0", "has 401 digits"),
+        ("ttft_mean_ms: 30", "output_tok_s: 1.0e+300", "no server comes to that"),
+        ("ttft_mean_ms: 30", "queue_mean_ms: 0", "queue_mean_ms is 0; it must be above 0"),
+        ("ttft_mean_ms: 30", "num_preemptions: 0", "num_preemptions is 0; it must be above 0"),
+        ("input_len: 500", "input_len: []", "input_len is an empty list"),
+        ("rate_per_s: 2", "stages: 5", "stages is 5; it must be a list"),
+        ("rate_per_s: 2", "stages: [{num_requests: 2.5, duration_s: 3}]", "num_requests is 2.5; it must be a whole"),
+        ("rate_per_s: 2", "stages: [{num_requests: 9, duration_s: 3, rate_per_s: 3}]", "they decide the third"),
+        ("rate_per_s: 2", "rate_per_s: 2, concurrency: 4", "gives rate_per_s and concurrency"),
     ],
 )
 def test_bad_runs_are_refused_in_one_line(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -131,6 +144,15 @@ def test_duplicate_ids_are_refused(tmp_path: Path) -> None:
         ("runs.csv", "a,b\n", "has a header but no rows"),
         ("runs.csv", "a,b\n1,2\n", "neither our own format"),
         ("runs.csv", "id,model,cluster,measured.ttft_mean_ms\nx,y,z,nan\n", "is nan; leave the cell empty"),
+        ("runs.csv", "id;model;cluster\na;b;c\n", "not separated by commas"),
+        ("runs.csv", "id,model,id\na,b,c\n", "column id occurs twice"),
+        (
+            "runs.csv",
+            "id,model,workload,workload.input_len\na,b,1,2\n",
+            "workload is a column, and workload.input_len too",
+        ),
+        ("runs.csv", "id,model\n" + 140_000 * "a" + ",b\n", "is no CSV"),
+        ("runs.csv.gz", "id,model\n", "is not gzipped"),
         ("runs.txt", "a", "runs come as .yaml or .csv"),
     ],
 )
@@ -335,15 +357,74 @@ def test_json_report_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     page = report.read_text("utf-8")
     HTMLParser().feed(page)
     assert "&lt;b&gt;&amp;one" in page and "<b>&one" not in page
+    assert "80 % interval" in page
     assert "http" not in page.replace("http-equiv", "")
 
 
 def test_check_fails_when_a_goal_is_missed(tmp_path: Path) -> None:
     text = RUN.replace("id: one", "id: one\n    source: serve")
-    assert main(["validate", str(write(tmp_path, text)), "--check", "--jobs", "1"]) in (0, 1)
+    near = text.replace("ttft_mean_ms: 30, tpot_mean_ms: 7, e2e_mean_ms: 723", "tpot_mean_ms: 7.2")
+    assert main(["validate", str(write(tmp_path, near)), "--check", "--jobs", "1"]) == 0
     far = text.replace("ttft_mean_ms: 30, tpot_mean_ms: 7, e2e_mean_ms: 723", "ttft_mean_ms: 900")
     assert main(["validate", str(write(tmp_path, far)), "--check", "--jobs", "1"]) == 1
     assert main(["validate", str(write(tmp_path, far)), "--jobs", "1"]) == 0
+    gone = near + near[near.index("  - id") :].replace("one", "two\n    engine: nobodys")
+    assert main(["validate", str(write(tmp_path, gone)), "--check", "--jobs", "1"]) == 1
+
+
+def test_check_holds_runs_to_goals_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = str(write(tmp_path, RUN))
+    assert main(["validate", runs, "--check"]) == 2
+    assert "no goal is about these runs" in capsys.readouterr().err
+    for limit, code in ((0.5, 0), (0.001, 1)):
+        goals = write(tmp_path, f"- {{source: runs, metric: tpot_mean_ms, worst: {limit}}}", "goals.yaml")
+        assert main(["validate", runs, "--check", "--jobs", "1", "--goals", str(goals)]) == code
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{}", "has no goals"),
+        ("- 1", "goal 1 is 1"),
+        ("- {source: runs, metric: tpot}", "needs source"),
+        ("- {source: runs, metric: tpot_mean_ms}", "needs median, p90 or worst"),
+        ("- {source: runs, metric: tpot_mean_ms, median: 12}", "it is a share"),
+        ("- {source: runs, metric: tpot_mean_ms, mean: 0.1}", "unknown field 'mean'"),
+        ("- [", "not valid YAML"),
+    ],
+)
+def test_bad_goals_are_one_line(tmp_path: Path, text: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    goals = write(tmp_path, text, "goals.yaml")
+    assert main(["validate", str(write(tmp_path, RUN)), "--goals", str(goals)]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_cells_of_a_csv_are_text_where_text_is_meant(tmp_path: Path) -> None:
+    lengths = "workload.input_len,workload.output_len,workload.num_requests"
+    text = f"""\ufeffid, model ,cluster,engine_version,tags.on,{lengths},measured.output_tok_s
+007,llama-3.1-8b,h100-sxm:1,0.10,yes,5e2,100,40,1.6e3
+no,llama-3.1-8b,h100-sxm:1,0.20,1.0,500,100,40,1600
+"""
+    first, second = read_runs(write(tmp_path, text, "runs.csv"))
+    assert (first.id, first.engine_version, first.tags) == ("007", "0.10", {"on": "yes"})
+    assert (second.id, second.engine_version, second.tags) == ("no", "0.20", {"on": "1.0"})
+    assert first.workload.input_len == 500 and first.measured == {"output_tok_s": 1600.0}
+
+
+def test_a_run_of_an_unknown_engine_fails_by_name_beside_the_others() -> None:
+    good, bad = predict_all([run(), run(id="two", engine="nobodys")])
+    assert good.failure is None
+    assert bad.failure is not None and "unknown engine 'nobodys'" in bad.failure
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(27.2, 48.0), (5.9, 11.8), (1.0, 1.6), (1216, 1940), (60, 400), (60, 100_000), (1e-3, 1e7)]
+)
+def test_axes_have_a_few_readable_ticks(low: float, high: float) -> None:
+    found = tick_values(low, high)
+    assert 3 <= len(found) <= 8
+    assert all(low <= tick <= high for tick in found)
 
 
 @pytest.mark.parametrize(
@@ -355,6 +436,7 @@ def test_check_fails_when_a_goal_is_missed(tmp_path: Path) -> None:
         ("--metric", "ttft"),
         ("--match", "nothing"),
         ("--plot", "x.txt"),
+        ("--goals", "nowhere.yaml"),
     ],
 )
 def test_bad_arguments_are_one_line(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from simulator.validation.outcome import Outcome
+    from simulator.validation.score import Goal
 
 DEFAULT_BY = "source,metric"
 
@@ -42,7 +43,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     output.add_argument("--json", metavar="FILE", help="write everything: runs, residuals, goals ('-': stdout)")
     output.add_argument("--report", metavar="FILE", help="write one HTML file with tables and plots")
     output.add_argument("--plot", metavar="FILE", help="write predicted against measured (.png, .svg, .pdf)")
-    parser.add_argument("--check", action="store_true", help="exit with 1 when a goal is missed")
+    parser.add_argument(
+        "--check", action="store_true", help="exit with 1 when a goal is missed or a run cannot be simulated"
+    )
+    parser.add_argument(
+        "--goals", metavar="FILE", help="goals of your own (.yaml, docs/validation.md) instead of the project's"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,11 +75,17 @@ def run(args: argparse.Namespace) -> int:
     runs = [run for file in args.files for run in read_runs(file)] if args.files else cited_runs()
     check_unique(runs)
     runs = select(runs, metrics=args.metric, match=args.match)
+    goals = _goals(args.goals)
+    if args.check and not any((g.source, g.metric) in {(r.source, m) for r in runs for m in r.measured} for g in goals):
+        raise UserError("--check: no goal is about these runs and metrics; give --goals FILE (docs/validation.md)")
     by = tuple(name.strip() for name in args.by.split(",") if name.strip())
     check_labels(by, runs)
     json_file = prepare_file(args.json, "--json") if args.json not in (None, "-") else None
     report = prepare_file(args.report, "--report") if args.report is not None else None
     plot = prepare_figure(args.plot, "--plot") if args.plot is not None else None
+    targets = [path.resolve() for path in (json_file, report, plot) if path is not None]
+    if len(set(targets)) < len(targets):
+        raise UserError("--json, --report and --plot name one file twice; give each a name of its own")
     with ProgressBar("replaying") as progress:
         predictions = predict_all(
             runs,
@@ -81,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
             jobs=args.jobs or os.cpu_count() or 1,
             progress=progress,
         )
-    outcome = Outcome(runs, predictions)
+    outcome = Outcome(runs, predictions, goals)
     if args.json == "-":
         print(to_json(to_dict(outcome, by)), end="")
     else:
@@ -92,8 +104,20 @@ def run(args: argparse.Namespace) -> int:
         write_text(report, report_html(outcome, by, __version__))
     if plot is not None:
         _draw(outcome, plot)
-    missed = [result for result in outcome.goals if not result.met]
-    return 1 if args.check and missed else 0
+    return 1 if args.check and not outcome.passed else 0
+
+
+def _goals(file: str | None) -> tuple[Goal, ...]:
+    from hardware_profiles.errors import UserError
+    from simulator.validation.score import goals_from_yaml, load_goals
+
+    if file is None:
+        return load_goals()
+    try:
+        text = Path(file).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--goals {file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    return goals_from_yaml(text, file)
 
 
 def _draw(outcome: Outcome, path: Path) -> None:

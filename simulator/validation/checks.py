@@ -20,6 +20,8 @@ PLAUSIBLE_MS: Mapping[str, tuple[float, float]] = {
     "token_time": (0.2, 3e4),
 }
 """Latencies outside are taken for another unit: no engine answers in less, no benchmark waits for more."""
+SMALLEST, LARGEST = 1e-9, 1e15
+"""No metric, in the unit of its name, lies outside."""
 E2E_FACTOR = 2.0
 """TTFT + TPOT x (output tokens - 1) is E2E; means over requests differ by less than this."""
 STATED = ("mean", "p50", "p90", "p95", "p99")
@@ -43,8 +45,10 @@ def _values(measured: Mapping[str, float]) -> Iterator[str]:
     for name, value in measured.items():
         if not math.isfinite(value):
             yield f"{name} is {value}; it must be a finite number (leave out what was not measured)"
-        if value < 0 or (value == 0 and name not in ("num_preemptions",) and not name.startswith("queue")):
-            yield f"{name} is {value:g}; it must be above 0 (leave out what was not measured)"
+        if value <= 0:
+            yield f"{name} is {value:g}; it must be above 0 for a relative error (leave it out)"
+        if value > 0 and not SMALLEST <= value <= LARGEST:
+            yield f"{name} is {value:g}; no server comes to that"
 
 
 def _latency_of(name: str) -> str:

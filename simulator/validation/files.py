@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ NESTED = ("workload", "window", "measured", "tags")
 WORKLOAD = tuple(f.name for f in dataclasses.fields(Workload) if f.name != "requests")
 WINDOW = tuple(f.name for f in dataclasses.fields(Window))
 FIELDS = (*IDENTITY, *DEPLOYMENT, *SETTINGS, *NESTED)
+TEXT_COLUMNS = (*IDENTITY, *DEPLOYMENT[:4], "workload.trace", "workload.arrival")
+"""Columns of a CSV whose cells are text whatever they look like: version 0.10 is not 0.1, and no id is a boolean."""
 REQUIRED = ("id", "model", "cluster", "workload", "measured")
 LONGEST_S = {"ttft": 600.0, "tpot": 10.0, "itl": 10.0, "e2e": 7200.0, "queue": 7200.0}
 """Latencies in seconds beyond these look like milliseconds."""
@@ -94,8 +98,6 @@ def _checked_foreign(run: MeasuredRun) -> MeasuredRun:
 
 def _nested(row: Row) -> dict[str, Any]:
     """Cells by their dotted column names; empty ones are left out."""
-    import yaml
-
     data: dict[str, Any] = {}
     for column in row.cells:
         text = row.text(column)
@@ -103,16 +105,32 @@ def _nested(row: Row) -> dict[str, Any]:
             if (row.cells[column] or "").strip().lower() == "nan":
                 raise UserError(f"{row.place}: {column} is nan; leave the cell empty where nothing was measured")
             continue
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
         target = data
         *outer, last = column.split(".")
         for name in outer:
             target = target.setdefault(name, {})
-        target[last] = value
+            if not isinstance(target, dict):
+                raise UserError(f"{row.place}: {name} is a column, and {column} too; keep one of them")
+        target[last] = _unquoted(text) if column in TEXT_COLUMNS or outer == ["tags"] else _cell(text)
     return data
+
+
+def _unquoted(text: str) -> str:
+    """Without the quotes that a YAML file would need."""
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
+def _cell(text: str) -> Any:
+    """What a cell means: a number, also 1e6 as spreadsheets write it, else a YAML value, else text."""
+    import yaml
+
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 # -- YAML -------------------------------------------------------------------------------------------------------------
@@ -185,7 +203,7 @@ def _from_mapping(data: Mapping[str, Any], place: str, path: Path | None) -> Mea
     try:
         run = MeasuredRun(
             **fields,
-            settings={name: data[name] for name in SETTINGS if data.get(name) is not None},
+            settings={name: _setting(data[name], place, name) for name in SETTINGS if data.get(name) is not None},
             workload=_workload(_mapping(data["workload"], f"{place}: workload"), f"{place}: workload", path),
             window=_window(_mapping(data.get("window") or {}, f"{place}: window"), f"{place}: window"),
             measured=_measured(_mapping(data["measured"], f"{place}: measured"), f"{place}: measured"),
@@ -210,13 +228,27 @@ def _present(data: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 def _text(value: object, place: str, name: str) -> str:
     if isinstance(value, Mapping | list | bool):
         raise UserError(f"{place}: {name} is {value!r}; it must be text")
-    return str(value)
+    if name == "engine_version" and isinstance(value, float):
+        raise UserError(f"{place}: {name} is {value}, and 0.20 would read as 0.2; put the version in quotes")
+    text = " ".join(str(value).split())
+    if not text.isprintable():
+        raise UserError(f"{place}: {name} is {text!a}; it must be printable text")
+    return text
+
+
+def _setting(value: object, place: str, name: str) -> object:
+    """As written: the engine's own checks come with the replay."""
+    if isinstance(value, Mapping | list):
+        raise UserError(f"{place}: {name} is {value!r}; it must be one value")
+    return value
 
 
 def _number(value: object, place: str, name: str, *, whole: bool = False, smallest: float | None = None) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        hint = "; YAML reads 1e6 as text, write 1.0e+6" if isinstance(value, str) else ""
+        hint = "; YAML reads 1e6 as text, write 1.0e+6" if isinstance(value, str) and _is_number(value) else ""
         raise UserError(f"{place}: {name} is {value!r}; it must be a number{hint}")
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        raise UserError(f"{place}: {name} has {len(str(abs(value)))} digits; no such number was measured")
     if not math.isfinite(value):
         raise UserError(f"{place}: {name} is {value}; it must be a finite number (leave out what was not measured)")
     if whole and value != int(value):
@@ -224,6 +256,14 @@ def _number(value: object, place: str, name: str, *, whole: bool = False, smalle
     if smallest is not None and value < smallest:
         raise UserError(f"{place}: {name} is {value}; it must be at least {smallest:g}")
     return float(value)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_names(data: Mapping[str, Any], known: Sequence[str], place: str) -> None:
@@ -278,7 +318,13 @@ def _workload(data: Mapping[str, Any], place: str, path: Path | None) -> Workloa
         fields[name] = _lengths(data[name], place, name)
     if data.get("arrival") is not None:
         fields["arrival"] = _text(data["arrival"], place, "arrival")
-    fields["stages"] = tuple(_stage(item, f"{place}: stage {i}") for i, item in enumerate(data.get("stages") or ()))
+    stages = data.get("stages") or []
+    if not isinstance(stages, list):
+        raise UserError(
+            f"{place}: stages is {stages!r}; it must be a list, for example [{{num_requests: 60, duration_s: 30}}]"
+        )
+    fields["stages"] = tuple(_stage(item, f"{place}: stage {i}") for i, item in enumerate(stages))
+    _check_one_load(fields, place)
     if data.get("trace") is not None:
         fields["trace"] = str(_beside(path, _text(data["trace"], place, "trace"), place))
     elif "input_len" not in fields or "output_len" not in fields:
@@ -286,6 +332,14 @@ def _workload(data: Mapping[str, Any], place: str, path: Path | None) -> Workloa
     elif not fields["stages"] and "num_requests" not in fields:
         raise UserError(f"{place}: num_requests is missing; say how many requests were sent (or give stages)")
     return Workload(**fields)
+
+
+def _check_one_load(fields: Mapping[str, Any], place: str) -> None:
+    given = [name for name in ("stages", "rate_per_s", "concurrency") if fields.get(name)]
+    if len(given) > 1:
+        raise UserError(
+            f"{place}: gives {' and '.join(given)}; requests came in one of these ways, leave the others out"
+        )
 
 
 def _beside(path: Path | None, name: str, place: str) -> Path:
@@ -297,6 +351,8 @@ def _beside(path: Path | None, name: str, place: str) -> Path:
 
 def _lengths(value: object, place: str, name: str) -> Any:
     if isinstance(value, list):
+        if not value:
+            raise UserError(f"{place}: {name} is an empty list; it needs at least one token count")
         return tuple(int(_number(item, place, name, whole=True, smallest=1)) for item in value)
     if not isinstance(value, int | float | str) or isinstance(value, bool):
         raise UserError(
@@ -313,7 +369,11 @@ def _stage(value: object, place: str) -> Stage:
     """``num_requests`` and ``duration_s``, or one of them with ``rate_per_s``."""
     data = _mapping(value, place)
     _check_names(data, ("num_requests", "duration_s", "rate_per_s", "pause_s"), place)
-    given = {name: _number(data[name], place, name) for name in _present(data, tuple(data))}
+    given = {
+        name: _number(data[name], place, name, whole=name == "num_requests") for name in _present(data, tuple(data))
+    }
+    if {"num_requests", "duration_s", "rate_per_s"} <= given.keys():
+        raise UserError(f"{place}: give two of num_requests, duration_s and rate_per_s; they decide the third")
     rate = given.get("rate_per_s")
     if rate is not None and rate > 0:
         if "duration_s" in given:

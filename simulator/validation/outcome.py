@@ -15,6 +15,7 @@ from simulator.validation.replay import Prediction
 from simulator.validation.run import MeasuredRun
 from simulator.validation.score import (
     Aggregate,
+    Goal,
     GoalResult,
     Residual,
     aggregate,
@@ -45,6 +46,8 @@ class Outcome:
 
     runs: Sequence[MeasuredRun]
     predictions: Sequence[Prediction]
+    wanted: Sequence[Goal] | None = None
+    """Goals to hold the runs to; None: the project's."""
 
     @cached_property
     def residuals(self) -> list[Residual]:
@@ -64,7 +67,12 @@ class Outcome:
     @cached_property
     def goals(self) -> list[GoalResult]:
         """Goals that these runs can be held to."""
-        return check_goals(self.residuals, self.predictions)
+        return check_goals(self.residuals, self.predictions, self.wanted)
+
+    @property
+    def passed(self) -> bool:
+        """Every goal is met and every run could be simulated."""
+        return not self.failures and all(result.met for result in self.goals)
 
     @cached_property
     def coverage(self) -> list[Coverage]:

@@ -20,6 +20,9 @@ FIRST = ("ttft_mean_ms", "tpot_mean_ms", "e2e_mean_ms", "itl_p50_ms", "output_to
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d", "#8c6d00")
 """Okabe and Ito's palette (jfly.uni-koeln.de/color), told apart with any colour vision; markers differ too."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+EVEN_UP_TO = 10.0
+"""Ratio of the ends of an axis from which even steps would crowd its upper end."""
+MOST_TICKS = 7
 BANDS = ((0.2, "#e3e9ef"), (0.1, "#c9d6e2"))
 
 
@@ -37,6 +40,19 @@ def range_of(residuals: Sequence[Residual]) -> tuple[float, float]:
     low, high = min(values), max(values)
     margin = max(1.25, (high / low) ** 0.06)
     return low / margin, high * margin
+
+
+def tick_values(low: float, high: float) -> list[float]:
+    """A few round numbers for a logarithmic axis: even steps where it is short, else parts of decades or decades."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    if high < EVEN_UP_TO * low:
+        steps = (s * 10.0**p for p in range(first - 2, last + 1) for s in (1, 2, 5))
+        step = next(s for s in steps if (high - low) / s < MOST_TICKS)
+        return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    parts = (1, 2, 5) if high < 300 * low else (1,)
+    every = 1 + (last - first) // MOST_TICKS
+    ticks = [s * 10.0**p for p in range(first, last + 1) if p % every == 0 for s in parts]
+    return [tick for tick in ticks if low <= tick <= high]
 
 
 def accuracy_figure(residuals: Sequence[Residual]) -> Figure:
@@ -78,14 +94,13 @@ def _panel(axis: Any, residuals: Sequence[Residual], metric: str, sources: Seque
     axis.set_xlabel("measured")
     axis.set_ylabel("predicted")
     for ticks in (axis.xaxis, axis.yaxis):
-        _ticks(ticks, high / low)
+        _ticks(ticks, tick_values(low, high))
 
 
-def _ticks(axis: Any, span: float) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+def _ticks(axis: Any, values: Sequence[float]) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    steps = (1, 2, 5) if span < 300 else (1,)
-    axis.set_major_locator(LogLocator(subs=steps, numticks=12))
+    axis.set_major_locator(FixedLocator(values))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axis.set_tick_params(labelsize=8)

@@ -84,7 +84,7 @@ def predict_all(
     groups: dict[tuple[Any, ...], list[MeasuredRun]] = {}
     for run in runs:
         if run.skip is None:
-            groups.setdefault(_simulation_key(run), []).append(run)
+            groups.setdefault(_group_key(run), []).append(run)
     tasks = sorted(groups.values(), key=lambda group: -_work(group[0]))
     predictions: dict[int, Prediction] = {}
     done, total = 0, sum(len(group) for group in tasks)
@@ -105,6 +105,14 @@ def _map(tasks: Sequence[list[MeasuredRun]], options: Options, jobs: int) -> Ite
         yield from pool.map(_replay_group, tasks, [options] * len(tasks))
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _group_key(run: MeasuredRun) -> tuple[Any, ...]:
+    """Runs of one key are one simulation; a run whose engine cannot be read stands alone, and fails when it is replayed."""
+    try:
+        return _simulation_key(run)
+    except UserError:
+        return (id(run),)
 
 
 def _simulation_key(run: MeasuredRun) -> tuple[Any, ...]:
@@ -196,6 +204,8 @@ def _replay_group(runs: list[MeasuredRun], options: Options) -> list[Prediction]
             return [_prediction(run, results, blocks) for run in runs]
         except UserError as error:
             return [Prediction(run=run, failure=str(error)) for run in runs]
+        except MemoryError:
+            return [Prediction(run=run, failure="does not fit in memory; is num_requests right?") for run in runs]
         except Exception as error:  # our own fault: the run is named, the other thousand are not lost
             return [Prediction(run=run, failure=f"internal error: {error!r}") for run in runs]
 

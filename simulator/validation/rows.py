@@ -7,6 +7,8 @@ import gzip
 import io
 import math
 import re
+import zlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,17 +77,33 @@ def read_rows(path: Path) -> tuple[list[str], list[Row]]:
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+    except gzip.BadGzipFile:
+        raise UserError(f"{path}: is not gzipped; leave .gz out of its name, or compress it") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile):
+    except (UnicodeDecodeError, EOFError, zlib.error):
         raise UserError(f"{path}: is not UTF-8 text; save it as CSV in UTF-8") from None
+    return _parsed(path, text)
+
+
+def _parsed(path: Path, text: str) -> tuple[list[str], list[Row]]:
     reader = csv.DictReader(io.StringIO(text))
-    columns = list(reader.fieldnames or [])
+    try:
+        columns = [name.strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        cells_of_rows = [(reader.line_num, cells) for cells in reader]
+    except csv.Error as error:
+        raise UserError(f"{path}: line {reader.line_num}: is no CSV: {error}; is a quote left open?") from None
     if not columns:
         raise UserError(f"{path}: is empty; it needs a header and a row per run (docs/validation.md)")
+    twice = [name for name, count in Counter(columns).items() if name and count > 1]
+    if twice:
+        raise UserError(f"{path}: column {twice[0]} occurs twice; keep one of them")
+    if len(columns) == 1 and re.search(r"[;\t]", columns[0]):
+        raise UserError(f"{path}: cells are not separated by commas; save it as CSV with commas (and decimal points)")
     rows = []
-    for cells in reader:
-        place = f"{path}: line {reader.line_num}"
+    for line, cells in cells_of_rows:
+        place = f"{path}: line {line}"
         if None in cells:
             raise UserError(f"{place}: has more cells than the header; quote cells that contain commas")
         rows.append(Row({name: value or "" for name, value in cells.items()}, place))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import resources
 
 import numpy as np
 
-from hardware_profiles.errors import unknown_name
+from hardware_profiles.errors import UserError, unknown_name
+from simulator.validation.metrics import metric_names
 from simulator.validation.replay import Prediction
 from simulator.validation.run import MeasuredRun
 
@@ -152,16 +153,49 @@ class GoalResult:
 @cache
 def load_goals() -> tuple[Goal, ...]:
     """The project's goals, from goals.yaml."""
+    text = resources.files("simulator.validation").joinpath("goals.yaml").read_text("utf-8")
+    return goals_from_yaml(text, "goals.yaml")
+
+
+def goals_from_yaml(text: str, place: str) -> tuple[Goal, ...]:
+    """Goals of a YAML list; UserError naming ``place``, entry and field."""
     import yaml
 
-    text = resources.files("simulator.validation").joinpath("goals.yaml").read_text("utf-8")
-    return tuple(Goal(**entry) for entry in yaml.safe_load(text))
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{place}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, list) or not data:
+        raise UserError(
+            f"{place}: has no goals; write a list such as [{{source: my_runs, metric: tpot_mean_ms, median: 0.1}}]"
+        )
+    return tuple(_goal(entry, f"{place}: goal {index + 1}") for index, entry in enumerate(data))
 
 
-def check_goals(residuals: Sequence[Residual], predictions: Sequence[Prediction]) -> list[GoalResult]:
-    """Every goal for which there is a residual."""
+def _goal(entry: object, place: str) -> Goal:
+    known = [f.name for f in fields(Goal)]
+    if not isinstance(entry, Mapping):
+        raise UserError(f"{place} is {entry!r}; it must be a mapping of {', '.join(known)}")
+    for name in entry:
+        if name not in known:
+            raise UserError(f"{place}: {unknown_name('field', str(name), known)}")
+    if not isinstance(entry.get("source"), str) or entry.get("metric") not in metric_names():
+        raise UserError(f"{place}: needs source (a name) and metric (one of docs/validation.md)")
+    limits = {name: entry[name] for name in ("median", "p90", "worst") if entry.get(name) is not None}
+    if not limits:
+        raise UserError(f"{place}: needs median, p90 or worst: the largest absolute error, as a share")
+    for name, limit in limits.items():
+        if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit < 10:
+            raise UserError(f"{place}: {name} is {limit!r}; it is a share above 0 (0.1 is 10 %)")
+    return Goal(source=entry["source"], metric=entry["metric"], **limits)
+
+
+def check_goals(
+    residuals: Sequence[Residual], predictions: Sequence[Prediction], goals: Sequence[Goal] | None = None
+) -> list[GoalResult]:
+    """Every goal (default: the project's) for which there is a residual."""
     results = []
-    for goal in load_goals():
+    for goal in load_goals() if goals is None else goals:
         errors = [r.error for r in residuals if (r.run.source, r.metric) == (goal.source, goal.metric)]
         failures = sum(
             p.failure is not None and p.run.source == goal.source and goal.metric in p.run.measured for p in predictions
