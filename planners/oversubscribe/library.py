@@ -1,0 +1,137 @@
+"""Power and latency of one server at every load and clock: the simulator's own runs, cut into seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from planners.oversubscribe.services import Service
+from simulator.deployment import Deployment
+from simulator.physics.frequency import at_clock, max_clock_mhz
+from simulator.result import SimulationResult
+from simulator.simulate import simulate_deployment
+from workloads.synthetic import generate
+
+Floats = npt.NDArray[np.float64]
+
+LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
+"""Loads that are simulated, as shares of the peak rate; 1.2 is a burst on top of the peak."""
+WARM_UP_S = 120
+TRACE_S = 1800
+"""Seconds of a run: the first are dropped, the rest repeat in the row from an offset of each server's own."""
+HOST_FIXED_SHARE = 0.31
+"""Host power of an idle server, as a share of its devices' TDP: SplitwiseSim's 1500 W of an idle DGX A100 less eight idle
+GPUs of 63 W, over 3200 W."""
+WALL_SLOPE = 1.09
+"""Watts at the wall per watt of a device, so that a server at full power takes 1.4 times its devices (1.3 to 1.5 in MLPerf
+Inference v4.1 and v5.1 power results; docs/power.md)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One server of one service at one load and clock."""
+
+    power_w: Floats
+    """Mean power of the server in each second, host included [W], float64[TRACE_S]."""
+    e2e_s: Floats
+    """End-to-end latency of each request [s]: the same requests at every clock."""
+    rate_per_s: float
+    """Requests per second that arrive."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Library:
+    """Entries by (lengths of the service, clock in MHz, index of the level)."""
+
+    entries: dict[tuple[tuple[str, str], float, int], Entry]
+    max_mhz: float
+    capacity_per_s: dict[tuple[str, str], float]
+    """Requests per second of a server with its queue full, at the largest clock."""
+
+    def entry(self, service: Service, mhz: float, level: int) -> Entry:
+        """The entry of a service."""
+        return self.entries[service.lengths, mhz, level]
+
+
+def server_w(deployment: Deployment, devices_w: Floats) -> Floats:
+    """Wall power of a server from that of its devices [W]."""
+    tdp_w = (deployment.cluster.device.tdp_w or 0.0) * deployment.plan.devices_per_replica
+    return HOST_FIXED_SHARE * tdp_w + WALL_SLOPE * devices_w
+
+
+def per_second_w(result: SimulationResult, seconds: int) -> Floats:
+    """Mean device power of the only replica in each of the first seconds of the run [W]; idle after its end."""
+    timeline = result.timeline
+    times = timeline["time_s"].to_numpy(dtype=float)
+    joules = np.cumsum(timeline["power_w"].to_numpy(dtype=float) * np.diff(times, prepend=0.0))
+    end = times[-1] if len(times) else 0.0
+    marks = np.arange(seconds + 1, dtype=float)
+    total = np.interp(marks, np.concatenate(([0.0], times)), np.concatenate(([0.0], joules)))
+    total += result.replica_idle_w * np.maximum(0.0, marks - end)
+    return np.diff(total)
+
+
+def clocked(deployment: Deployment, share: float) -> Deployment:
+    """The deployment on devices locked to a share of their clock."""
+    node = dataclasses.replace(deployment.cluster.node, device=at_clock(deployment.cluster.device, share))
+    return dataclasses.replace(deployment, cluster=dataclasses.replace(deployment.cluster, node=node), _cache={})
+
+
+def capacity_per_s(deployment: Deployment, service: Service, seed: int) -> float:
+    """Requests per second that a server completes when all are there at once."""
+    trace = generate(
+        num_requests=96, arrival="at-once", input_len=service.input_len, output_len=service.output_len, seed=seed
+    )
+    result = simulate_deployment(deployment, trace)
+    return float(result.completed.sum()) / result.duration_s
+
+
+def _entry(deployment: Deployment, service: Service, rate_per_s: float, seed: int) -> Entry:
+    seconds = WARM_UP_S + TRACE_S
+    if rate_per_s == 0:
+        from simulator.physics.power import idle_w_of
+
+        idle_w = idle_w_of(deployment.cluster.device) * deployment.plan.devices_per_replica
+        return Entry(power_w=server_w(deployment, np.full(TRACE_S, idle_w)), e2e_s=np.zeros(0), rate_per_s=0.0)
+    trace = generate(
+        duration_s=float(seconds),
+        rate_per_s=rate_per_s,
+        input_len=service.input_len,
+        output_len=service.output_len,
+        seed=seed,
+    )
+    result = simulate_deployment(deployment, trace)
+    power_w = server_w(deployment, per_second_w(result, seconds)[WARM_UP_S:])
+    return Entry(power_w=power_w, e2e_s=result.column("e2e_s")[result.completed], rate_per_s=rate_per_s)
+
+
+def build_library(
+    deployment: Deployment,
+    services: tuple[Service, ...],
+    clocks_mhz: dict[str, tuple[float, ...]],
+    *,
+    peak_load: float,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Library:
+    """Simulate one server per kind of request, clock and level.
+
+    ``clocks_mhz``: priority -> clocks it may be locked to. ``peak_load``: rate at level 1 as a share of the capacity.
+    """
+    max_mhz = max_clock_mhz(deployment.cluster.device)
+    at = {mhz: clocked(deployment, mhz / max_mhz) for mhz in sorted({c for cs in clocks_mhz.values() for c in cs})}
+    wanted = sorted({(s.lengths, mhz) for s in services for mhz in clocks_mhz[s.priority]})
+    by_lengths = {s.lengths: s for s in services}
+    capacity = {lengths: capacity_per_s(deployment, s, seed) for lengths, s in by_lengths.items()}
+    entries = {}
+    for done, (lengths, mhz) in enumerate(wanted):
+        for level, share in enumerate(LEVELS):
+            rate = share * peak_load * capacity[lengths]
+            entries[lengths, mhz, level] = _entry(at[mhz], by_lengths[lengths], rate, seed)
+        if progress is not None:
+            progress(done + 1, len(wanted))
+    return Library(entries=entries, max_mhz=max_mhz, capacity_per_s=capacity)

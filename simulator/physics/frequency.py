@@ -1,0 +1,73 @@
+"""A locked clock: arithmetic slows down with it, memory does not, power falls faster than it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hardware_profiles.errors import UserError
+from hardware_profiles.schema import DeviceProfile
+from simulator.physics.efficiency import efficiency_of
+from simulator.physics.power import idle_w_of, power_fit_of
+
+MAX_CLOCK_MHZ: dict[str, float] = {"ampere": 1410.0, "hopper": 1980.0}
+"""Architecture -> largest SM clock of its SXM parts [MHz]: data sheets of A100 (1410) and H100 (1980)."""
+
+POWER_EXPONENT = 1.25
+"""Dynamic power of the cores ~ (clock share)^1.25.
+
+Set so that a long prompt of BLOOM-176B on A100 (MFU 0.54, the TDP) draws 20 % less at 1110 of 1410 MHz: POLCA (Patel et
+al., ASPLOS 2024) reports up to 20 % less peak power there. 1 would be a constant voltage, 3 one in proportion to the clock.
+"""
+
+
+def max_clock_mhz(device: DeviceProfile) -> float:
+    """Largest clock of the device [MHz]; UserError for an architecture without a figure."""
+    clock = MAX_CLOCK_MHZ.get(device.architecture.lower())
+    if clock is None:
+        raise UserError(
+            f"device {device.name!r}: no clock range known for architecture {device.architecture!r}; "
+            f"use a device of {' or '.join(sorted(MAX_CLOCK_MHZ))}"
+        )
+    return clock
+
+
+def dynamic_share(clock_share: float) -> float:
+    """Power of the cores at a share of the largest clock, as a share of that at the largest clock, for equal utilisation."""
+    return float(clock_share**POWER_EXPONENT)
+
+
+def at_clock(device: DeviceProfile, clock_share: float) -> DeviceProfile:
+    """The device locked to a share of its largest clock (above 0, at most 1).
+
+    Peaks of arithmetic, the exponentials of attention and the per-sequence part of decode attention follow the clock;
+    memory, links and launches do not (HBM and NVLink have clocks of their own). So prompts take ~1/share and decode
+    steps hardly longer. Power line: idle stays, the rest of the base and the arithmetic follow :func:`dynamic_share`
+    (MFU then refers to the lower peak), memory power stays.
+    """
+    if not 0 < clock_share <= 1:
+        raise ValueError(f"clock_share is {clock_share}; it must be above 0 and at most 1")
+    if clock_share == 1:
+        return device
+    power, idle_w, scale = power_fit_of(device), idle_w_of(device), dynamic_share(clock_share)
+    floor_w = min(idle_w, power.base_w)
+    fits = efficiency_of(device)
+    return replace(
+        device,
+        dense_flop_per_s={name: peak * clock_share for name, peak in device.dense_flop_per_s.items()},
+        efficiency=replace(
+            fits,
+            prefill_attention={
+                name: replace(fit, softmax_s=fit.softmax_s / clock_share)
+                for name, fit in fits.prefill_attention.items()
+            },
+            decode_attention={
+                name: replace(fit, sequence_s=fit.sequence_s / clock_share)
+                for name, fit in fits.decode_attention.items()
+            },
+        ),
+        power=replace(
+            power,
+            base_w=floor_w + (power.base_w - floor_w) * scale,
+            compute_w=power.compute_w * scale,
+        ),
+    )
