@@ -12,6 +12,7 @@ from simulator.cold import ColdStart
 from simulator.core import CoreLimits
 from simulator.engine import EngineProfile
 from simulator.physics.memory import MemoryPlan, memory_plan
+from simulator.physics.moe import ExpertRouting
 from simulator.physics.step_model import StepModel
 from simulator.plan import ParallelPlan
 from simulator.routing import ROUTING
@@ -37,6 +38,8 @@ class Deployment:
     """Host memory for swapped KV blocks, per device [B]."""
     routing: str = "round-robin"
     moe_skew: float = 0.0
+    expert_routing: ExpertRouting | None = None
+    """Loads and traffic measured under a placement of experts (planners.experts); None: random routing."""
     cold_start: bool = False
     """The servers have just started: first uses of MoE kernels wait for their compiler."""
     _cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -68,7 +71,12 @@ class Deployment:
         """Physics of one replica, compiled once."""
         if "step_model" not in self._cache:
             self._cache["step_model"] = StepModel(
-                self.model, self.cluster, self.plan, self.engine, moe_skew=self.moe_skew
+                self.model,
+                self.cluster,
+                self.plan,
+                self.engine,
+                moe_skew=self.moe_skew,
+                expert_routing=self.expert_routing,
             )
         model: StepModel = self._cache["step_model"]
         return model

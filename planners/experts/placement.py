@@ -24,7 +24,7 @@ class Placement:
     @property
     def rank_of_slot(self) -> Ints:
         """int64[S]: the rank that holds each slot."""
-        count = self.slots.shape[1]
+        count = int(self.slots.shape[1])
         ranks: Ints = np.repeat(np.arange(self.num_ranks), count // self.num_ranks)
         return ranks
 
@@ -42,9 +42,9 @@ class Placement:
     def renamed(self, layer: int, order: Ints) -> Ints:
         """The layer's slots when what rank g holds moves to rank order[g]."""
         groups = self.slots[layer].reshape(self.num_ranks, -1)
-        moved = np.empty_like(groups)
+        moved: Ints = np.empty_like(groups)
         moved[order] = groups
-        return moved.reshape(-1)
+        return np.ravel(moved)
 
 
 def from_ranks(ranks: Ints, num_ranks: int) -> Placement:

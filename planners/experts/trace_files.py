@@ -84,13 +84,14 @@ def _read_parquet(file: Path) -> npt.NDArray[Any]:
             f"{file.name}: {len(frame)} rows for {tokens} tokens and {layers} layers; every token needs one row per layer"
         )
     ordered = frame.sort_values(list(COLUMNS))
-    return ordered[names].to_numpy().reshape(tokens, layers, len(names))
+    chosen: npt.NDArray[Any] = ordered[names].to_numpy().reshape(tokens, layers, len(names))
+    return chosen
 
 
 def write_routing(routing: Routing, path: Path) -> None:
     """Write npz; the caller makes it atomic. Equal arrays give equal bytes."""
     with path.open("wb") as file:
-        np.savez_compressed(file, **{ARRAY: routing.experts.astype(np.int16)})
+        np.savez_compressed(file, experts=routing.experts.astype(np.int16))
 
 
 def placement_dict(placement: Placement, first_layer: int = 0) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Cluster, CollectiveFit, Efficiency, Link
 from simulator.physics.kernels import CollectiveOp, collective_bytes, collective_s
+from simulator.physics.moe import ExpertRouting
 
 DEFAULT_LINK_SHARE = 0.68
 """Share of a link's one-way bandwidth that collectives reach when the profile states none: vLLM's all-reduce in CUDA
@@ -115,17 +116,22 @@ class Interconnect:
         outer_bytes = nbytes if op == "all_to_all" else nbytes / inner.ranks
         return inside + self._over(op, outer_bytes, rest)
 
-    def routed(self, token_bytes: float, choices: int, ranks: int) -> tuple[float, float]:
+    def routed(
+        self, token_bytes: float, choices: int, ranks: int, measured: ExpertRouting | None = None
+    ) -> tuple[float, float]:
         """(seconds, bytes sent per rank) of an all-to-all that sends every token to ``choices`` of the ranks at random.
 
         ``token_bytes``: all tokens of one rank, once [B]. A token crosses a link once per distinct group it goes to,
-        n (1 - (1 - 1/n)^choices) of n groups, and is copied inside, as DeepSeek's DeepEP does. Tiers one by one.
+        n (1 - (1 - 1/n)^choices) of n groups, and is copied inside, as DeepSeek's DeepEP does. Tiers one by one. With
+        ``measured`` its copies replace that number, and the time is that of the busiest group's.
         """
         seconds, sent, peers = 0.0, 0.0, ranks
-        for tier in self.tiers(ranks):
-            copies = peers * (1.0 - (1.0 - 1.0 / peers) ** choices)
+        for level, tier in enumerate(self.tiers(ranks)):
+            copies, tail = peers * (1.0 - (1.0 - 1.0 / peers) ** choices), 1.0
+            if measured is not None:
+                copies, tail = measured.copies[level], measured.tail[level]
             nbytes = token_bytes * copies
-            seconds += float(collective_s("all_to_all", nbytes, tier.ranks, self._fit("all_to_all", tier)))
+            seconds += float(collective_s("all_to_all", nbytes * tail, tier.ranks, self._fit("all_to_all", tier)))
             sent += float(collective_bytes("all_to_all", nbytes, tier.ranks))
             peers = max(1, peers // tier.ranks)
         return seconds, sent

@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertRouting:
+    """Where tokens go under a known placement of experts, measured on a routing trace; replaces uniform routing.
+
+    Tuples are per tier of links that the expert-parallel ranks span, innermost first (Interconnect.tiers).
+    """
+
+    busiest_rank: float
+    """Rows of the busiest rank over those of the mean rank, mean over layers."""
+    copies: tuple[float, ...]
+    """Groups of the tier that a token is sent to in a layer, its own included: n (1 - (1 - 1/n)^k) when uniform."""
+    tail: tuple[float, ...]
+    """Copies that the busiest group receives over those of the mean group: the exchange waits for it."""
+    exchanges: int = 2
+    """All-to-alls per layer: dispatch and combine, or 1 when tokens go on from expert to expert (ExFlow)."""
 
 
 @lru_cache(maxsize=64)
@@ -50,7 +68,12 @@ def expected_maximum(mean: float, variance: float, ranks: int) -> float:
 
 
 def slowest_rank(
-    tokens: float, num_experts: int, experts_per_token: int, ranks: int, skew: float = 0.0
+    tokens: float,
+    num_experts: int,
+    experts_per_token: int,
+    ranks: int,
+    skew: float = 0.0,
+    busiest: float | None = None,
 ) -> tuple[float, float]:
     """(rows, active experts) of the busiest of ``ranks`` ranks that share the experts evenly, for ``tokens`` routed.
 
@@ -58,6 +81,9 @@ def slowest_rank(
     and with a skew the experts of a rank are a random sample of unequal ones (placement is not optimised),
     T^2 m s^2 (E-m)/(E-1) with m = E/n experts per rank and s^2 the variance of p over experts. Active experts of a rank
     vary likewise as sum h(1-h) / n with h the chance that an expert is hit. Both maxima are capped by what exists.
+
+    ``busiest``: the placement is known and its busiest rank has that multiple of the mean; it replaces the second source by
+    the variance at which the same estimate of the maximum gives this multiple for many tokens.
     """
     hit = expert_probabilities(num_experts, experts_per_token, skew)
     rows = tokens * experts_per_token
@@ -65,7 +91,10 @@ def slowest_rank(
     if ranks <= 1:
         return rows, active
     per_rank = num_experts / ranks
-    spread = float(np.var(hit)) * per_rank * (num_experts - per_rank) / max(1.0, num_experts - 1.0)
+    if busiest is None:
+        spread = float(np.var(hit)) * per_rank * (num_experts - per_rank) / max(1.0, num_experts - 1.0)
+    else:
+        spread = ((busiest - 1.0) * experts_per_token / ranks) ** 2 / (2.0 * math.log(ranks))
     choice = float(np.sum(hit * (1.0 - hit))) / ranks
     most_rows = expected_maximum(rows / ranks, tokens * choice + tokens * tokens * spread, ranks)
     touched = 1.0 - (1.0 - hit) ** tokens

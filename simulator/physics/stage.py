@@ -25,7 +25,7 @@ from simulator.physics.kernels import (
     grouped_gemm_s,
 )
 from simulator.physics.layout import Layout, RankAttention, RankExperts, RankLayer, RankMatrix, StageLayout
-from simulator.physics.moe import slowest_rank
+from simulator.physics.moe import ExpertRouting, slowest_rank
 from simulator.physics.power import energy_j, least_seconds, power_fit_of
 from simulator.physics.precision import KernelFormat, Precision
 from simulator.physics.shape import DecodeLine, StepShape
@@ -75,6 +75,8 @@ class StageContext:
     layout: Layout
     interconnect: Interconnect
     moe_skew: float
+    expert_routing: ExpertRouting | None = None
+    """Measured under a placement of experts; None: random routing, placement not optimised."""
     filter_row_s: float = 0.0
     """Top-p / top-k filter of one row of logits [s]."""
     hidden_passes: float = 0.0
@@ -141,12 +143,14 @@ class Stage:
 
     def _experts(self, experts: RankExperts, tokens: int, count: int) -> Cost:
         fmt = experts.format
+        measured = self._context.expert_routing
         rows, active = slowest_rank(
             tokens * experts.replicas,
             experts.num_experts,
             experts.experts_per_token,
             experts.ep,
             self._context.moe_skew,
+            None if measured is None else measured.busiest_rank,
         )
         mean_rows, mean_active = self._mean_rank(experts, tokens)
         flop = 2.0 * mean_rows * experts.num_matrices * experts.hidden * experts.intermediate
@@ -197,18 +201,18 @@ class Stage:
             )
         once = tokens / tp * hidden
         dispatch = min(element, experts.format.activation_bytes)
-        costs = [
-            self._routed("all_to_all.dispatch", once * dispatch, experts, count),
-            self._routed("all_to_all.combine", once * element, experts, count),
-        ]
+        costs = [self._routed("all_to_all.dispatch", once * dispatch, experts, count)]
+        measured = self._context.expert_routing
+        if measured is None or measured.exchanges > 1:
+            costs.append(self._routed("all_to_all.combine", once * element, experts, count))
         if tp > 1:
             costs.append(self._collective("all_gather.moe", "all_gather", tokens * hidden * element, tp, count))
         return costs
 
     def _routed(self, name: str, token_bytes: float, experts: RankExperts, count: int) -> Cost:
-        route = self._context.interconnect.routed
-        seconds, sent = route(token_bytes, experts.experts_per_token, experts.ep)
-        start_s, _ = route(0.0, experts.experts_per_token, experts.ep)
+        route, measured = self._context.interconnect.routed, self._context.expert_routing
+        seconds, sent = route(token_bytes, experts.experts_per_token, experts.ep, measured)
+        start_s, _ = route(0.0, experts.experts_per_token, experts.ep, measured)
         return Cost(name, seconds * count, "link" if seconds > 2 * start_s else "latency", link_bytes=sent * count)
 
     def _elementwise(self, tokens: int) -> Cost:

@@ -10,6 +10,7 @@ from simulator.physics.collectives import Interconnect
 from simulator.physics.efficiency import efficiency_of
 from simulator.physics.launch import launches_of
 from simulator.physics.layout import check_plan, lay_out
+from simulator.physics.moe import ExpertRouting
 from simulator.physics.power import energy_j, power_fit_of
 from simulator.physics.precision import resolve_precision
 from simulator.physics.provenance import provenance_of
@@ -45,8 +46,12 @@ class StepModel:
         engine: EngineProfile,
         *,
         moe_skew: float = 0.0,
+        expert_routing: ExpertRouting | None = None,
     ) -> None:
-        """``moe_skew``: exponent of the Zipf popularity of experts, 0 for uniform routing. Raises as check_plan."""
+        """``moe_skew``: exponent of the Zipf popularity of experts, 0 for uniform routing. Raises as check_plan.
+
+        ``expert_routing``: what a placement of experts does to loads and traffic, where one is known.
+        """
         check_plan(model, cluster, plan)
         device = slower_compute(cluster.device, engine.compute_slowdown.get(cluster.device.architecture.lower(), 1.0))
         efficiency = efficiency_of(device)
@@ -60,6 +65,7 @@ class StepModel:
             layout=layout,
             interconnect=Interconnect(cluster, efficiency),
             moe_skew=moe_skew,
+            expert_routing=expert_routing,
             filter_row_s=_filter_row_s(model, cluster, engine),
             hidden_passes=engine.hidden_passes,
         )
