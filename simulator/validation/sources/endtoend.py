@@ -133,7 +133,9 @@ def _quantization(row: Row) -> str | None:
     if packed is not None:
         return packed
     name = row.text("gemm_quant") or row.text("weight_precision")
-    return None if not name or "deepseek" in row.text("model").lower() else name.split("_")[0]
+    if not name or "deepseek" in row.text("model").lower():
+        return None
+    return "fp8_block" if name.startswith("fp8_block") else name.split("_")[0]
 
 
 def _skip(row: Row) -> str | None:
@@ -148,6 +150,8 @@ def _skip(row: Row) -> str | None:
         return "the table marks it as a duplicate"
     if row.number("concurrency") is None:
         return "the load is not stated (no concurrency)"
+    if row.text("spec_decode") and not row.text("spec_decode").startswith("none"):
+        return "speculative decoding, which is not simulated"
     if (row.number("dp_attn") or 1) > 1:
         return "attention is data parallel, which is not simulated"
     if (row.number("num_gpus") or 1) > NODE:
