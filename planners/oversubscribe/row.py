@@ -65,8 +65,9 @@ class Row:
 def _paths(load: Floats, seed: int, service: int, server: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """(level, second of the run) that a server plays in each second.
 
-    Every TRACE_S seconds, each server at its own time, it draws a new offset and a new dither u; level = floor(load / spacing + u), so that the mean
-    over servers is the load. Streams are per server: a longer row begins with the servers of a shorter one.
+    Every TRACE_S seconds, each server at its own time, it draws a new offset and a new dither u;
+    level = floor(load / spacing + u), so that the mean over servers is the load. Streams are per server: a longer row
+    begins with the servers of a shorter one.
     """
     rng = np.random.default_rng([seed, _SERVER_STREAM, service, server])
     seconds = len(load)
@@ -109,3 +110,22 @@ def largest_rise_w(power_w: Floats, window_s: int, period_s: int = 2) -> float:
     readings = power_w[:whole].reshape(-1, period_s).mean(axis=1)
     lags = range(1, min(window_s // period_s, len(readings) - 1) + 1)
     return max((float((readings[lag:] - readings[:-lag]).max()) for lag in lags), default=0.0)
+
+
+def locked_peak_w(
+    library: Library,
+    services: tuple[Service, ...],
+    counts: tuple[dict[float, int], ...],
+    load: Floats,
+    seed: int,
+) -> float:
+    """Highest power of a row whose servers stay at fixed clocks [W]; ``counts``: per service, clock -> servers."""
+    total = np.zeros(len(load))
+    for index, (service, by_clock) in enumerate(zip(services, counts, strict=True)):
+        clocks = [mhz for mhz, count in by_clock.items() for _ in range(count)]
+        tables = {
+            mhz: np.stack([library.entry(service, mhz, k).power_w for k in range(len(LEVELS))]) for mhz in by_clock
+        }
+        for server, mhz in enumerate(clocks):
+            total += tables[mhz][_paths(load, seed, index, server)]
+    return float(total.max())

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+from hardware_profiles.errors import UserError
 
 Priority = Literal["high", "low"]
 PRIORITIES: tuple[Priority, ...] = ("high", "low")
@@ -66,3 +69,46 @@ def allot(num_servers: int, services: tuple[Service, ...]) -> tuple[int, ...]:
     for i in order[: num_servers - sum(counts)]:
         counts[i] += 1
     return tuple(counts)
+
+
+_FIELDS = ("name", "priority", "share", "input_len", "output_len")
+
+
+def read_services(path: str | Path) -> tuple[Service, ...]:
+    """Services from a YAML list of mappings with the fields of :class:`Service`."""
+    import yaml
+
+    file = Path(path)
+    try:
+        rows = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--services {file}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"--services {file}: no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(rows, list) or not rows:
+        raise UserError(f"--services {file}: must be a list of services, each with {', '.join(_FIELDS)}")
+    services = tuple(_service(row, f"--services {file}: service {i + 1}") for i, row in enumerate(rows))
+    labels = [s.label for s in services]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UserError(f"--services {file}: {label} is there twice; add up their shares or name them apart")
+    return services
+
+
+def _service(row: object, where: str) -> Service:
+    from workloads.lengths import parse_length
+
+    if not isinstance(row, dict) or set(row) != set(_FIELDS):
+        raise UserError(f"{where}: must have exactly the fields {', '.join(_FIELDS)}")
+    if row["priority"] not in PRIORITIES:
+        raise UserError(f"{where}: priority is {row['priority']!r}; it must be high or low")
+    share = row["share"]
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < float("inf"):
+        raise UserError(f"{where}: share is {share!r}; it must be a number above 0")
+    lengths = {name: str(row[name]) for name in ("input_len", "output_len")}
+    for name, text in lengths.items():
+        try:
+            parse_length(text, what=name)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+    return Service(name=str(row["name"]), priority=row["priority"], share=float(share), **lengths)

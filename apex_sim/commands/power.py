@@ -1,0 +1,146 @@
+"""``apex-sim power``: how many more servers a row's power budget carries."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+SEARCHED = ((0.75, 0.85), (0.80, 0.89), (0.85, 0.95))
+"""Pairs of thresholds that ``--search`` tries beside the given one (POLCA's, from memory of the paper)."""
+SEARCH_STEP, SEARCH_END = 0.05, 0.40
+"""Servers added in the search, as shares of the row: steps up to the end."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the subcommand."""
+    parser = subparsers.add_parser(
+        "power",
+        help="oversubscribe the power of a row of servers (POLCA)",
+        description="Simulate a row of servers over days, add servers beyond what its power budget was made for, and let "
+        "POLCA's manager lock clocks (low priority first) to stay within it: brakes, latency, and how many fit.",
+        epilog="Example: apex-sim power --servers 40 --extra 0.3 --t1 0.80 --t2 0.89 --plot row.png",
+    )
+    row = parser.add_argument_group("row")
+    row.add_argument("--model", default="bloom-176b", metavar="NAME", help="served model (default bloom-176b, POLCA's)")
+    row.add_argument("--cluster", default="a100-sxm:8", metavar="SPEC", help="one server (default a100-sxm:8)")
+    row.add_argument("--engine", default="vllm-v1", help="engine profile (default vllm-v1)")
+    row.add_argument("--max-model-len", type=int, default=12288, metavar="TOKENS", help="longest request")
+    row.add_argument(
+        "--servers", type=int, default=40, metavar="N", help="servers the budget was made for (default 40)"
+    )
+    row.add_argument("--extra", type=float, default=0.30, metavar="SHARE", help="servers to add (default 0.30)")
+    row.add_argument(
+        "--services", metavar="FILE", help="YAML list of services (docs/oversubscribe.md; default POLCA's mix)"
+    )
+    budget = row.add_mutually_exclusive_group()
+    budget.add_argument("--budget-kw", type=float, metavar="KW", help="power budget of the row")
+    budget.add_argument(
+        "--peak-utilisation", type=float, default=0.79, metavar="SHARE", help="peak of the row as it is, of the budget"
+    )
+    load = parser.add_argument_group("load")
+    load.add_argument("--load", type=float, default=0.4, metavar="SHARE", help="peak rate, of a server's capacity")
+    load.add_argument("--valley", type=float, default=0.5, metavar="SHARE", help="load at night, of the peak")
+    load.add_argument("--burst", type=float, default=0.2, metavar="SHARE", help="largest burst, of the peak")
+    load.add_argument("--days", type=float, default=1.0, metavar="N", help="time to simulate (default 1)")
+    load.add_argument("--seed", type=int, default=0, help="of arrivals, bursts and who plays what")
+    policy = parser.add_argument_group("policy")
+    policy.add_argument("--t1", type=float, default=0.80, metavar="SHARE", help="first threshold (default 0.80)")
+    policy.add_argument("--t2", type=float, default=0.89, metavar="SHARE", help="second threshold (default 0.89)")
+    policy.add_argument("--hysteresis", type=float, default=0.05, metavar="SHARE", help="release so far below")
+    policy.add_argument("--reserve", type=float, default=0.0, metavar="SHARE", help="budget the ILP keeps free")
+    policy.add_argument("--search", action="store_true", help="try pairs of thresholds with 0 to 40 %% more servers")
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", metavar="FILE", help="write everything ('-': stdout)")
+    output.add_argument("--plot", metavar="FILE", help="write power and clocks over time (.png, .svg, .pdf)")
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse values that mean nothing, before any work."""
+    from hardware_profiles.errors import UserError
+
+    limits = {
+        "extra": (0, 1),
+        "peak_utilisation": (0.01, 1),
+        "load": (0.01, 0.8),
+        "valley": (0, 1),
+        "burst": (0, 1),
+        "days": (0.05, 60),
+        "t1": (0.01, 1),
+        "t2": (0.01, 1),
+        "hysteresis": (0, 0.5),
+        "reserve": (0, 0.9),
+    }
+    for name, (low, high) in limits.items():
+        value = getattr(args, name)
+        if not (math.isfinite(value) and low <= value <= high):
+            raise UserError(f"--{name.replace('_', '-')} is {value:g}; it must be between {low:g} and {high:g}")
+    if args.servers < 1 or args.servers > 10_000:
+        raise UserError(f"--servers is {args.servers}; it must be between 1 and 10000")
+    if args.seed < 0:
+        raise UserError(f"--seed is {args.seed}; it must be at least 0")
+    if args.budget_kw is not None and not (math.isfinite(args.budget_kw) and args.budget_kw > 0):
+        raise UserError(f"--budget-kw is {args.budget_kw:g}; it must be above 0")
+    if args.t1 >= args.t2:
+        raise UserError(f"--t1 is {args.t1:g} and --t2 is {args.t2:g}; the first threshold must be below the second")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Simulate, plan, print, write."""
+    _check(args)
+    from dataclasses import replace
+
+    from apex_sim.files import prepare_figure, prepare_file, to_json, write_atomically, write_text
+    from apex_sim.power_report import power_dict, power_figure, power_text
+    from apex_sim.text import ProgressBar
+    from hardware_profiles.cluster import parse_cluster
+    from planners.oversubscribe.policy import baselines, polca
+    from planners.oversubscribe.row import DAY_S, LoadShape
+    from planners.oversubscribe.services import PAPER_MIX, read_services
+    from planners.oversubscribe.study import Setting, evaluate, plan_static, prepare, search
+    from simulator.build import build_deployment
+
+    services = PAPER_MIX if args.services is None else read_services(args.services)
+    cluster = parse_cluster(args.cluster)
+    deployment = build_deployment(
+        args.model, cluster, engine=args.engine, tp=cluster.num_devices, max_model_len=args.max_model_len
+    )
+    json_file = None if args.json in (None, "-") else prepare_file(args.json, "--json")
+    plot_file = None if args.plot is None else prepare_figure(args.plot, "--plot")
+    setting = Setting(
+        deployment=deployment,
+        services=services,
+        num_servers=args.servers,
+        shape=LoadShape(valley=args.valley, burst=args.burst),
+        peak_load=args.load,
+        peak_utilisation=args.peak_utilisation,
+        budget_w=None if args.budget_kw is None else 1e3 * args.budget_kw,
+        seconds=round(args.days * DAY_S),
+        seed=args.seed,
+    )
+    chosen = polca(args.t1, args.t2, hysteresis=args.hysteresis)
+    policies = (chosen, *baselines(args.t2, hysteresis=args.hysteresis))
+    with ProgressBar("servers") as progress:
+        study = prepare(setting, policies, progress)
+    num_servers = args.servers + round(args.extra * args.servers)
+    outcomes = [evaluate(study, num_servers, policy) for policy in policies]
+    static = plan_static(study, args.reserve)
+    searched = None
+    if args.search:
+        pairs = sorted({(args.t1, args.t2), *SEARCHED})
+        steps = round(SEARCH_END / SEARCH_STEP)
+        extras = tuple(dict.fromkeys(round(i * SEARCH_STEP * args.servers) for i in range(steps + 1)))
+        tried = [polca(t1, t2, hysteresis=args.hysteresis) for t1, t2 in pairs]
+        named = tuple(replace(p, name=f"polca {t1:g}-{t2:g}") for p, (t1, t2) in zip(tried, pairs, strict=True))
+        with ProgressBar("search") as progress:
+            searched = search(study, extras, named, progress)
+    data = to_json(power_dict(study, static, outcomes, searched))
+    print(
+        data if args.json == "-" else power_text(study, static, outcomes, searched),
+        end="" if args.json == "-" else "\n",
+    )
+    if json_file is not None:
+        write_text(json_file, data)
+    if plot_file is not None:
+        figure = power_figure(study, outcomes[0])
+        write_atomically(plot_file, lambda path: figure.savefig(path, dpi=120))
+    return 0
