@@ -98,7 +98,8 @@ def run(args: argparse.Namespace) -> int:
     for note in dict.fromkeys(notes):
         print(note)
     if out is not None:
-        print(f"wrote {out}; 'apex-sim validate {out / 'runs.yaml'}' repeats the predictions")
+        then = "repeats the predictions" if args.profile else "predicts them with another device's profile"
+        print(f"wrote {out}; 'apex-sim validate {out / 'runs.yaml'}' {then}")
     return 0
 
 

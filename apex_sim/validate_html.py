@@ -12,7 +12,7 @@ from simulator.validation.outcome import Outcome
 from simulator.validation.plots import panel_metrics, range_of, tick_values
 from simulator.validation.score import Aggregate, Residual
 
-SIDE, LEFT, BOTTOM = 260, 52, 34
+SIDE, LEFT, BOTTOM = 260, 58, 34
 """Plot area and margins [px of the viewBox]."""
 SHAPES = ("circle", "square", "triangle", "diamond")
 
@@ -48,7 +48,9 @@ table { border-collapse: collapse; width: 100%; font-size: .86rem; font-variant-
 th, td { padding: .32rem .6rem; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
 tr:last-child td { border-bottom: 0; }
 th { position: sticky; top: 0; background: var(--card); padding: 0; }
-th button { all: unset; cursor: pointer; padding: .4rem .6rem; display: block; font-weight: 600; }
+th button {
+  all: unset; box-sizing: border-box; width: 100%; cursor: pointer; padding: .4rem .6rem; display: block; font-weight: 600;
+}
 th button:focus-visible { outline: 2px solid var(--s0); }
 th[aria-sort=ascending] button::after { content: " \\25B2"; }
 th[aria-sort=descending] button::after { content: " \\25BC"; }
@@ -290,7 +292,7 @@ def _panel(residuals: Sequence[Residual], metric: str, sources: Sequence[str]) -
         colour = f"var(--s{sources.index(name) % 8})"
         label = f"{escape(name)}: {percent(group.median)} (n {group.n})"
         parts.append(f'<text x="{LEFT + 20}" y="{line}" style="fill:{colour}">{label}</text>')
-    box = f"0 0 {LEFT + SIDE + 14} {30 + SIDE + BOTTOM}"
+    box = f"0 0 {LEFT + SIDE + 20} {30 + SIDE + BOTTOM}"
     return f'<svg viewBox="{box}" role="img" aria-label="{escape(metric)}">{"".join(parts)}</svg>'
 
 

@@ -271,7 +271,7 @@ def test_few_points_are_no_fit(tmp_path):
     few = [p for p in file.points if p.kernel.family != "gemm"] + [p for p in file.points if p.kernel.family == "gemm"][
         :4
     ]
-    with pytest.raises(UserError, match=r"gemm .*: \d points are too few"):
+    with pytest.raises(UserError, match=r"gemm .*: only \d of at least 6 points.*--budget"):
         make_profile(
             SimpleNamespace(**{name: getattr(file, name) for name in ("facts", "suite", "idle_w", "notes")}, points=few)
         )

@@ -19,7 +19,8 @@ from simulator.validation.outcome import Outcome, to_dict
 from simulator.validation.plots import tick_values
 from simulator.validation.replay import Options, engine_name, predict, predict_all
 from simulator.validation.run import MeasuredRun, Stage, Window, Workload
-from simulator.validation.score import Aggregate, aggregate, residuals_of
+from simulator.validation.score import Aggregate, aggregate, load_goals, residuals_of
+from simulator.validation.sources import SOURCES
 from simulator.validation.traffic import is_random, traffic_of
 
 RUN = """
@@ -362,7 +363,7 @@ def test_json_report_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_check_fails_when_a_goal_is_missed(tmp_path: Path) -> None:
-    text = RUN.replace("id: one", "id: one\n    source: serve")
+    text = RUN.replace("id: one", "id: one\n    source: apex-serve")
     near = text.replace("ttft_mean_ms: 30, tpot_mean_ms: 7, e2e_mean_ms: 723", "tpot_mean_ms: 7.2")
     assert main(["validate", str(write(tmp_path, near)), "--check", "--jobs", "1"]) == 0
     far = text.replace("ttft_mean_ms: 30, tpot_mean_ms: 7, e2e_mean_ms: 723", "ttft_mean_ms: 900")
@@ -370,6 +371,11 @@ def test_check_fails_when_a_goal_is_missed(tmp_path: Path) -> None:
     assert main(["validate", str(write(tmp_path, far)), "--jobs", "1"]) == 0
     gone = near + near[near.index("  - id") :].replace("one", "two\n    engine: nobodys")
     assert main(["validate", str(write(tmp_path, gone)), "--check", "--jobs", "1"]) == 1
+
+
+def test_every_goal_is_about_a_source_that_exists() -> None:
+    known = {source.name for source in SOURCES} | {"apex-serve"}
+    assert {goal.source for goal in load_goals()} <= known
 
 
 def test_check_holds_runs_to_goals_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

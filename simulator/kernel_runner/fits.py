@@ -153,7 +153,7 @@ def _run(
     """Fit one key of one family; a fit that does not hold is kept out and noted."""
     result = FitResult(family=family, key=key, points=len(mine), spread=_spread(mine))
     if len(mine) < LEAST_POINTS:
-        fits.results.append(replace(result, problem=f"{len(mine)} points are too few, {LEAST_POINTS} are needed"))
+        fits.results.append(replace(result, problem=f"only {len(mine)} of at least {LEAST_POINTS} points"))
         return
     try:
         fitted = fit_one()
@@ -255,8 +255,8 @@ def _between_kernels(fits: Fits, mine: Sequence[Point], device: DeviceProfile, f
     try:
         found = profiles.fit_overheads(table, bandwidth, cache)
         median, p90 = _elementwise_errors(table, found, bandwidth, cache)
-    except (ValueError, IndexError, ArithmeticError, KeyError) as error:
-        fits.results.append(replace(result, problem=f"not all kinds of kernels were measured ({error})"))
+    except (ValueError, IndexError, ArithmeticError, KeyError):
+        fits.results.append(replace(result, problem="not all kinds of kernels were measured"))
         return
     problem = _problem(median, facts)
     fits.results.append(replace(result, median_error=rounded(median, 3), p90_error=rounded(p90, 3), problem=problem))
@@ -296,7 +296,7 @@ def _power(fits: Fits, mine: Sequence[Point], device: DeviceProfile, facts: Devi
         return
     result = FitResult(family="power", key="", points=len(mine))
     if len(mine) < LEAST_POINTS:
-        fits.results.append(replace(result, problem=f"{len(mine)} points are too few, {LEAST_POINTS} are needed"))
+        fits.results.append(replace(result, problem=f"only {len(mine)} of at least {LEAST_POINTS} points"))
         return
     table = tables.power_table(mine, device, facts, limit_w)
     try:

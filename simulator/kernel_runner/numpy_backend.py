@@ -230,7 +230,8 @@ def _softmax(scores: Array) -> Array:
 
 
 def _silu(x: Array) -> Array:
-    return np.asarray(x / (np.float32(1) + np.exp(-x)))
+    with np.errstate(over="ignore"):  # exp(-x) is infinite where the result is 0
+        return np.asarray(x / (np.float32(1) + np.exp(-x)))
 
 
 def _norm(x: Array) -> Array:

@@ -198,8 +198,9 @@ def tiles(kind: str, base: DeviceProfile | None) -> Tiles:
 def _refuse_failures(failed: Sequence[FitResult]) -> None:
     if failed:
         what = "; ".join(f"{r.name}: {r.problem}" for r in failed)
-        remedy = "measure again on an idle device, or write the rest with --allow-partial"
-        raise UserError(f"the fit did not converge for {what}; {remedy}")
+        short = any(r.median_error is None for r in failed)
+        remedy = "give it more time with --budget" if short else "measure again on an idle device"
+        raise UserError(f"the fit did not converge for {what}; {remedy}, or write the rest with --allow-partial")
 
 
 def _refuse_gaps(fits: Fits, base: DeviceProfile | None) -> None:

@@ -20,8 +20,9 @@ FIRST = ("ttft_mean_ms", "tpot_mean_ms", "e2e_mean_ms", "itl_p50_ms", "output_to
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d", "#8c6d00")
 """Okabe and Ito's palette (jfly.uni-koeln.de/color), told apart with any colour vision; markers differ too."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-EVEN_UP_TO = 10.0
+EVEN_UP_TO = 2.5
 """Ratio of the ends of an axis from which even steps would crowd its upper end."""
+PARTS_OF_A_DECADE = (1, 1.5, 2, 3, 5, 7)
 MOST_TICKS = 7
 BANDS = ((0.2, "#e3e9ef"), (0.1, "#c9d6e2"))
 
@@ -49,7 +50,7 @@ def tick_values(low: float, high: float) -> list[float]:
         steps = (s * 10.0**p for p in range(first - 2, last + 1) for s in (1, 2, 5))
         step = next(s for s in steps if (high - low) / s < MOST_TICKS)
         return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
-    parts = (1, 2, 5) if high < 300 * low else (1,)
+    parts = PARTS_OF_A_DECADE if high < 15 * low else (1, 2, 5) if high < 300 * low else (1,)
     every = 1 + (last - first) // MOST_TICKS
     ticks = [s * 10.0**p for p in range(first, last + 1) if p % every == 0 for s in parts]
     return [tick for tick in ticks if low <= tick <= high]
