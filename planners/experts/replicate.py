@@ -9,23 +9,42 @@ from planners.experts.placement import Placement
 from planners.experts.routing import Floats, Ints
 
 
-def copies_of(load: Floats, slots: int) -> Ints:
-    """int64[E]: copies per expert; every slot beyond one each goes to the expert with the most tokens per copy.
+def copied(load: Floats, slots: int) -> Ints:
+    """int64[S]: every expert once, then further copies, each of the expert with the most tokens per copy so far.
 
     Greedy is optimal for the largest load of a copy: no other choice lowers the maximum.
     """
     copies = np.ones(len(load), dtype=np.int64)
-    for _ in range(slots - len(load)):
-        copies[int(np.argmax(load / copies))] += 1
-    return copies
+    further = np.empty(slots - len(load), dtype=np.int64)
+    for slot in range(len(further)):
+        further[slot] = np.argmax(load / copies)
+        copies[further[slot]] += 1
+    return np.concatenate([np.arange(len(load)), further])
+
+
+def copy_loads(load: Floats, expert: Ints) -> Floats:
+    """float64[S]: tokens of each slot when copies share their expert's evenly."""
+    shared: Floats = (load / np.bincount(expert, minlength=len(load)))[expert]
+    return shared
 
 
 def replicated_layer(load: Floats, num_ranks: int, slots: int) -> Ints:
     """int64[S]: the expert in each slot of one layer; copies packed longest first, equally many slots per rank."""
-    copies = copies_of(load, slots)
-    expert = np.repeat(np.arange(len(load)), copies)
-    ranks = longest_first((load / copies)[expert], num_ranks, slots // num_ranks)
+    expert = copied(load, slots)
+    ranks = longest_first(copy_loads(load, expert), num_ranks, slots // num_ranks)
     return np.asarray(expert[np.argsort(ranks, kind="stable")], dtype=np.int64)
+
+
+def hierarchical_layer(load: Floats, num_ranks: int, slots: int, *, num_groups: int, num_nodes: int) -> Ints:
+    """int64[S]: EPLB's policy for models that route by expert groups: groups are dealt to nodes, each node then copies and
+    packs its own experts. The group of expert e is e // (E / groups)."""
+    size = len(load) // num_groups
+    node_of = longest_first(load.reshape(num_groups, size).sum(axis=1), num_nodes, num_groups // num_nodes)
+    parts = []
+    for node in range(num_nodes):
+        experts = np.concatenate([np.arange(g * size, (g + 1) * size) for g in np.flatnonzero(node_of == node)])
+        parts.append(experts[replicated_layer(load[experts], num_ranks // num_nodes, slots // num_nodes)])
+    return np.concatenate(parts)
 
 
 def replicated(loads: Floats, num_ranks: int, slots: int) -> Placement:
@@ -36,4 +55,4 @@ def replicated(loads: Floats, num_ranks: int, slots: int) -> Placement:
 
 def replica_bound(load: Floats, num_ranks: int, slots: int) -> float:
     """No placement with that many copies has a busiest rank below this: the mean, or the largest load of a copy [tokens]."""
-    return max(float(load.sum()) / num_ranks, float((load / copies_of(load, slots)).max()))
+    return max(float(load.sum()) / num_ranks, float(copy_loads(load, copied(load, slots)).max()))

@@ -1,0 +1,177 @@
+"""``apex-sim experts``: which expert of a mixture of experts goes on which GPU, and what that gains."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from apex_sim import options
+
+if TYPE_CHECKING:
+    from planners.experts.routing import Routing
+    from simulator.deployment import Deployment
+    from workloads.layers import MlpSpec
+    from workloads.model import ModelSpec
+
+DEFAULT_SKEWS = ((16, 1.4), (64, 3.0), (1 << 30, 5.0))
+"""Hottest expert over the mean by experts per layer, when no trace is given: Mixtral 1.39 on MMLU (MoE-GPS, arXiv 2506.07366);
+7 for Qwen3-30B-A3B within one domain, less for mixed text. Assumptions: measure your own."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the subcommand."""
+    parser = subparsers.add_parser(
+        "experts",
+        help="place the experts of a MoE model on GPUs: balanced load, little traffic",
+        description="Place experts so that GPUs carry equal token loads in every layer and few tokens change GPU or node "
+        "between layers; compare with the usual placements, and simulate a workload on each.",
+        epilog="Example: apex-sim experts --model mixtral-8x7b --cluster h100-sxm:4 --out placement.json",
+    )
+    options.add_deployment(parser)
+    group = parser.add_argument_group("layout")
+    group.add_argument(
+        "--ep", type=int, metavar="N", help="GPUs the experts are spread over (default: all of the cluster)"
+    )
+    group.add_argument(
+        "--tp", type=int, default=1, metavar="N", help="tensor parallel degree of the rest (dp = ep / tp)"
+    )
+    group.add_argument("--redundant", type=int, default=0, metavar="N", help="further copies of hot experts, per layer")
+    routing = parser.add_argument_group("routing (a recorded trace, or a generated one)")
+    routing.add_argument("--routing-trace", metavar="FILE", help=".npz or .parquet: experts of tokens x layers x top-k")
+    routing.add_argument("--tokens", type=int, default=8192, metavar="N", help="tokens to generate")
+    routing.add_argument("--skew", type=float, metavar="X", help="hottest expert over the mean (default by experts)")
+    routing.add_argument("--affinity", type=float, metavar="X", help="of consecutive layers, 0: none (default 1)")
+    routing.add_argument("--save-routing", metavar="FILE", help="write the routing as .npz")
+    search = parser.add_argument_group("search")
+    search.add_argument(
+        "--slack", type=float, default=0.01, metavar="X", help="imbalance above the bound traded for less traffic"
+    )
+    search.add_argument(
+        "--plan-share", type=float, default=0.5, metavar="X", help="share of the tokens to plan on; the rest judges"
+    )
+    search.add_argument(
+        "--exchange",
+        choices=("home", "onward"),
+        default="home",
+        help="tokens return to their rank after each layer (all engines), or go on from expert to expert (ExFlow)",
+    )
+    search.add_argument("--batch", type=int, default=64, metavar="N", help="sequences per replica of the step shown")
+    options.add_workload(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", metavar="FILE", help="write the placement as JSON")
+    output.add_argument("--json", metavar="FILE", help="write all figures ('-': stdout)")
+
+
+def moe_layers(model: ModelSpec) -> tuple[MlpSpec, int, int]:
+    """(experts of a layer, number of MoE layers, index of the first); UserError for a dense or mixed model."""
+    from hardware_profiles.errors import UserError
+
+    groups = [g for g in model.layers if g.mlp.is_moe]
+    if not groups:
+        raise UserError(f"--model {model.name}: is dense, it has no experts to place. Use a mixture of experts")
+    if len({(g.mlp.num_experts, g.mlp.experts_per_token) for g in groups}) > 1:
+        raise UserError(f"--model {model.name}: layers differ in their number of experts; this is not supported")
+    order = model.stage_layers(1)[0]
+    first = next(i for i, g in enumerate(order) if model.layers[g].mlp.is_moe)
+    return groups[0].mlp, sum(g.count for g in groups), first
+
+
+def _deployment(args: argparse.Namespace) -> Deployment:
+    from apex_sim.api import build_deployment
+    from hardware_profiles.cluster import parse_cluster
+    from hardware_profiles.errors import UserError
+
+    cluster = parse_cluster(args.cluster)
+    ranks = cluster.num_devices if args.ep is None else args.ep
+    if ranks < 2:
+        raise UserError(f"--ep is {ranks}; experts are placed on at least 2 GPUs")
+    if args.tp < 1 or ranks % args.tp:
+        raise UserError(f"--tp is {args.tp}; it must divide --ep {ranks}")
+    settings: Any = options.engine_settings(args)
+    return build_deployment(
+        args.model, cluster, engine=args.engine, tp=args.tp, dp=ranks // args.tp, ep=ranks, **settings
+    )
+
+
+def _routing(args: argparse.Namespace, model: ModelSpec) -> Routing:
+    """The trace, or generated routing; checked against the model."""
+    from hardware_profiles.errors import UserError
+    from planners.experts.generate import AFFINITY, generate_routing
+    from planners.experts.trace_files import read_routing
+
+    mlp, layers, _ = moe_layers(model)
+    if args.routing_trace is None:
+        default = next(skew for size, skew in DEFAULT_SKEWS if mlp.num_experts <= size)
+        return generate_routing(
+            num_experts=mlp.num_experts,
+            num_layers=layers,
+            top_k=mlp.experts_per_token,
+            tokens=args.tokens,
+            skew=default if args.skew is None else args.skew,
+            affinity=AFFINITY if args.affinity is None else args.affinity,
+            seed=args.seed,
+        )
+    for name in ("skew", "affinity"):
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name} describes generated routing; it cannot be combined with --routing-trace")
+    routing = read_routing(args.routing_trace, mlp.num_experts)
+    if (routing.num_layers, routing.top_k) != (layers, mlp.experts_per_token):
+        raise UserError(
+            f"{args.routing_trace}: {routing.num_layers} layers, top-{routing.top_k}; {model.name} has {layers} MoE layers, "
+            f"top-{mlp.experts_per_token}. Record the routing of this model"
+        )
+    if routing.num_tokens < 2:
+        raise UserError(f"{args.routing_trace}: holds 1 token; at least 2 are needed, some to plan and some to judge")
+    return routing
+
+
+def run(args: argparse.Namespace) -> int:
+    """Place, simulate, print, write."""
+    from apex_sim.api import check_served
+    from apex_sim.experts_report import experts_dict, experts_text
+    from apex_sim.files import prepare_file, to_json, write_atomically, write_text
+    from hardware_profiles.errors import UserError
+    from planners.experts.outcome import Question, answer
+    from planners.experts.search import SearchSettings
+    from planners.experts.trace_files import placement_dict, write_routing
+    from workloads.slo import parse_slo
+
+    if not 0 < args.plan_share < 1:
+        raise UserError(f"--plan-share is {args.plan_share:g}; it must be above 0 and below 1, for example 0.5")
+    if args.batch < 1:
+        raise UserError(f"--batch is {args.batch}; it must be at least 1")
+    slo = parse_slo(args.slo) if args.slo is not None else None
+    from workloads.catalog import load_model
+
+    moe_layers(load_model(args.model))
+    deployment = _deployment(args)
+    first_layer = moe_layers(deployment.model)[2]
+    named = {"--out": args.out, "--json": args.json, "--save-routing": args.save_routing}
+    files = {flag: prepare_file(p, flag) for flag, p in named.items() if p is not None and (flag, p) != ("--json", "-")}
+    if args.save_routing is not None and not args.save_routing.endswith(".npz"):
+        raise UserError(f"--save-routing {args.save_routing}: the ending must be .npz")
+    trace = options.workload_of(args)
+    question = Question(
+        deployment=deployment,
+        routing=_routing(args, deployment.model),
+        settings=SearchSettings(slack=args.slack, redundant=args.redundant),
+        plan_share=args.plan_share,
+        exchange=args.exchange,
+        batch=args.batch,
+        trace=trace,
+        slo=slo,
+        seed=args.seed,
+    )
+    question.check()
+    check_served(deployment, trace)
+    result = answer(question)
+    print(to_json(experts_dict(result)) if args.json == "-" else experts_text(result), end="")
+    if "--json" in files:
+        write_text(files["--json"], to_json(experts_dict(result)))
+    if "--out" in files:
+        import json
+
+        write_text(files["--out"], json.dumps(placement_dict(result.plan.chosen.placement, first_layer)) + "\n")
+    if "--save-routing" in files:
+        write_atomically(files["--save-routing"], lambda path: write_routing(question.routing, path))
+    return 0
