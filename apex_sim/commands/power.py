@@ -38,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--peak-utilisation", type=float, default=0.79, metavar="SHARE", help="peak of the row as it is, of the budget"
     )
     load = parser.add_argument_group("load")
-    load.add_argument("--load", type=float, default=0.4, metavar="SHARE", help="peak rate, of a server's capacity")
+    load.add_argument("--load", type=float, default=0.35, metavar="SHARE", help="peak rate, of a server's capacity")
     load.add_argument("--valley", type=float, default=0.5, metavar="SHARE", help="load at night, of the peak")
     load.add_argument("--burst", type=float, default=0.2, metavar="SHARE", help="largest burst, of the peak")
     load.add_argument("--days", type=float, default=1.0, metavar="N", help="time to simulate (default 1)")
@@ -61,7 +61,7 @@ def _check(args: argparse.Namespace) -> None:
     limits = {
         "extra": (0, 1),
         "peak_utilisation": (0.01, 1),
-        "load": (0.01, 0.8),
+        "load": (0.05, 0.8),
         "valley": (0, 1),
         "burst": (0, 1),
         "days": (0.05, 60),

@@ -38,7 +38,8 @@ class Impact:
 
 def impacts(library: Library, services: tuple[Service, ...], row: Row, run: ControlRun) -> tuple[Impact, ...]:
     """Every service's latency: a mixture of the simulated runs, each with the share of requests that arrive in seconds of
-    its load and clock. What a clock change does to requests under way is that of the clock at their arrival."""
+    its load and clock. A request keeps the clock of its arrival; under the brake everything takes as much longer as the
+    clock is lower."""
     found = []
     for service, at_level in zip(services, row.at_level, strict=True):
         clocks = run.clock_mhz[service.priority]
@@ -47,13 +48,14 @@ def impacts(library: Library, services: tuple[Service, ...], row: Row, run: Cont
         for level in range(1, len(LEVELS)):
             free = library.entry(service, library.max_mhz, level)
             before.append(_weighted(free.e2e_s, free.rate_per_s * float(at_level[level].sum())))
+            braked_s = float(at_level[level][run.braked].sum())
+            if braked_s:
+                after.append(_weighted(free.e2e_s / BRAKE_SHARE, free.rate_per_s * braked_s))
             for mhz in np.unique(clocks):
                 entry = library.entry(service, float(mhz), level)
-                for braked, slower in ((False, 1.0), (True, library.max_mhz / (BRAKE_SHARE * float(mhz)))):
-                    seconds = float(at_level[level][(clocks == mhz) & (run.braked == braked)].sum())
-                    if seconds:
-                        factor = slower * float(mhz) / library.max_mhz if braked else 1.0
-                        after.append(_weighted(entry.e2e_s * factor, entry.rate_per_s * seconds))
+                seconds = float(at_level[level][(clocks == mhz) & ~run.braked].sum())
+                if seconds:
+                    after.append(_weighted(entry.e2e_s, entry.rate_per_s * seconds))
         found.append(_impact(service, before, after))
     return tuple(found)
 

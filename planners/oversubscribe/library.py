@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from hardware_profiles.errors import UserError
 from planners.oversubscribe.services import Service
 from simulator.deployment import Deployment
 from simulator.physics.frequency import at_clock, max_clock_mhz
@@ -87,6 +88,11 @@ def capacity_per_s(deployment: Deployment, service: Service, seed: int) -> float
         num_requests=96, arrival="at-once", input_len=service.input_len, output_len=service.output_len, seed=seed
     )
     result = simulate_deployment(deployment, trace)
+    if not result.completed.all():
+        raise UserError(
+            f"service {service.name}: {int((~result.completed).sum())} of {len(trace)} requests are longer than the "
+            f"{deployment.effective_max_model_len} tokens a server takes; shorten them or raise --max-model-len"
+        )
     return float(result.completed.sum()) / result.duration_s
 
 
@@ -105,6 +111,11 @@ def _entry(deployment: Deployment, service: Service, rate_per_s: float, seed: in
         seed=seed,
     )
     result = simulate_deployment(deployment, trace)
+    if not result.completed.any():
+        raise UserError(
+            f"service {service.name}: no request arrives in {seconds} s at the lowest load ({rate_per_s:.3g}/s); "
+            "raise --load or shorten its requests"
+        )
     power_w = server_w(deployment, per_second_w(result, seconds)[WARM_UP_S:])
     return Entry(power_w=power_w, e2e_s=result.column("e2e_s")[result.completed], rate_per_s=rate_per_s)
 

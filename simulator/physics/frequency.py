@@ -12,11 +12,12 @@ from simulator.physics.power import idle_w_of, power_fit_of
 MAX_CLOCK_MHZ: dict[str, float] = {"ampere": 1410.0, "hopper": 1980.0}
 """Architecture -> largest SM clock of its SXM parts [MHz]: data sheets of A100 (1410) and H100 (1980)."""
 
-POWER_EXPONENT = 1.25
-"""Dynamic power of the cores ~ (clock share)^1.25.
+POWER_EXPONENT = 1.75
+"""Dynamic power of the cores ~ (clock share)^1.75.
 
-Set so that a long prompt of BLOOM-176B on A100 (MFU 0.54, the TDP) draws 20 % less at 1110 of 1410 MHz: POLCA (Patel et
-al., ASPLOS 2024) reports up to 20 % less peak power there. 1 would be a constant voltage, 3 one in proportion to the clock.
+Set so that a prompt of 2048 tokens of BLOOM-176B on A100 draws 20 % less at 1110 of 1410 MHz: POLCA (Patel et al., ASPLOS
+2024) reports up to 20 % less peak power over clocks of 1.1 to 1.4 GHz. 1 would be a constant voltage, 3 one in proportion to
+the clock.
 """
 
 
