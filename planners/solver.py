@@ -65,11 +65,13 @@ def solve(
     gap: float | None = None,
     warm_start: bool = False,
     cuts: bool = True,
+    max_nodes: int | None = None,
 ) -> SolverResult:
     """Solve a PuLP problem: HiGHS when highspy is installed, else the CBC that PuLP brings. One thread, fixed seeds.
 
     ``gap``: relative gap at which to stop. ``warm_start``: the variables hold a solution. ``cuts=False`` (CBC): without
-    cutting planes, which are where CBC's rare wrong optima come from. The problem keeps its objective and sense.
+    cutting planes, which are where CBC's rare wrong optima come from. ``max_nodes``: a limit
+    of branch and bound that, unlike time, gives the same result everywhere. The problem keeps its objective and sense.
     """
     import pulp
 
@@ -81,10 +83,14 @@ def solve(
     started = time.perf_counter()
     try:
         if use_highs:
-            bound = _run_highs(problem, time_limit_s, gap, warm_start)
+            bound = _run_highs(problem, _limits(time_limit_s, gap, warm_start, max_nodes))
         else:
-            bound = _run_cbc(problem, time_limit_s, gap, warm_start, cuts)
+            bound = _run_cbc(problem, _limits(time_limit_s, gap, warm_start, max_nodes), cuts)
         status, found = _status(problem), pulp.value(problem.objective)
+        if use_highs and status in ("infeasible", "none") and _unbounded_or_infeasible(problem):
+            problem.setObjective(pulp.LpAffineExpression())
+            _run_highs(problem, _limits(time_limit_s, None, False, None))
+            status = "unbounded" if _status(problem) == "optimal" else "infeasible"
     finally:
         problem.sense = sense
         problem.setObjective(objective)
@@ -107,7 +113,12 @@ def solve(
     )
 
 
-def _run_cbc(problem: Any, time_limit_s: float | None, gap: float | None, warm: bool, cuts: bool) -> float | None:
+def _limits(time_limit_s: float | None, gap: float | None, warm: bool, max_nodes: int | None) -> dict[str, Any]:
+    """When to stop and where to start, as PuLP names it."""
+    return {"timeLimit": time_limit_s, "gapRel": gap, "warmStart": warm, "maxNodes": max_nodes}
+
+
+def _run_cbc(problem: Any, options: dict[str, Any], cuts: bool) -> float | None:
     """Run CBC; the lower bound its log proves."""
     import warnings
 
@@ -116,7 +127,6 @@ def _run_cbc(problem: Any, time_limit_s: float | None, gap: float | None, warm: 
     with tempfile.TemporaryDirectory(prefix="apex-sim-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         log = Path(folder) / "cbc.log"
-        options: dict[str, Any] = {"timeLimit": time_limit_s, "gapRel": gap, "warmStart": warm, "keepFiles": False}
         solver = pulp.PULP_CBC_CMD(msg=False, logPath=str(log), cuts=None if cuts else False, **options)
         if not solver.available():
             solver = pulp.COIN_CMD(msg=False, logPath=str(log), cuts=None if cuts else False, **options)
@@ -137,18 +147,28 @@ def _bound_in(log: str) -> float | None:
     return max(bounds, default=None)
 
 
-def _run_highs(problem: Any, time_limit_s: float | None, gap: float | None, warm: bool) -> float | None:
+def _run_highs(problem: Any, options: dict[str, Any]) -> float | None:
     """Run HiGHS; its dual bound."""
     import math
 
     import pulp
 
-    solver = pulp.HiGHS(msg=False, timeLimit=time_limit_s, gapRel=gap or 0.0, warmStart=warm, threads=1)
+    if options["maxNodes"] is not None:
+        options = {**options, "mip_max_nodes": options["maxNodes"]}
+    options = {name: value for name, value in options.items() if name != "maxNodes"}
+    solver = pulp.HiGHS(msg=False, threads=1, **{**options, "gapRel": options["gapRel"] or 0.0})
     problem.solve(solver)
     if not any(v.cat == pulp.LpInteger for v in problem.variables()):
         return None
     bound = float(problem.solverModel.getInfo().mip_dual_bound)
     return bound if math.isfinite(bound) else None
+
+
+def _unbounded_or_infeasible(problem: Any) -> bool:
+    """Whether HiGHS stopped in presolve, which cannot tell one from the other."""
+    import highspy
+
+    return bool(problem.solverModel.getModelStatus() == highspy.HighsModelStatus.kUnboundedOrInfeasible)
 
 
 def _status(problem: Any) -> Status:
