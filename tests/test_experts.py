@@ -332,3 +332,9 @@ def test_parquet_and_npz_give_the_same_routing(tmp_path: Path) -> None:
     pd.DataFrame(rows).sample(frac=1, random_state=0).to_parquet(tmp_path / "r.parquet")
     assert (read_routing(tmp_path / "r.parquet", 8).experts == routing.experts).all()
     assert isinstance(routing, Routing)
+
+
+def test_two_nodes_of_mixtral_are_nearly_proven() -> None:
+    routing = generate_routing(num_experts=8, num_layers=32, top_k=2, tokens=2000, skew=1.4, affinity=1.0, seed=0)
+    plan = plan_experts(demand_of(routing), two_level(8, 4, 9.8), SearchSettings())
+    assert plan.balance_gap == 0.0 and plan.traffic_gap < 0.01

@@ -14,7 +14,7 @@ from planners.experts.placement import Figures, Placement, figures_of, from_rank
 from planners.experts.replicate import replica_bound, replicated
 from planners.experts.routing import Demand, Floats, Ints
 from planners.experts.topology import Topology
-from planners.experts.traffic import rename_ranks, sweep_experts, traffic_bound
+from planners.experts.traffic import nodes_first, rename_ranks, sweep_experts, traffic_bound
 from planners.solver import relative_gap
 
 SLACK = 0.01
@@ -106,6 +106,20 @@ def _balance_all(demand: Demand, ranks: int, limit_s: float) -> tuple[Ints, Floa
     return np.stack(placed), bounds
 
 
+def _tuned(demand: Demand, renamed: Ints, topology: Topology, most: Floats, sweeps: int) -> Ints:
+    """Local search under the limit of balance from the renamed placement, and from exact nodes where these keep the limit."""
+    starts, ranks = [renamed], topology.num_ranks
+    nodes = nodes_first(demand, topology)
+    if nodes is not None:
+        dealt = to_ranks(rename_ranks(demand, from_ranks(nodes, ranks), topology, sweeps))
+        loads = zip(demand.loads, dealt, most, strict=True)
+        if all(busiest(load, row, ranks) <= limit + 1e-6 for load, row, limit in loads):
+            starts.append(dealt)
+    ends = [sweep_experts(demand, start, topology, most, sweeps) for start in starts]
+    ends = [to_ranks(rename_ranks(demand, from_ranks(end, ranks), topology, sweeps)) for end in ends]
+    return min(ends, key=lambda end: figures_of(demand, from_ranks(end, ranks), topology).traffic)
+
+
 def _candidate(name: str, placement: Placement, demand: Demand, topology: Topology) -> Candidate:
     return Candidate(name=name, placement=placement, figures=figures_of(demand, placement, topology))
 
@@ -123,7 +137,7 @@ def plan_experts(demand: Demand, topology: Topology, settings: SearchSettings) -
     free = np.full(demand.num_layers, np.inf)
     renamed = to_ranks(rename_ranks(demand, from_ranks(lpt, ranks), topology, settings.sweeps))
     affinity = sweep_experts(demand, linear, topology, free, settings.sweeps)
-    tuned = sweep_experts(demand, renamed, topology, most, settings.sweeps)
+    tuned = _tuned(demand, renamed, topology, most, settings.sweeps)
     proven = number_of_states(demand.num_experts, ranks) <= MOST_STATES
     if proven:
         tuned, _ = best_path(demand, topology, most)

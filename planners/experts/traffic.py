@@ -6,9 +6,10 @@ import numpy as np
 
 from planners.experts.assignment import assign
 from planners.experts.balance import TINY
-from planners.experts.placement import Placement, flows
+from planners.experts.exact import MOST_STATES, best_path, number_of_states
+from planners.experts.placement import Placement, figures_of, flows
 from planners.experts.routing import Demand, Floats, Ints
-from planners.experts.topology import Topology
+from planners.experts.topology import Topology, two_level
 
 SUBGRADIENT_STEPS = 60
 
@@ -55,10 +56,15 @@ def swap_layer(cost: Floats, load: Floats, ranks: Ints, most: float) -> Ints:
 def rename_ranks(demand: Demand, placement: Placement, topology: Topology, sweeps: int) -> Placement:
     """ILP 2 by sweeps: a layer's clusters are dealt to the ranks anew, its neighbours fixed, by one assignment problem each.
 
-    Loads stay what they are. A first pass looks back only (exact between two layers when links are alike); later ones look
-    both ways, until none helps.
+    Loads stay what they are, and traffic never grows. Two starts: the placement as it is, and a first pass that looks back
+    only (exact between two layers when links are alike); sweeps then look both ways, until none helps.
     """
-    for sweep in range(sweeps + 1):
+    ends = [_rename(demand, placement, topology, range(first, sweeps + 1)) for first in (0, 1)]
+    return min(ends, key=lambda end: figures_of(demand, end, topology).traffic)
+
+
+def _rename(demand: Demand, placement: Placement, topology: Topology, sweeps: range) -> Placement:
+    for sweep in sweeps:
         changed = False
         for layer in range(1 if sweep == 0 else 0, demand.num_layers):
             cost = np.zeros((topology.num_ranks, topology.num_ranks))
@@ -124,16 +130,38 @@ def _relaxed(flow: Floats, group: int) -> float:
     return best
 
 
+def node_paths(demand: Demand, topology: Topology) -> tuple[Ints, float] | None:
+    """(node of each expert, transitions between nodes) of the placement on nodes with the fewest; None when too large."""
+    nodes = topology.num_nodes
+    if number_of_states(demand.num_experts, nodes) > MOST_STATES:
+        return None
+    return best_path(demand, two_level(nodes, nodes, 1.0), np.full(demand.num_layers, np.inf))
+
+
+def nodes_first(demand: Demand, topology: Topology) -> Ints | None:
+    """A start for the search, int64[L, E]: experts dealt to nodes exactly, then in order to the ranks of their node."""
+    found = node_paths(demand, topology) if topology.num_nodes > 1 else None
+    if found is None:
+        return None
+    per_rank, ranks = demand.num_experts // topology.num_ranks, np.empty_like(found[0])
+    for row, nodes in zip(ranks, found[0], strict=True):
+        row[np.argsort(nodes, kind="stable")] = np.arange(demand.num_experts) // per_rank
+    return ranks
+
+
 def traffic_bound(demand: Demand, topology: Topology) -> float:
     """No placement with E/G experts per rank has less traffic [tokens on the fastest link]; balance is not asked for.
 
-    Per pair of layers, what leaves ranks costs at least 1, and what leaves nodes the rest of the network's weight.
+    Per pair of layers, what leaves ranks costs at least 1, and what leaves nodes the rest of the network's weight; the
+    latter over all layers at once where it can be found exactly.
     """
-    experts, bound = demand.num_experts, 0.0
-    on_rank, on_node = experts // topology.num_ranks, experts // topology.num_nodes
-    for flow in demand.transitions:
-        total = float(flow.sum())
-        bound += max(0.0, total - most_kept(flow, on_rank))
-        if topology.num_nodes > 1:
-            bound += (topology.network_weight - 1.0) * max(0.0, total - most_kept(flow, on_node))
-    return bound
+    on_rank, on_node = demand.num_experts // topology.num_ranks, demand.num_experts // topology.num_nodes
+    bound = sum(max(0.0, float(flow.sum()) - most_kept(flow, on_rank)) for flow in demand.transitions)
+    if topology.num_nodes == 1:
+        return bound
+    found = node_paths(demand, topology)
+    if found is not None:
+        between = found[1]
+    else:
+        between = sum(max(0.0, float(flow.sum()) - most_kept(flow, on_node)) for flow in demand.transitions)
+    return bound + (topology.network_weight - 1.0) * between
