@@ -17,7 +17,7 @@ from kernel_runner_fake import ALL_REDUCE, BANDWIDTH, DECODE, FACTS, GEMM, PEAK,
 from apex_sim.cli import main
 from hardware_profiles.errors import UserError
 from hardware_profiles.loader import load_device
-from simulator.kernel_runner import power_meter, runner, torch_backend
+from simulator.kernel_runner import numpy_backend, power_meter, runner, torch_backend
 from simulator.kernel_runner.backend import Unsupported
 from simulator.kernel_runner.kernel import kernel
 from simulator.kernel_runner.measure import POLICIES, Policy, measure
@@ -357,6 +357,27 @@ def test_serve_goes_to_the_serving_engine(monkeypatch):
     monkeypatch.setattr(calibrate, "import_module", lambda name: serve)
     args = SimpleNamespace(serve=True, device="cuda:1")
     assert calibrate.run(args) == 7 and asked == ["cuda:1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--suite", "tiny", "--out", "x.yaml"], "--suite is about the serving engine; add --serve"),
+        (["--serve", "--suite", "tiny", "--base", "h100-sxm"], "--base is not about the serving engine"),
+        (["--tiny", "--threads", "100000", "--out", "x.yaml"], "--threads is 100000; this machine has"),
+        (["--serve", "--suite", "tiny", "--threads", "100000"], "--threads is 100000; this machine has"),
+    ],
+)
+def test_options_of_the_other_mode_and_too_many_threads_are_refused(arguments, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["calibrate", *arguments]) == 2
+    line = capsys.readouterr().err
+    assert said in line and line.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_activations_beyond_the_range_of_exp_warn_of_nothing():
+    with np.errstate(over="raise"):
+        assert numpy_backend._silu(np.float32([-200.0, 0.0, 200.0])).tolist() == [0.0, 0.0, 200.0]
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "cpu:0", ""])

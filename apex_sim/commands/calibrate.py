@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -45,10 +46,44 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Dispatch to the serving engine or to the kernels."""
+    _refuse_other_mode(args)
+    _refuse_too_many_threads(_threads(args))
     if args.serve:
         code: int = import_module(SERVE).run(args)
         return code
     return _kernels(args)
+
+
+def _refuse_too_many_threads(threads: int | None) -> None:
+    """Thousands of them end in a crash of the libraries."""
+    from hardware_profiles.errors import UserError
+
+    cpus = os.cpu_count() or 1
+    if threads is not None and threads > cpus:
+        raise UserError(f"--threads is {threads}; this machine has {cpus} CPUs")
+
+
+OF_KERNELS = ("dtypes", "base", "name", "scratch", "points", "from_points", "allow_partial", "budget", "tiny")
+"""Options that --serve has no use for."""
+
+
+def _refuse_other_mode(args: argparse.Namespace) -> None:
+    """An option of the other mode would be ignored, so it is refused."""
+    from hardware_profiles.errors import UserError
+
+    given: list[str]
+    if args.serve:
+        given = [name for name in OF_KERNELS if getattr(args, name, None)]
+        remedy = "leave it or --serve out"
+    else:
+        probe = argparse.ArgumentParser(add_help=False)
+        import_module(SERVE).add_arguments(probe.add_argument_group())
+        defaults = vars(probe.parse_args([]))
+        given = [n for n, value in defaults.items() if n != "threads" and getattr(args, n, value) != value]
+        remedy = "add --serve, or leave it out"
+    if given:
+        flag = given[0].replace("_", "-")
+        raise UserError(f"--{flag} is {'not ' if args.serve else ''}about the serving engine; {remedy}")
 
 
 def _kernels(args: argparse.Namespace) -> int:

@@ -65,7 +65,7 @@ def _row(point: Point) -> list[object]:
 def read_points(path: Path) -> PointsFile:
     """Read a points file. Raises UserError that names the line and what is wrong with it."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a file written by --points") from None
     except UnicodeDecodeError:
