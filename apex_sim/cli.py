@@ -8,7 +8,19 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
-COMMANDS = ("simulate", "plan", "power", "experts", "explain", "validate", "models", "hardware", "traces", "calibrate")
+COMMANDS = (
+    "simulate",
+    "plan",
+    "gpus",
+    "power",
+    "experts",
+    "explain",
+    "validate",
+    "models",
+    "hardware",
+    "traces",
+    "calibrate",
+)
 """One module of apex_sim.commands each."""
 
 

@@ -35,11 +35,12 @@ ENGINE_SETTINGS = (
 WORKLOAD_SETTINGS = ("rate", "input_len", "output_len", "num_requests", "arrival")
 
 
-def add_deployment(parser: argparse.ArgumentParser) -> None:
-    """--model, --cluster, --engine and the engine's settings."""
+def add_deployment(parser: argparse.ArgumentParser, *, fixed: bool = True) -> None:
+    """--model, --cluster, --engine and the engine's settings; not ``fixed``: no cluster, and the model may be left out."""
     group = parser.add_argument_group("deployment")
-    group.add_argument("--model", required=True, metavar="NAME", help="Hub name, alias, or path to a config.json")
-    group.add_argument("--cluster", required=True, metavar="SPEC", help="h100-sxm:8, h100-sxm:8x4, or a YAML file")
+    group.add_argument("--model", required=fixed, metavar="NAME", help="Hub name, alias, or path to a config.json")
+    if fixed:
+        group.add_argument("--cluster", required=True, metavar="SPEC", help="h100-sxm:8, h100-sxm:8x4, or a YAML file")
     group.add_argument(
         "--engine", default="vllm-v1", help="engine profile, of a version if wanted: vllm@0.12, orca, a YAML"
     )

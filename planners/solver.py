@@ -99,8 +99,8 @@ def solve(
     if status not in ("optimal", "feasible"):
         return SolverResult(status=status, objective=None, bound=None, solver=solver, seconds=seconds)
     found = float(found or 0.0)
-    if status == "optimal" and (bound is None or not gap):
-        bound = found
+    if status == "optimal":  # proven within the gap asked for, whatever the log printed
+        bound = max(found - (gap or 0.0) * abs(found), -float("inf") if bound is None else bound)
     if bound is not None:
         bound = min(bound, found)
         status = "optimal" if relative_gap(found, bound) <= max(gap or 0.0, EXACT) else "feasible"

@@ -19,7 +19,9 @@ from planners.fleet.problem import Fleet, FleetProblem, Floats, instances
 from planners.solver import EXACT, SolverResult, relative_gap, solve
 
 SMALL = 600
-"""Pairs of size and type up to which CBC's optimum is checked by a second solve without cutting planes."""
+"""Pairs of size and type up to which CBC's optimum is checked by a second solve, with cutting planes."""
+SCALE = 1000.0
+"""Of the load rows: solvers keep rows to 1e-6, which must not hide a part of an instance."""
 FLUID_NODES = 20_000
 CHECK_NODES = 5_000
 """Branch-and-bound nodes for the fluid bound and for the check; the check finds the wrong optima of small instances."""
@@ -54,8 +56,8 @@ def build(fleet: FleetProblem, *, fluid: bool = False) -> Model:
         served = pulp.lpSum(n[b, j] for j in B if (b, j) in n)
         problem += served == slices, f"every_slice_of_size_{b}_is_served"  # (2)
     for j, count in B.items():
-        load = pulp.lpSum(float(loads[b, j]) / slices * n[b, j] for b, k in n if k == j)
-        problem += load <= count, f"load_of_type_{j}_within_its_instances"  # (3)
+        load = pulp.lpSum(SCALE * float(loads[b, j]) / slices * n[b, j] for b, k in n if k == j)
+        problem += load <= SCALE * count, f"load_of_type_{j}_within_its_instances"  # (3)
         if upper[j] is not None:
             problem += count <= upper[j], f"availability_of_type_{j}"
     return Model(problem, n, B)
@@ -116,7 +118,8 @@ def _search(
     time_limit_s: float | None,
     gap: float | None,
 ) -> list[SolverResult]:
-    """Solve the programme, from a rounded start; small ones twice with CBC, whose cutting planes are at times wrong."""
+    """Solve the programme, from a rounded start; without cutting planes, which CBC needs longer with;
+    small ones again with them as a check, since CBC is wrong at times either way."""
     runs: list[SolverResult] = []
     for check in (False, True):
         if start is not None:
@@ -126,7 +129,7 @@ def _search(
             time_limit_s=time_limit_s,
             gap=gap,
             warm_start=start is not None,
-            cuts=not check,
+            cuts=check,
             max_nodes=CHECK_NODES if check else None,
         )
         runs.append(run)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from hardware_profiles.errors import UserError
 
 Floats = npt.NDArray[np.float64]
-FULL = 1e-9
+FULL = 1e-8
 """Loads are sums of floats: a GPU filled to 1 within this is not two GPUs."""
 MAX_SLICES = 1024
 

@@ -1,0 +1,192 @@
+"""``apex-sim gpus``: the cheapest mix of GPU types for a workload within an SLO (Mélange)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from apex_sim import options
+
+if TYPE_CHECKING:
+    from planners.fleet.problem import FleetProblem
+    from planners.fleet.simulated import Candidate
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the subcommand."""
+    parser = subparsers.add_parser(
+        "gpus",
+        help="find the cheapest mix of GPU types for a workload within an SLO",
+        description="Choose how many instances of which GPU type to rent (Mélange): throughput per request size from the "
+        "simulator or a table, an integer programme, and the fleet simulated with a router by size.",
+        epilog="Example: apex-sim gpus --model llama-3.1-8b --gpus h100-sxm,a100-sxm-80gb,l4 --rate 8 "
+        "--input-len 'lognormal(median=500,sigma=1)' --output-len 150 --slo tpot=60ms,ttft=2s",
+    )
+    options.add_deployment(parser, fixed=False)
+    parser.set_defaults(routing="least-outstanding")
+    options.add_workload(parser)
+    group = parser.add_argument_group("fleet")
+    group.add_argument("--gpus", metavar="LIST", help="types of instances: DEVICE or DEVICE:TP, comma-separated")
+    group.add_argument("--profile", metavar="FILE", help="JSON table of throughput per GPU and size (docs/gpus.md)")
+    group.add_argument("--price", action="append", default=[], metavar="NAME=USD", help="$/h of an instance")
+    group.add_argument("--limit", action="append", default=[], metavar="NAME=N", help="most instances to be had")
+    group.add_argument("--slice-factor", type=int, metavar="N", help="parts a size may be split in (default 8)")
+    group.add_argument("--skip-unserved", action="store_true", help="plan without the sizes no type serves")
+    group.add_argument(
+        "--gap", type=float, default=0.0, metavar="SHARE", help="stop within this of the bound (0: exact)"
+    )
+    group.add_argument("--time-limit", type=float, default=60.0, metavar="S", help="of each solve (default 60)")
+    group.add_argument(
+        "--no-headroom", action="store_true", help="keep the plan even when its simulation misses the SLO"
+    )
+    group.add_argument("--cache", metavar="DIR", help="where throughputs are kept (default ~/.cache/apex-sim/fleet)")
+    group.add_argument("--no-cache", action="store_true", help="measure every throughput anew, keep none")
+    parser.add_argument("--json", metavar="FILE", help="write the plan ('-': stdout)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plan, print, write."""
+    from apex_sim.files import prepare_file
+    from hardware_profiles.errors import UserError
+
+    if not 0 <= args.gap < 1:
+        raise UserError(f"--gap is {args.gap:g}; it must be a share of at least 0 and below 1, for example 0.01")
+    if not 0 < args.time_limit < float("inf"):
+        raise UserError(f"--time-limit is {args.time_limit:g}; it must be a number of seconds above 0")
+    file = prepare_file(args.json, "--json") if args.json not in (None, "-") else None
+    return _from_profile(args, file) if args.profile is not None else _from_simulator(args, file)
+
+
+def _from_profile(args: argparse.Namespace, file: Path | None) -> int:
+    """Throughputs from a table; no simulation."""
+    from apex_sim.gpus_report import emit
+    from hardware_profiles.errors import UserError
+    from planners.fleet.ilp import plan_fleet
+    from planners.fleet.profile import read_profile
+
+    for name in ("gpus", "trace", "slo", "model", "input_len", "output_len"):
+        if getattr(args, name) is not None:
+            raise UserError(
+                f"--{name.replace('_', '-')} has no meaning beside --profile, whose table says it; drop one"
+            )
+    if args.rate is not None and not 0 <= args.rate < float("inf"):
+        raise UserError(f"--rate is {args.rate:g}; it must be a number of requests per second of at least 0")
+    profile = read_profile(Path(args.profile))
+    names = tuple(profile.usd_per_hour)
+    prices, limits = _pairs(args.price, "--price", names), _pairs(args.limit, "--limit", names)
+    whole = {name: int(value) for name, value in limits.items()}
+    problem, skipped = _served(profile.problem(args.rate, args.slice_factor, prices, whole), args.skip_unserved)
+    fleet = plan_fleet(problem, gap=args.gap or None, time_limit_s=args.time_limit)
+    emit(problem, fleet, skipped, None, args.json, file)
+    return 0
+
+
+def _from_simulator(args: argparse.Namespace, file: Path | None) -> int:
+    """Throughputs from the simulator, and the fleet simulated."""
+    from apex_sim.gpus_report import emit
+    from apex_sim.text import ProgressBar
+    from hardware_profiles.errors import UserError
+    from planners.fleet.capacity import Capacity
+    from planners.fleet.grid import histogram
+    from planners.fleet.problem import FleetProblem
+    from planners.fleet.simulated import ROUNDS, Serving, keep_promise, measure
+    from workloads.catalog import load_model
+    from workloads.slo import parse_slo
+
+    for name, example in (("model", "llama-3.1-8b"), ("gpus", "h100-sxm,l4"), ("slo", "ttft=1s,tpot=50ms")):
+        if getattr(args, name) is None:
+            raise UserError(f"--{name} is missing (or give a table with --profile); for example --{name} {example}")
+    slo = parse_slo(args.slo)
+    settings = options.engine_settings(args)
+    serving = Serving(model=load_model(args.model), engine=args.engine, settings=settings)
+    candidates = _candidates(args)
+    trace = options.workload_of(args)
+    grid = histogram(trace)
+    capacity = Capacity(slo=slo, seed=args.seed, folder=None if args.no_cache else _cache(args.cache))
+    with ProgressBar("throughputs") as progress:
+        tput = measure(serving, candidates, grid, capacity, progress)
+    full = FleetProblem(
+        types=tuple(c.kind for c in candidates),
+        sizes=grid.sizes,
+        max_tput_per_s=tput,
+        slice_factor=8 if args.slice_factor is None else args.slice_factor,
+    )
+    problem, skipped = _served(full, args.skip_unserved)
+    rounds = keep_promise(
+        problem,
+        serving,
+        candidates,
+        grid,
+        trace,
+        capacity,
+        gap=args.gap or None,
+        time_limit_s=args.time_limit,
+        rounds=0 if args.no_headroom else ROUNDS,
+    )
+    emit(problem, rounds[-1].fleet, skipped, (slo, rounds), args.json, file)
+    return 0
+
+
+def _served(problem: FleetProblem, skip: bool) -> tuple[FleetProblem, tuple[int, ...]]:
+    """The problem without the requests that nothing serves, and which sizes these are."""
+    import dataclasses
+
+    skipped = problem.unserved
+    if not skip or not skipped:
+        return problem, ()
+    sizes = [dataclasses.replace(s, rate_per_s=0.0) if b in skipped else s for b, s in enumerate(problem.sizes)]
+    return dataclasses.replace(problem, sizes=tuple(sizes)), skipped
+
+
+def _candidates(args: argparse.Namespace) -> list[Candidate]:
+    """Types of instances from --gpus, with their prices and limits."""
+    from hardware_profiles.cluster import parse_cluster
+    from hardware_profiles.errors import UserError
+    from planners.fleet.problem import GpuType
+    from planners.fleet.simulated import Candidate
+
+    names = [name.strip() for name in args.gpus.split(",") if name.strip()]
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"--gpus is {args.gpus!r}; name each type once, for example h100-sxm,h100-sxm:2,l4")
+    prices, limits = _pairs(args.price, "--price", names), _pairs(args.limit, "--limit", names)
+    found = []
+    for name in names:
+        cluster = parse_cluster(name)
+        if cluster.num_nodes > 1:
+            raise UserError(f"--gpus {name}: an instance is one node; write {name.split('x')[0]}")
+        price = prices.get(name, cluster.usd_per_hour)
+        if price is None:
+            raise UserError(f"--gpus {name}: its profile has no price; give one: --price {name}=2.50")
+        limit = int(limits[name]) if name in limits else None
+        kind = GpuType(name=name, usd_per_hour=price, limit=limit)
+        found.append(Candidate(kind=kind, device=cluster.device.name, tp=cluster.num_devices))
+    return found
+
+
+def _pairs(items: list[str], flag: str, names: list[str] | tuple[str, ...]) -> dict[str, float]:
+    """NAME=NUMBER options: prices, and limits (whole numbers)."""
+    from hardware_profiles.errors import UserError, unknown_name
+
+    found: dict[str, float] = {}
+    for item in (part.strip() for text in items for part in text.split(",")):
+        name, _, text = (piece.strip() for piece in item.partition("="))
+        if name not in names:
+            raise UserError(f"{flag} {item}: {unknown_name('type', name, names)}")
+        try:
+            value = float(int(text) if flag == "--limit" else float(text))
+        except ValueError:
+            value = -1.0
+        if not 0 <= value < float("inf"):
+            kind = "a whole number" if flag == "--limit" else "a number of dollars per hour"
+            raise UserError(f"{flag} {item}: {text!r} must be {kind} of at least 0; write {flag} {name}=2")
+        found[name] = value
+    return found
+
+
+def _cache(folder: str | None) -> Path:
+    if folder is not None:
+        return Path(folder)
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "apex-sim" / "fleet"

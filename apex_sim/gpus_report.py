@@ -1,0 +1,181 @@
+"""A fleet as text and JSON."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from apex_sim.files import to_json, write_text
+from apex_sim.text import number, share, table
+from planners.fleet.bounds import lp_bound, single_type
+from planners.fleet.ilp import type_loads
+from planners.fleet.problem import Fleet, FleetProblem
+from planners.fleet.simulated import Round
+from workloads.slo import Slo
+
+Promise = tuple[Slo, list[Round]]
+
+
+def emit(
+    problem: FleetProblem,
+    fleet: Fleet,
+    skipped: tuple[int, ...],
+    promise: Promise | None,
+    json: str | None,
+    file: Path | None,
+) -> None:
+    """Print the plan (text, or JSON for '-') and write the file; the solver's time goes to stderr, as it varies."""
+    data = fleet_dict(problem, fleet, skipped, promise)
+    print(to_json(data) if json == "-" else fleet_text(data), end="" if json == "-" else "\n")
+    if file is not None:
+        write_text(file, to_json(data))
+    print(f"solved by {fleet.solver} in {fleet.seconds:.2f} s", file=sys.stderr)
+
+
+def fleet_dict(
+    problem: FleetProblem, fleet: Fleet, skipped: tuple[int, ...], promise: Promise | None
+) -> dict[str, Any]:
+    """Everything about a plan as plain values. Throughputs and loads are those measured; with headroom on a type its
+    utilisation falls accordingly."""
+    loads = type_loads(problem, fleet.slices).tolist()
+    alone = single_type(problem)
+    types = [
+        {
+            "name": kind.name,
+            "count": fleet.counts[j],
+            "usd_per_hour_each": kind.usd_per_hour,
+            "limit": kind.limit,
+            "load": loads[j],
+            "utilisation": loads[j] / fleet.counts[j] if fleet.counts[j] else None,
+            "alone_count": alone[j],
+            "alone_usd_per_hour": None if (count := alone[j]) is None else count * kind.usd_per_hour,
+            **_simulated(promise, j),
+        }
+        for j, kind in enumerate(problem.types)
+    ]
+    sizes = [
+        {
+            "size": size.name,
+            "rate_per_s": size.rate_per_s,
+            "max_tput_per_s": dict(
+                zip([t.name for t in problem.types], problem.max_tput_per_s[b].tolist(), strict=True)
+            ),
+            "shares": {
+                problem.types[j].name: int(n) / problem.slice_factor
+                for j, n in enumerate(fleet.slices[b].tolist())
+                if n
+            },
+        }
+        for b, size in enumerate(problem.sizes)
+        if size.rate_per_s > 0
+    ]
+    return {
+        "usd_per_hour": fleet.usd_per_hour,
+        "bound_usd_per_hour": fleet.bound_usd_per_hour,
+        "lp_bound_usd_per_hour": lp_bound(problem),
+        "gap": fleet.gap,
+        "optimal": fleet.optimal,
+        "solver": fleet.solver,
+        "slice_factor": problem.slice_factor,
+        "rate_per_s": float(problem.rates_per_s.sum()),
+        "types": types,
+        "sizes": sizes,
+        "unserved": [problem.sizes[b].name for b in skipped],
+        **_promise(promise),
+    }
+
+
+def _simulated(promise: Promise | None, j: int) -> dict[str, Any]:
+    if promise is None:
+        return {}
+    last = promise[1][-1]
+    result = last.checked.results[j]
+    found = {"headroom": float(last.headroom[j]) - 1.0, "requests": 0, "attainment": None, "p95_ttft_ms": None}
+    if result is None:
+        return {**found, "p95_tpot_ms": None}
+    summary = result.summary
+    return {
+        **found,
+        "requests": len(result.trace),
+        "attainment": result.attainment,
+        "p95_ttft_ms": summary["p95_ttft_ms"],
+        "p95_tpot_ms": summary["p95_tpot_ms"],
+    }
+
+
+def _promise(promise: Promise | None) -> dict[str, Any]:
+    if promise is None:
+        return {}
+    slo, rounds = promise
+    return {
+        "slo": str(slo),
+        "promised_attainment": slo.attainment,
+        "simulated_attainment": rounds[-1].checked.attainment,
+        "kept": rounds[-1].checked.attainment >= slo.attainment,
+        "rounds": [
+            {
+                "usd_per_hour": r.fleet.usd_per_hour,
+                "counts": list(r.fleet.counts),
+                "simulated_attainment": r.checked.attainment,
+                "headroom": (r.headroom - 1.0).tolist(),
+            }
+            for r in rounds
+        ],
+    }
+
+
+def fleet_text(data: dict[str, Any]) -> str:
+    """The plan for a terminal."""
+    chosen = ", ".join(f"{t['count']} x {t['name']}" for t in data["types"] if t["count"]) or "nothing to rent"
+    lines = [f"Fleet: {chosen}: ${data['usd_per_hour']:.3f}/h for {number(data['rate_per_s'])} requests/s"]
+    proof = "optimal" if data["optimal"] and not data["gap"] else f"gap {share(data['gap'])}"
+    lines.append(
+        f"  {proof}; no fleet below ${data['bound_usd_per_hour']:.3f}/h at slice factor {data['slice_factor']} "
+        f"(LP bound ${data['lp_bound_usd_per_hour']:.3f}/h); {data['solver']}"
+    )
+    lines += ["", table(["type", "count", "$/h", "utilisation", "alone", "alone $/h", "saved"], _type_rows(data)), ""]
+    names = [t["name"] for t in data["types"] if t["count"]]
+    rows = [
+        [s["size"], number(s["rate_per_s"]), *[share(s["shares"][n]) if n in s["shares"] else "" for n in names]]
+        for s in data["sizes"]
+    ]
+    if rows:
+        lines.append(table(["size (tokens)", "req/s", *names], rows))
+    if data["unserved"]:
+        lines += ["", "Left out, as no type serves them within the SLO: " + ", ".join(data["unserved"])]
+    return "\n".join(lines + (_promise_lines(data) if "slo" in data else []))
+
+
+def _type_rows(data: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    for t in data["types"]:
+        alone = t["alone_usd_per_hour"]
+        saved = share(1 - data["usd_per_hour"] / alone) if alone else "-"
+        count = "cannot" if t["alone_count"] is None else str(t["alone_count"])
+        dollars = "-" if alone is None else f"{alone:.3f}"
+        cost = t["count"] * t["usd_per_hour_each"]
+        rows.append([t["name"], str(t["count"]), f"{cost:.3f}", share(t["utilisation"]), count, dollars, saved])
+    return rows
+
+
+def _promise_lines(data: dict[str, Any]) -> list[str]:
+    first, last = data["rounds"][0], data["rounds"][-1]
+    word = "kept" if data["kept"] else "MISSED"
+    lines = [
+        "",
+        f"SLO {data['slo']}: promised {share(data['promised_attainment'])}, "
+        f"simulated {share(data['simulated_attainment'])}: {word}",
+    ]
+    lines += [
+        f"  {t['name']}: {t['requests']} requests, {share(t['attainment'])} good, p95 TTFT "
+        f"{number(t['p95_ttft_ms'])} ms, p95 TPOT {number(t['p95_tpot_ms'])} ms, headroom {share(t['headroom'])}"
+        for t in data["types"]
+        if t["requests"]
+    ]
+    if len(data["rounds"]) > 1:
+        lines.append(
+            f"  without headroom: ${first['usd_per_hour']:.3f}/h, {share(first['simulated_attainment'])} good; "
+            f"{len(data['rounds']) - 1} rounds of headroom to ${last['usd_per_hour']:.3f}/h"
+        )
+    return lines

@@ -1,0 +1,125 @@
+"""From GPU names and a trace to a fleet that keeps its promise in the simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from hardware_profiles.cluster import parse_cluster
+from planners.fleet.capacity import Capacity
+from planners.fleet.check import Checked, check
+from planners.fleet.grid import Histogram
+from planners.fleet.ilp import plan_fleet, type_loads
+from planners.fleet.problem import Fleet, FleetProblem, Floats, GpuType
+from simulator.build import build_deployment
+from simulator.deployment import Deployment
+from workloads.model import ModelSpec
+from workloads.trace import Trace
+
+ROUNDS = 8
+"""Of buying headroom."""
+STEP = 1.1
+"""A type that missed its promise has its throughputs divided by this for the next round."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A type of instance and how it serves the model."""
+
+    kind: GpuType
+    device: str
+    tp: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """What all instances run."""
+
+    model: ModelSpec
+    engine: str
+    settings: dict[str, Any]
+
+    def deployment(self, candidate: Candidate, count: int) -> Deployment:
+        """``count`` instances of a type, one replica each."""
+        cluster = parse_cluster(f"{candidate.device}:{candidate.tp}x{count}")
+        return build_deployment(self.model, cluster, engine=self.engine, tp=candidate.tp, dp=count, **self.settings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Round:
+    """One fleet and what became of it."""
+
+    problem: FleetProblem
+    fleet: Fleet
+    headroom: Floats
+    """float64[types]: by how much the type's throughputs were divided."""
+    checked: Checked
+
+
+def measure(
+    serving: Serving,
+    candidates: Sequence[Candidate],
+    grid: Histogram,
+    capacity: Capacity,
+    progress: Callable[[int, int], None] | None = None,
+) -> Floats:
+    """float64[sizes, types]: MaxTput of every pair [1/s]."""
+    from hardware_profiles.errors import UserError
+
+    tput = np.zeros((len(grid.sizes), len(candidates)))
+    for j, candidate in enumerate(candidates):
+        deployment = serving.deployment(candidate, 1)
+        try:
+            fits = deployment.memory.num_blocks > 0
+        except UserError:  # the model does not fit this type: it serves nothing
+            fits = False
+        for b, size in enumerate(grid.sizes):
+            if fits:
+                assert size.input_tokens is not None and size.output_tokens is not None
+                tput[b, j] = capacity.max_tput(deployment, round(size.input_tokens), round(size.output_tokens))
+            if progress is not None:
+                progress(j * len(grid.sizes) + b + 1, tput.size)
+    return tput
+
+
+def keep_promise(
+    problem: FleetProblem,
+    serving: Serving,
+    candidates: Sequence[Candidate],
+    grid: Histogram,
+    trace: Trace,
+    capacity: Capacity,
+    *,
+    gap: float | None,
+    time_limit_s: float | None,
+    rounds: int = ROUNDS,
+) -> list[Round]:
+    """Plan, simulate and, while the SLO's share is missed, plan again with headroom on the types that missed it.
+
+    Mixed sizes disturb each other and arrivals come in bursts, which a throughput per size does not know; the paper
+    over-provisions by scaling the rate. The last round is the plan.
+    """
+    headroom = np.ones(len(candidates))
+    done: list[Round] = []
+    for _ in range(rounds + 1):
+        eased = replace(problem, max_tput_per_s=problem.max_tput_per_s / headroom)
+        fleet = plan_fleet(eased, gap=gap, time_limit_s=time_limit_s)
+        deployments = [serving.deployment(c, n) if n else None for c, n in zip(candidates, fleet.counts, strict=True)]
+        checked = check(fleet, deployments, grid.cell, trace, capacity.slo, capacity.seed)
+        done.append(Round(problem=eased, fleet=fleet, headroom=headroom, checked=checked))
+        missed = [r is not None and r.attainment < capacity.slo.attainment for r in checked.results]
+        if checked.attainment >= capacity.slo.attainment or not any(missed):
+            break
+        headroom = np.where(missed, _next(problem, fleet, headroom), headroom)
+    return done
+
+
+def _next(problem: FleetProblem, fleet: Fleet, headroom: Floats) -> Floats:
+    """Headroom that fills at least the slack that rounding up had left."""
+    eased = replace(problem, max_tput_per_s=problem.max_tput_per_s / headroom)
+    loads = np.maximum(type_loads(eased, fleet.slices), 1e-9)
+    slack: Floats = np.clip(np.array(fleet.counts) / loads, 1.0, 1.5)
+    return headroom * np.maximum(STEP, slack * 1.001)
