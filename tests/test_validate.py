@@ -465,16 +465,18 @@ def test_cited_runs_name_their_source() -> None:
 
 def test_an_interrupt_ends_all_processes_and_writes_nothing(tmp_path: Path) -> None:
     """Ctrl-C goes to the whole group of processes; the command ends at once, all the same."""
-    runs = "\n".join(RUN[RUN.index("  - id") :].replace("one", str(i)) for i in range(200))
+    runs = "\n".join(RUN[RUN.index("  - id") :].replace("one", str(i)).replace("500", str(500 + i)) for i in range(200))
     file = write(tmp_path, RUN[: RUN.index("  - id")] + runs)
     out = tmp_path / "out"
     out.mkdir()
     # a shell starts background jobs with SIGINT ignored, which children inherit
     start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     start += "from apex_sim.cli import main; raise SystemExit(main())"
-    command = [sys.executable, "-c", start, "validate", str(file), "--jobs", "2", "--seeds", "50"]
+    command = [sys.executable, "-c", start, "validate", str(file), "--jobs", "2", "--seeds", "500"]
     arguments = [*command, "--json", str(out / "a.json"), "--report", str(out / "a.html")]
-    process = subprocess.Popen(arguments, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        arguments, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     time.sleep(3)
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)
