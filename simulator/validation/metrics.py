@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from simulator import clock
 from simulator.result import SimulationResult, weighted_percentile
+from simulator.uncertainty import load_class
 from simulator.validation.run import MeasuredRun
 
 Floats = npt.NDArray[np.float64]
@@ -178,21 +179,14 @@ def class_of(view: View) -> dict[str, str]:
     }
 
 
-OVERLOAD_SHARE = 0.25
-"""Of a request's time spent in the queue, from which a run counts as overloaded."""
-WAIT_STEPS = 2.0
-"""A request that waits longer than so many steps waits for a place, not for the step in flight."""
-
-
 def load_of(view: View) -> str:
-    """``closed loop`` (and all at once), or of an open load: ``unsaturated``, ``saturated`` (one request in ten waits for
-    a place in the batch), ``overloaded`` (waiting is a large part of what requests do)."""
-    load = view.run.workload
-    if load.concurrency is not None or view.result.trace.duration_s == 0.0:
-        return "closed loop"
+    """How loaded the run was, over the requests of the window: see :func:`simulator.uncertainty.load_class`."""
     engine = view.result.deployment.engine
     front_s = engine.request_fixed_s + engine.request_token_s * float(view._column("input_tokens").mean())
-    queue, tpot = view.statistic("queue", 90.0) - front_s, view.statistic("tpot", None)
-    if view.statistic("queue", None) > OVERLOAD_SHARE * view.statistic("e2e", None):
-        return "overloaded"
-    return "saturated" if queue > WAIT_STEPS * tpot else "unsaturated"
+    return load_class(
+        closed=view.run.workload.concurrency is not None or view.result.trace.duration_s == 0.0,
+        queue_mean_s=view.statistic("queue", None),
+        queue_p90_s=view.statistic("queue", 90.0) - front_s,
+        tpot_mean_s=view.statistic("tpot", None),
+        e2e_mean_s=view.statistic("e2e", None),
+    )
