@@ -13,6 +13,7 @@ from hardware_profiles.errors import UserError
 from hardware_profiles.loader import device_name, is_path, load_device, normalised, read_device_file
 from hardware_profiles.records import from_mapping, read_yaml
 from hardware_profiles.schema import Cluster, DeviceProfile, Link, NodeSpec, Price
+from hardware_profiles.sites import site_at
 
 T = TypeVar("T")
 
@@ -35,6 +36,16 @@ class NetworkFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SiteFile:
+    """``site:`` of a cluster file: a grid by name, and figures that replace its own or the defaults."""
+
+    grid: str | None = None
+    pue: float | None = None
+    gco2_per_kwh: float | None = None
+    usd_per_kwh: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterFile:
     """A cluster file; what it leaves out comes from the reference host of the device (``hosts.yaml``)."""
 
@@ -51,6 +62,11 @@ class ClusterFile:
     """Time that one thread of the host takes, relative to a DGX H100."""
     price: Price | None = None
     """Replaces the device's price."""
+    purchase_usd: float | None = None
+    """Replaces what owning one device costs."""
+    host_embodied_kgco2e: float | None = None
+    """Of making one node without its accelerators."""
+    site: SiteFile = SiteFile()
     notes: str = ""
 
 
@@ -62,6 +78,7 @@ class Host:
     memory_bytes_per_device: int
     idle_w_per_device: float
     cpu_slowness: float = 1.0
+    embodied_kgco2e_per_device: float | None = None
     devices: tuple[str, ...] = ()
     source: str
 
@@ -98,6 +115,9 @@ def read_cluster_file(path: Path) -> Cluster:
     if file.price is not None:
         sources = {**device.sources, "price": f"{path.name}: {file.price.provider}"}
         device = dataclasses.replace(device, price=file.price, sources=sources)
+    if file.purchase_usd is not None:
+        sources = {**device.sources, "purchase_usd": path.name}
+        device = dataclasses.replace(device, purchase_usd=file.purchase_usd, sources=sources)
     cluster = _cluster(file.name or path.stem, device, file.devices_per_node, file.nodes)
     node = dataclasses.replace(
         cluster.node,
@@ -105,8 +125,10 @@ def read_cluster_file(path: Path) -> Cluster:
         network=cluster.node.network if file.network is None else _link(file.network),
         idle_w=_first(file.host_idle_w, cluster.node.idle_w),
         cpu_slowness=_first(file.cpu_slowness, cluster.node.cpu_slowness),
+        embodied_kgco2e=_first(file.host_embodied_kgco2e, cluster.node.embodied_kgco2e),
     )
-    return dataclasses.replace(cluster, node=node)
+    site = site_at(**dataclasses.asdict(file.site), where=f"{path.name}: site.")
+    return dataclasses.replace(cluster, node=node, site=site)
 
 
 def host_of(device: DeviceProfile) -> Host:
@@ -129,6 +151,7 @@ def _cluster(name: str, device: DeviceProfile, devices_per_node: int, nodes: int
         network=_link(host.network),
         idle_w=host.idle_w_per_device * devices_per_node,
         cpu_slowness=host.cpu_slowness,
+        embodied_kgco2e=_times(host.embodied_kgco2e_per_device, devices_per_node),
     )
     return Cluster(name=name, node=node, num_nodes=nodes)
 
@@ -141,6 +164,10 @@ def _count(text: str, what: str, name: str) -> int:
 
 def _first(value: T | None, default: T) -> T:
     return default if value is None else value
+
+
+def _times(value: float | None, count: int) -> float | None:
+    return None if value is None else value * count
 
 
 def _link(network: NetworkFile) -> Link:

@@ -31,6 +31,7 @@ POSITIVE_FIELDS = frozenset(
             "max_devices_per_node",
             "usd_per_hour",
         ),
+        *("spot_usd_per_hour", "reserved_1y_usd_per_hour", "reserved_3y_usd_per_hour", "purchase_usd", "pue"),
         *("devices_per_node", "nodes"),
     }
 )

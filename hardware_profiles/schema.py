@@ -172,12 +172,19 @@ class PowerFit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """Rent of one device."""
+    """Rent of one device [$/h]: on demand, and with commitments or interruptions where a provider offers them."""
 
     usd_per_hour: float
+    """On demand."""
     provider: str
     date: str
     """ISO date (or year-month) of the quotation."""
+    spot_usd_per_hour: float | None = None
+    """Interruptible."""
+    reserved_1y_usd_per_hour: float | None = None
+    """Paid for every hour of one year."""
+    reserved_3y_usd_per_hour: float | None = None
+    """Paid for every hour of three years."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +215,10 @@ class DeviceProfile:
     idle_w: float | None = None
     min_cap_w: float | None = None
     price: Price | None = None
+    purchase_usd: float | None = None
+    """What owning one device costs, its share of the server included [$]."""
     embodied_kgco2e: float | None = None
+    """Of making one device."""
     max_devices_per_node: int = 8
     efficiency: Efficiency | None = None
     power: PowerFit | None = None
@@ -230,6 +240,25 @@ class NodeSpec:
     """Power of the host without its accelerators [W]."""
     cpu_slowness: float = 1.0
     """Time of one thread of the host relative to a DGX H100 (Xeon Platinum 8480C): engines' host times scale with it."""
+    embodied_kgco2e: float | None = None
+    """Of making the host without its accelerators; None when unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """Where a cluster stands: what turns its energy into emissions and money."""
+
+    pue: float = 1.56
+    """Power usage effectiveness, energy of the site over that of its servers. Default: mean of the survey of the Uptime
+    Institute, 2024 (https://uptimeinstitute.com/resources/research-and-reports/uptime-institute-global-data-center-survey-results-2024)."""
+    grid: str = "world"
+    """Name in ``grids.yaml``, or what the user calls it."""
+    gco2_per_kwh: float = 473.0
+    """Carbon intensity of the electricity, yearly mean [g CO2e/kWh]. Default: world in 2024, Ember, Global Electricity
+    Review 2025."""
+    usd_per_kwh: float = 0.0815
+    """Price of electricity, paid by who owns the devices [$/kWh]. Default: mean of industrial customers in the USA in 2024,
+    EIA Electric Power Monthly, table 5.3."""
 
 
 LARGEST_HOST = 16
@@ -243,6 +272,8 @@ class Cluster:
     name: str
     node: NodeSpec
     num_nodes: int
+    site: Site = field(default_factory=Site)
+    """Where it stands: power usage effectiveness, grid, price of electricity."""
 
     @property
     def device(self) -> DeviceProfile:
