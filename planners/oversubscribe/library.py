@@ -13,6 +13,7 @@ from hardware_profiles.errors import UserError
 from planners.oversubscribe.services import Service
 from simulator.deployment import Deployment
 from simulator.physics.frequency import at_clock, max_clock_mhz
+from simulator.physics.server import host_power_of
 from simulator.result import SimulationResult
 from simulator.simulate import simulate_deployment
 from workloads.synthetic import generate
@@ -24,12 +25,6 @@ LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 WARM_UP_S = 120
 TRACE_S = 1800
 """Seconds of a run: the first are dropped, the rest repeat in the row from an offset of each server's own."""
-HOST_FIXED_SHARE = 0.31
-"""Host power of an idle server, as a share of its devices' TDP: SplitwiseSim's 1500 W of an idle DGX A100 less eight idle
-GPUs of 63 W, over 3200 W."""
-WALL_SLOPE = 1.09
-"""Watts at the wall per watt of a device, so that a server at full power takes 1.4 times its devices (1.3 to 1.5 in MLPerf
-Inference v4.1 and v5.1 power results; docs/power.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +55,8 @@ class Library:
 
 def server_w(deployment: Deployment, devices_w: Floats) -> Floats:
     """Wall power of a server from that of its devices [W]."""
-    tdp_w = (deployment.cluster.device.tdp_w or 0.0) * deployment.plan.devices_per_replica
-    return HOST_FIXED_SHARE * tdp_w + WALL_SLOPE * devices_w
+    host = host_power_of(deployment.cluster)
+    return host.idle_w * deployment.plan.devices_per_replica + (1 + host.slope) * devices_w
 
 
 def per_second_w(result: SimulationResult, seconds: int) -> Floats:
