@@ -30,6 +30,8 @@ ENGINE_SETTINGS = (
     "routing",
     "moe_skew",
     "cold_start",
+    "power_cap",
+    "gpu_clock",
 )
 """Names of the settings in arguments, API keywords and resolved configuration: the engine's own where it has them."""
 WORKLOAD_SETTINGS = ("rate", "input_len", "output_len", "num_requests", "arrival")
@@ -87,6 +89,9 @@ def add_deployment(parser: argparse.ArgumentParser, *, fixed: bool = True) -> No
         "--cold-start", action="store_true", default=None, help="servers have just started: MoE kernels compile first"
     )
     engine.add_argument("--moe-skew", type=float, default=0.0, metavar="S", help="Zipf exponent of expert popularity")
+    power = parser.add_argument_group("power of the devices")
+    power.add_argument("--power-cap", type=float, metavar="W", help="power limit per device, as nvidia-smi -pl")
+    power.add_argument("--gpu-clock", type=float, metavar="MHZ", help="locked clock, as nvidia-smi -lgc")
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:

@@ -51,6 +51,10 @@ def describe_deployment(deployment: Deployment) -> str:
     extras = [f"quantization={plan.quantization}"] if plan.quantization else []
     if plan.kv_cache_dtype != "auto":
         extras.append(f"kv-cache-dtype={plan.kv_cache_dtype}")
+    if plan.power_cap_w is not None:
+        extras.append(f"power-cap={plan.power_cap_w:g}W")
+    if plan.gpu_clock_mhz is not None:
+        extras.append(f"gpu-clock={plan.gpu_clock_mhz:g}MHz")
     return (
         f"{deployment.model.name} on {plan.num_devices} of {deployment.cluster.name} ({layout}), {engine.name}, "
         f"max-num-seqs={engine.max_num_seqs} max-num-batched-tokens={engine.max_num_batched_tokens}"

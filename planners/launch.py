@@ -105,6 +105,10 @@ def launch_notes(deployment: Deployment) -> list[str]:
         notes.append(
             f"The plan is for {deployment.engine.name}; a current vLLM batches differently from what was simulated."
         )
+    power = {"-pl": plan.power_cap_w, "-lgc": plan.gpu_clock_mhz}
+    settings = [f"nvidia-smi {flag} {value:g}" for flag, value in power.items() if value is not None]
+    if settings:
+        notes.append(f"Set the devices first, as root on every node: {' and '.join(settings)}.")
     if separate_servers(deployment):
         notes.append(
             f"Start {plan.dp} such servers, each on its own {plan.devices_per_replica} devices (CUDA_VISIBLE_DEVICES, "

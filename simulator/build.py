@@ -15,6 +15,7 @@ from simulator.batching import BATCHING
 from simulator.deployment import DEFAULT_SWAP_BYTES, Deployment
 from simulator.engine import PreemptionMode, Sampling
 from simulator.engine_loader import GIB, load_engine
+from simulator.physics.powercap import check_power
 from simulator.plan import ParallelPlan
 from workloads.catalog import load_model
 from workloads.model import ModelSpec
@@ -43,6 +44,8 @@ class EngineSettings(TypedDict, total=False):
     swap_space: float | None
     routing: str
     moe_skew: float
+    power_cap: float | None
+    gpu_clock: float | None
     cold_start: bool | None
 
 
@@ -56,6 +59,8 @@ _NUMBERS: dict[str, tuple[type, float]] = {
     "max_cudagraph_capture_size": (int, 0),
     "swap_space": (float, 0),
     "moe_skew": (float, 0),
+    "power_cap": (float, 1),
+    "gpu_clock": (float, 1),
 }
 """Settings that are numbers: their type and smallest value (the shortest request has a prompt and an output token)."""
 _FLAGS = ("enable_prefix_caching", "async_scheduling", "enforce_eager", "cold_start")
@@ -126,6 +131,18 @@ def build_deployment(
     for name, degree in (("tp", tp), ("pp", pp), ("dp", dp), ("ep", ep)):
         check_number(name, degree, int, 1)
     _check_settings(settings)
+    plan = ParallelPlan(
+        tp=tp,
+        pp=pp,
+        dp=dp,
+        ep=ep,
+        dtype=settings.get("dtype") or "auto",
+        quantization=settings.get("quantization"),
+        kv_cache_dtype=settings.get("kv_cache_dtype") or "auto",
+        power_cap_w=settings.get("power_cap"),
+        gpu_clock_mhz=settings.get("gpu_clock"),
+    )
+    check_power(machines.device, plan)
     profile = load_engine(name_of("engine", engine), machines.device)
     changes: dict[str, Any] = {
         "max_num_seqs": settings.get("max_num_seqs"),
@@ -148,15 +165,7 @@ def build_deployment(
     return Deployment(
         model=spec,
         cluster=machines,
-        plan=ParallelPlan(
-            tp=tp,
-            pp=pp,
-            dp=dp,
-            ep=ep,
-            dtype=settings.get("dtype") or "auto",
-            quantization=settings.get("quantization"),
-            kv_cache_dtype=settings.get("kv_cache_dtype") or "auto",
-        ),
+        plan=plan,
         engine=dataclasses.replace(profile, **changes),
         max_model_len=settings.get("max_model_len"),
         num_gpu_blocks_override=settings.get("num_gpu_blocks_override"),

@@ -23,6 +23,10 @@ class ParallelPlan:
     """On-the-fly or checkpoint quantisation override: fp8, awq, gptq, int8, mxfp4; None: as the checkpoint."""
     kv_cache_dtype: str = "auto"
     """auto (the activations' dtype) or fp8."""
+    power_cap_w: float | None = None
+    """Power limit of each device [W] (nvidia-smi -pl); None: its TDP."""
+    gpu_clock_mhz: float | None = None
+    """Locked clock of each device [MHz] (nvidia-smi -lgc); None: free."""
 
     @property
     def devices_per_replica(self) -> int:

@@ -12,6 +12,8 @@ from simulator.physics.power import idle_w_of, power_fit_of
 MAX_CLOCK_MHZ: dict[str, float] = {"ampere": 1410.0, "hopper": 1980.0}
 """Architecture -> largest SM clock of its SXM parts [MHz]: data sheets of A100 (1410) and H100 (1980)."""
 
+LEAST_SHARE = 0.2
+"""Lowest clock that may be locked, of the largest: POLCA's brake locks 288 of 1410 MHz, its sweep begins at 200."""
 POWER_EXPONENT = 1.75
 """Dynamic power of the cores ~ (clock share)^1.75.
 
@@ -30,6 +32,11 @@ def max_clock_mhz(device: DeviceProfile) -> float:
             f"use a device of {' or '.join(sorted(MAX_CLOCK_MHZ))}"
         )
     return clock
+
+
+def least_clock_mhz(device: DeviceProfile) -> float:
+    """Smallest clock that may be locked [MHz]: a fifth of the largest (:data:`LEAST_SHARE`, rounded down)."""
+    return float(int(LEAST_SHARE * max_clock_mhz(device)))
 
 
 def dynamic_share(clock_share: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -27,6 +27,7 @@ from simulator.physics.kernels import (
 from simulator.physics.layout import Layout, RankAttention, RankExperts, RankLayer, RankMatrix, StageLayout
 from simulator.physics.moe import ExpertRouting, slowest_rank
 from simulator.physics.power import energy_j, least_seconds, power_fit_of
+from simulator.physics.powercap import PowerCap
 from simulator.physics.precision import KernelFormat, Precision
 from simulator.physics.shape import DecodeLine, StepShape
 from simulator.plan import ParallelPlan
@@ -83,6 +84,13 @@ class StageContext:
     """More passes over the hidden states, per layer and token (EngineProfile.hidden_passes)."""
 
 
+class Limit(NamedTuple):
+    """A power limit below the TDP, and the same stage at a share of the clock."""
+
+    cap: PowerCap
+    at: Callable[[float], Stage]
+
+
 def gemm_bound(seconds: float, compute_s: float, memory_s: float) -> Bound:
     """What a kernel waits for: the larger of its two roofs, or its launch when that exceeds both."""
     roof = max(compute_s, memory_s)
@@ -94,8 +102,9 @@ def gemm_bound(seconds: float, compute_s: float, memory_s: float) -> Bound:
 class Stage:
     """One pipeline stage of one replica; all its TP ranks do the same, so one rank is computed."""
 
-    def __init__(self, stage: StageLayout, context: StageContext) -> None:
+    def __init__(self, stage: StageLayout, context: StageContext, limit: Limit | None = None) -> None:
         self.layout = stage
+        self._limit = limit
         self._context = context
         self._device = context.device
         self._ranks = context.plan.tp
@@ -296,10 +305,19 @@ class Stage:
 
     # -- totals, for the hot path -------------------------------------------------------------------------------------
 
-    def _joules(self, seconds: float, peak_s: float, nbytes: float) -> float:
-        """Energy of all ranks of the stage [J]."""
-        one = energy_j(self._power, seconds, peak_s, nbytes / self._bandwidth, self._device.tdp_w)
-        return one * self._ranks
+    def _spent(
+        self, seconds: float, peak_s: float, nbytes: float, kernels_s: Callable[[Stage], float]
+    ) -> tuple[float, float]:
+        """(seconds, joules of all ranks) of a part of a step, under the power limit if there is one.
+
+        ``kernels_s``: time of the part on this stage or on the same one at another clock.
+        """
+        memory_s = nbytes / self._bandwidth
+        one = energy_j(self._power, seconds, peak_s, memory_s, self._device.tdp_w)
+        if self._limit is not None:
+            cap, at = self._limit
+            seconds, one = cap.fit(seconds, one, peak_s, memory_s, lambda share: kernels_s(at(share)) - kernels_s(self))
+        return seconds, one * self._ranks
 
     def _limited_s(self, costs: Iterable[Cost], fixed_s: float = 0.0) -> float:
         """How much longer the components take than their kernels would, because of the device's power limit [s]."""
@@ -308,37 +326,45 @@ class Stage:
         least_s = least_seconds(self._power, peak_s, memory_s, self._device.tdp_w)
         return max(0.0, least_s - fixed_s - sum(c.seconds for c in listed))
 
-    def _total(self, costs: Iterable[Cost], fixed_s: float = 0.0) -> Total:
-        listed = list(costs)
+    def _total(self, costs: Callable[[Stage], list[Cost]], fixed_s: float = 0.0) -> Total:
+        listed = costs(self)
         nbytes, peak_s = sum(c.nbytes for c in listed), sum(c.peak_s for c in listed)
         seconds = sum(c.seconds for c in listed) + fixed_s + self._limited_s(listed, fixed_s)
-        joules = self._joules(seconds, peak_s, nbytes)
+        seconds, joules = self._spent(seconds, peak_s, nbytes, lambda stage: sum(c.seconds for c in costs(stage)))
         return Total(seconds, joules, sum(c.flop for c in listed), nbytes)
 
     def tokens(self, tokens: int) -> Total:
         """Sum of ``token_costs`` and the fixed time of a step, memoised."""
         known = self._tokens.get(tokens)
         if known is None:
-            known = self._tokens[tokens] = self._total(self.token_costs(tokens), self._step_fixed_s())
+            known = self._tokens[tokens] = self._total(lambda s: s.token_costs(tokens), self._step_fixed_s())
         return known
 
     def rows(self, rows: int) -> Total:
         """Sum of ``row_costs``, memoised."""
         known = self._rows.get(rows)
         if known is None:
-            known = self._rows[rows] = self._total(self.row_costs(rows))
+            known = self._rows[rows] = self._total(lambda s: s.row_costs(rows))
         return known
 
     def decode_attention(self, num_seqs: int, mixed: bool) -> DecodeLine:
         """Attention of ``num_seqs`` decode rows as a line in the context; ``mixed``: beside a prefill chunk."""
         peak = self._context.precision.attention_peak_flop_per_s
         base_s = base_j = context_s = context_j = window_s = window_j = 0.0
-        for c in self.attention:
-            fixed_s = (c.mixed_fixed_s if mixed else c.decode_fixed_s) + c.decode_seq_s * num_seqs
-            base_s += fixed_s
-            base_j += self._joules(fixed_s, c.decode_seq_flop * num_seqs / peak, c.decode_seq_bytes * num_seqs)
-            slope_s = c.mixed_context_s if mixed else c.decode_context_s
-            slope_j = self._joules(slope_s, c.decode_flop / peak, c.decode_bytes)
+        for i, c in enumerate(self.attention):
+            fixed_s, fixed_j = self._spent(
+                _fixed_s(c, num_seqs, mixed),
+                c.decode_seq_flop * num_seqs / peak,
+                c.decode_seq_bytes * num_seqs,
+                lambda stage, i=i: _fixed_s(stage.attention[i], num_seqs, mixed),  # type: ignore[misc]
+            )
+            base_s, base_j = base_s + fixed_s, base_j + fixed_j
+            slope_s, slope_j = self._spent(
+                _slope_s(c, mixed),
+                c.decode_flop / peak,
+                c.decode_bytes,
+                lambda stage, i=i: _slope_s(stage.attention[i], mixed),  # type: ignore[misc]
+            )
             if c.window is None:
                 context_s, context_j = context_s + slope_s, context_j + slope_j
             else:
@@ -349,11 +375,16 @@ class Stage:
         """(seconds, joules) of the attention of the prefill chunks."""
         peak = self._context.precision.attention_peak_flop_per_s
         seconds = joules = 0.0
-        for c in self.attention:
+        for i, c in enumerate(self.attention):
             compute_s, other_s, flop, nbytes = prefill_cost(c, shape)
-            part_s = compute_s + other_s
+            part_s, part_j = self._spent(
+                compute_s + other_s,
+                flop / peak,
+                nbytes,
+                lambda stage, i=i: sum(prefill_cost(stage.attention[i], shape)[:2]),  # type: ignore[misc]
+            )
             seconds += part_s
-            joules += self._joules(part_s, flop / peak, nbytes)
+            joules += part_j
         return seconds, joules
 
     # -- breakdown ----------------------------------------------------------------------------------------------------
@@ -376,8 +407,7 @@ class Stage:
     def _decode_cost(self, c: AttentionCoefficients, shape: StepShape, name: str) -> Cost:
         mixed = shape.prefill_tokens > 0
         context = shape.context_tokens if c.window is None else shape.window_tokens
-        slope_s = c.mixed_context_s if mixed else c.decode_context_s
-        fixed_s = (c.mixed_fixed_s if mixed else c.decode_fixed_s) + c.decode_seq_s * shape.decode_seqs
+        slope_s, fixed_s = _slope_s(c, mixed), _fixed_s(c, shape.decode_seqs, mixed)
         is_compute = c.decode_is_compute or (mixed and c.mixed_context_s > c.decode_context_s)
         bound: Bound = "latency" if fixed_s > slope_s * context else "compute" if is_compute else "memory"
         flop, moved = decode_flop(c, shape), decode_bytes(c, shape)
@@ -397,9 +427,19 @@ class Stage:
         limited_s = self._limited_s(self.token_costs(tokens), fixed_s) + self._limited_s(
             self.row_costs(shape.logits_rows)
         )
+        if self._limit is not None:
+            limited_s = max(0.0, self._seconds(shape, tokens) - sum(c.seconds for c in costs))
         if limited_s:
             costs.append(Cost("power_limit", limited_s, "power"))
         return costs
+
+    def _seconds(self, shape: StepShape, tokens: int) -> float:
+        """Time of a step under the power limit, without the host [s]."""
+        seconds = self.tokens(tokens).seconds + self.rows(shape.logits_rows).seconds
+        if shape.decode_seqs:
+            line = self.decode_attention(shape.decode_seqs, mixed=shape.prefill_tokens > 0)
+            seconds += line.cost(shape.context_tokens, shape.window_tokens)[0]
+        return seconds + (self.prefill(shape)[0] if shape.prefill_tokens else 0.0)
 
     def flop(self, shape: StepShape) -> float:
         """FLOP of all ranks of the stage."""
@@ -420,3 +460,13 @@ class Stage:
         )
         tokens = self.tokens(shape.decode_seqs + shape.prefill_tokens)
         return (tokens.nbytes + self.rows(shape.logits_rows).nbytes + attention) * self._ranks
+
+
+def _fixed_s(c: AttentionCoefficients, num_seqs: int, mixed: bool) -> float:
+    """Decode attention without its context [s]; ``mixed``: beside a prefill chunk."""
+    return (c.mixed_fixed_s if mixed else c.decode_fixed_s) + c.decode_seq_s * num_seqs
+
+
+def _slope_s(c: AttentionCoefficients, mixed: bool) -> float:
+    """Decode attention per token of context [s]."""
+    return c.mixed_context_s if mixed else c.decode_context_s

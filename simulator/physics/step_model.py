@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
-from hardware_profiles.schema import Cluster
+from hardware_profiles.schema import Cluster, DeviceProfile
 from simulator.engine import EngineProfile
 from simulator.physics.collectives import Interconnect
 from simulator.physics.efficiency import efficiency_of
+from simulator.physics.frequency import at_clock
 from simulator.physics.launch import launches_of
 from simulator.physics.layout import check_plan, lay_out
 from simulator.physics.moe import ExpertRouting
 from simulator.physics.power import energy_j, power_fit_of
+from simulator.physics.powercap import locked, power_cap_of
 from simulator.physics.precision import resolve_precision
 from simulator.physics.provenance import provenance_of
 from simulator.physics.shape import DecodeLine, StepShape
 from simulator.physics.slowdown import slower_compute
-from simulator.physics.stage import Bound, Cost, Stage, StageContext
+from simulator.physics.stage import Bound, Cost, Limit, Stage, StageContext
 from simulator.plan import ParallelPlan
 from workloads.model import ModelSpec
 
@@ -54,21 +57,32 @@ class StepModel:
         """
         check_plan(model, cluster, plan)
         device = slower_compute(cluster.device, engine.compute_slowdown.get(cluster.device.architecture.lower(), 1.0))
-        efficiency = efficiency_of(device)
-        precision = resolve_precision(model, device, plan)
-        layout = lay_out(model, plan, precision)
-        context = StageContext(
-            device=device,
-            efficiency=efficiency,
-            precision=precision,
-            plan=plan,
-            layout=layout,
-            interconnect=Interconnect(cluster, efficiency),
-            moe_skew=moe_skew,
-            expert_routing=expert_routing,
-            filter_row_s=_filter_row_s(model, cluster, engine),
-            hidden_passes=engine.hidden_passes,
-        )
+        device = locked(device, plan)
+        cap = power_cap_of(device, plan.power_cap_w)
+
+        def context_of(device: DeviceProfile) -> StageContext:
+            efficiency = efficiency_of(device)
+            precision = resolve_precision(model, device, plan)
+            return StageContext(
+                device=device,
+                efficiency=efficiency,
+                precision=precision,
+                plan=plan,
+                layout=lay_out(model, plan, precision),
+                interconnect=Interconnect(cluster, efficiency),
+                moe_skew=moe_skew,
+                expert_routing=expert_routing,
+                filter_row_s=_filter_row_s(model, cluster, engine),
+                hidden_passes=engine.hidden_passes,
+            )
+
+        @cache
+        def stages_at(share: float) -> tuple[Stage, ...]:
+            slower = context_of(at_clock(device, share))
+            return tuple(Stage(stage, slower) for stage in slower.layout.stages)
+
+        context = context_of(device)
+        efficiency, precision, layout = context.efficiency, context.precision, context.layout
         windows = [g.attention.sliding_window for g in model.layers if g.attention.sliding_window is not None]
         self.window: int | None = max(windows, default=None)
         """Sliding window of the model's windowed layers [tokens] (the largest, if they differ), or None."""
@@ -76,7 +90,10 @@ class StepModel:
         """How far the efficiencies this model uses rest on measurements: the weakest of them, and the kernel families that
         are weaker than the device's profile as a whole."""
         self.precision = precision
-        self.stages = tuple(Stage(stage, context) for stage in layout.stages)
+        self.stages = tuple(
+            Stage(s, context, None if cap is None else Limit(cap, lambda share, i=s.index: stages_at(share)[i]))  # type: ignore[misc]
+            for s in layout.stages
+        )
         self.num_devices = plan.devices_per_replica
         self.peak_flop_per_s = precision.linear.peak_flop_per_s
         """Per device, in the dtype of the linear layers: what MFU refers to."""
@@ -90,7 +107,8 @@ class StepModel:
         self._seq_s = slowness * (engine.step_seq_s + exposed * engine.sync_step_seq_s)
         self._token_s = slowness * engine.step_token_s
         self._launches = launches_of(engine, slowness)
-        self._host_j = energy_j(power_fit_of(device), 1.0, 0.0, 0.0, device.tdp_w) * plan.tp
+        wait_j = energy_j(power_fit_of(device), 1.0, 0.0, 0.0, device.tdp_w)
+        self._host_j = (wait_j if cap is None else min(wait_j, cap.cap_w)) * plan.tp
         self._lines: dict[int, DecodeLine] = {}
         self._mixed: dict[tuple[int, int], DecodeLine] = {}
 
