@@ -28,6 +28,8 @@ POSITIVE_FIELDS = frozenset(
             "scaleup_domain",
             "tdp_w",
             "min_cap_w",
+            "max_clock_mhz",
+            "base_clock_mhz",
             "max_devices_per_node",
             "usd_per_hour",
         ),

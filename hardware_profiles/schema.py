@@ -214,6 +214,10 @@ class DeviceProfile:
     tdp_w: float | None = None
     idle_w: float | None = None
     min_cap_w: float | None = None
+    max_clock_mhz: float | None = None
+    """Clock of the cores at which the peaks hold (boost clock) [MHz]; locked clocks are shares of it."""
+    base_clock_mhz: float | None = None
+    """Clock that is sustained at the TDP [MHz]; shown only."""
     price: Price | None = None
     purchase_usd: float | None = None
     """What owning one device costs, its share of the server included [$]."""

@@ -223,7 +223,7 @@ def test_command_writes_the_same_bytes_twice(tmp_path, capsys):
         (["--budget-kw", "1"], "--budget-kw is 1: the row of 8 servers already peaks"),
         (["--max-model-len", "1000"], "shorten them or raise --max-model-len"),
         (["--services", "none.yaml"], "--services none.yaml: cannot be read"),
-        (["--cluster", "mi300x:8"], "no clock range known"),
+        (["--cluster", "b300:8"], "has no max_clock_mhz"),
     ],
 )
 def test_mistakes_are_one_line(argv, part, capsys, tmp_path, monkeypatch):

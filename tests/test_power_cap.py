@@ -8,6 +8,7 @@ import pytest
 
 import apex_sim as apex
 from apex_sim.cli import main
+from hardware_profiles.loader import device_names, load_device
 from hardware_profiles.schema import PowerFit
 from planners.launch import launch_notes
 from simulator.build import build_deployment
@@ -122,3 +123,18 @@ def test_what_a_device_cannot_be_set_to_is_refused(cluster, option, words, capsy
     assert main(["simulate", "--model", "llama-3.1-8b", "--cluster", cluster, "--num-requests", "2", *option]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
+
+
+def test_largest_clocks_agree_with_the_peaks_they_stand_for():
+    """float32 peak = SMs x lanes x 2 x clock, with 64 or 128 lanes per SM; the H20's table has a different peak."""
+    checked = 0
+    for name in device_names():
+        device = load_device(name)
+        if device.max_clock_mhz is None or name == "h20":
+            continue
+        assert device.base_clock_mhz is None or device.base_clock_mhz < device.max_clock_mhz
+        peak = device.dense_flop_per_s["float32"]
+        clocks = [peak / (device.num_sms * lanes * 2) / 1e6 for lanes in (64, 128)]
+        assert min(abs(mhz / device.max_clock_mhz - 1) for mhz in clocks) < 0.01, name
+        checked += 1
+    assert checked > 15

@@ -172,6 +172,12 @@ def _figures(device: DeviceProfile) -> Iterator[tuple[str, str, str]]:
         ("lowest power cap", device.min_cap_w, "min_cap_w"),
     ):
         yield name, "unknown" if watts is None else f"{watts:,.0f} W", source.get(key, "")
+    for name, mhz, key in (
+        ("largest clock", device.max_clock_mhz, "max_clock_mhz"),
+        ("base clock", device.base_clock_mhz, "base_clock_mhz"),
+    ):
+        if device.kind in ("gpu", "npu"):
+            yield name, "unknown" if mhz is None else f"{mhz:,.0f} MHz", source.get(key, "")
     price = device.price
     shown = "unknown" if price is None else f"{price.usd_per_hour:,.4g} $/h ({price.provider}, {price.date})"
     yield "price", shown, source.get("price", "")

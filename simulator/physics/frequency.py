@@ -9,9 +9,6 @@ from hardware_profiles.schema import DeviceProfile
 from simulator.physics.efficiency import efficiency_of
 from simulator.physics.power import idle_w_of, power_fit_of
 
-MAX_CLOCK_MHZ: dict[str, float] = {"ampere": 1410.0, "hopper": 1980.0}
-"""Architecture -> largest SM clock of its SXM parts [MHz]: data sheets of A100 (1410) and H100 (1980)."""
-
 LEAST_SHARE = 0.2
 """Lowest clock that may be locked, of the largest: POLCA's brake locks 288 of 1410 MHz, its sweep begins at 200."""
 POWER_EXPONENT = 1.75
@@ -24,14 +21,13 @@ the clock.
 
 
 def max_clock_mhz(device: DeviceProfile) -> float:
-    """Largest clock of the device [MHz]; UserError for an architecture without a figure."""
-    clock = MAX_CLOCK_MHZ.get(device.architecture.lower())
-    if clock is None:
+    """Clock at which the device's peaks hold [MHz]; UserError for a profile without one."""
+    if device.max_clock_mhz is None:
         raise UserError(
-            f"device {device.name!r}: no clock range known for architecture {device.architecture!r}; "
-            f"use a device of {' or '.join(sorted(MAX_CLOCK_MHZ))}"
+            f"device {device.name!r}: its profile has no max_clock_mhz, so no clock can be locked; "
+            "add the field and its source to a file of your own, or cap its power instead (--power-cap)"
         )
-    return clock
+    return device.max_clock_mhz
 
 
 def least_clock_mhz(device: DeviceProfile) -> float:
