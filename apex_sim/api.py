@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from hardware_profiles.cluster import parse_cluster
 from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Cluster
+from hardware_profiles.terms import with_terms
 from simulator.batching import RESERVING
 from simulator.build import EngineSettings, build_deployment, check_compute, check_number, flag, name_of
 from simulator.deployment import Deployment
@@ -61,7 +62,19 @@ class WorkloadSettings(TypedDict, total=False):
     arrival: str | None
 
 
-class AllSettings(EngineSettings, WorkloadSettings, total=False):
+class TermSettings(TypedDict, total=False):
+    """Keywords for how the cluster is paid for and where it stands; see :func:`hardware_profiles.terms.with_terms`."""
+
+    pricing: str | None
+    usd_per_gpu_hour: float | None
+    purchase_usd: float | None
+    lifetime_years: float | None
+    pue: float | None
+    grid: str | float | None
+    usd_per_kwh: float | None
+
+
+class AllSettings(EngineSettings, WorkloadSettings, TermSettings, total=False):
     """Everything :func:`simulate` takes beside its named arguments."""
 
 
@@ -227,11 +240,14 @@ def simulate(
     Workload keywords: ``trace`` (Trace, file, YAML) or ``rate`` [1/s] with ``input_len``, ``output_len`` [tokens or
     distribution], ``num_requests``, ``arrival``. Engine keywords under the engine's names: ``max_num_seqs``,
     ``gpu_memory_utilization`` ...
+    Cost and carbon: ``pricing``, ``usd_per_gpu_hour``, ``purchase_usd``, ``lifetime_years``, ``pue``, ``grid``,
+    ``usd_per_kwh`` (docs/costs.md).
     Returns a SimulationResult: ``.summary`` (dict, ``_ms`` fields in milliseconds), ``.requests`` and ``.timeline``
     (frames, seconds). Raises UserError for anything impossible, with the remedy.
     """
-    workload, remaining = _split(settings)
-    deployment = build_deployment(model, cluster, engine=engine, tp=tp, pp=pp, dp=dp, ep=ep, **remaining)
+    workload, terms, remaining = _split(settings)
+    machines = with_terms(load_cluster(cluster), **terms)
+    deployment = build_deployment(model, machines, engine=engine, tp=tp, pp=pp, dp=dp, ep=ep, **remaining)
     replayed = make_trace(**workload, seed=seed)
     check_served(deployment, replayed)
     return simulate_deployment(
@@ -266,17 +282,16 @@ def check_served(deployment: Deployment, trace: Trace) -> None:
         )
 
 
-def _split(settings: Any) -> tuple[WorkloadSettings, EngineSettings]:
-    """Workload keywords and engine keywords apart; an unknown keyword is an error with the nearest name."""
+def _split(settings: Any) -> tuple[WorkloadSettings, TermSettings, EngineSettings]:
+    """Keywords of the workload, the terms and the engine apart; an unknown one is an error with the nearest name."""
     from hardware_profiles.errors import unknown_name
 
-    workload_names, engine_names = WorkloadSettings.__annotations__, EngineSettings.__annotations__
+    groups = [kind.__annotations__ for kind in (WorkloadSettings, TermSettings, EngineSettings)]
     for name in settings:
-        if name not in workload_names and name not in engine_names:
-            raise unknown_name("setting", name, [*workload_names, *engine_names])
-    workload: Any = {k: v for k, v in settings.items() if k in workload_names}
-    engine: Any = {k: v for k, v in settings.items() if k in engine_names}
-    return workload, engine
+        if not any(name in group for group in groups):
+            raise unknown_name("setting", name, [known for group in groups for known in group])
+    found: Any = tuple({k: v for k, v in settings.items() if k in group} for group in groups)
+    return found  # type: ignore[no-any-return]
 
 
 def plan(
@@ -296,16 +311,17 @@ def plan(
 ) -> PlanResult:
     """Find how to serve a workload on a cluster: layouts and engine settings, bounded by physics, then simulated.
 
-    objective: goodput, cost ($/1M output tokens), ttft, tpot (p95) or energy (J/output token). max_rate: also find the
-    highest request rate each finalist serves within the SLO. quantizations, kv_cache_dtypes: formats the planner may use,
-    beside the one that ``quantization`` or ``kv_cache_dtype`` names; None: that one alone.
+    objective: goodput, cost ($/1M output tokens), request-cost ($/request), ttft, tpot (p95), energy (J/output token), kwh
+    (at the meter) or carbon (gCO2e), both per 1M output tokens. Terms of cost and carbon as in :func:`simulate`.
+    max_rate: also find the highest request rate each finalist serves within the SLO. quantizations, kv_cache_dtypes: formats
+    the planner may use, beside the one that ``quantization`` or ``kv_cache_dtype`` names; None: that one alone.
     Returns a PlanResult: ``.best``, ``.table`` (frame of all candidates with the reason each lost), ``.pareto``.
     """
     from planners.parallel import plan_parallel
 
-    workload, remaining = _split(settings)
+    workload, terms, remaining = _split(settings)
     spec = model if isinstance(model, ModelSpec) else load_model(name_of("model", model))
-    machines = load_cluster(cluster)
+    machines = with_terms(load_cluster(cluster), **terms)
     space = search_space(spec, machines, engine, quantizations, kv_cache_dtypes, remaining)
     result = plan_parallel(
         model=spec,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hardware_profiles.schema import Cluster
     from workloads.trace import Trace
 
 ENGINE_SETTINGS = (
@@ -34,6 +35,8 @@ ENGINE_SETTINGS = (
     "gpu_clock",
 )
 """Names of the settings in arguments, API keywords and resolved configuration: the engine's own where it has them."""
+TERM_SETTINGS = ("pricing", "usd_per_gpu_hour", "purchase_usd", "lifetime_years", "pue", "grid", "usd_per_kwh")
+"""How the cluster is paid for and where it stands."""
 WORKLOAD_SETTINGS = ("rate", "input_len", "output_len", "num_requests", "arrival")
 
 
@@ -92,6 +95,36 @@ def add_deployment(parser: argparse.ArgumentParser, *, fixed: bool = True) -> No
     power = parser.add_argument_group("power of the devices")
     power.add_argument("--power-cap", type=float, metavar="W", help="power limit per device, as nvidia-smi -pl")
     power.add_argument("--gpu-clock", type=float, metavar="MHZ", help="locked clock, as nvidia-smi -lgc")
+
+
+def add_terms(parser: argparse.ArgumentParser) -> None:
+    """--pricing and what else turns device-hours and joules into money and emissions."""
+    group = parser.add_argument_group("cost and carbon (docs/costs.md)")
+    group.add_argument(
+        "--pricing", metavar="TERMS", help="on-demand (default), spot, reserved-1y, reserved-3y or owned"
+    )
+    group.add_argument(
+        "--usd-per-gpu-hour", type=float, metavar="USD", help="rent of a device, instead of the profile's"
+    )
+    group.add_argument(
+        "--purchase-usd", type=float, metavar="USD", help="owned: price of a device with its share of the server"
+    )
+    group.add_argument(
+        "--lifetime-years", type=float, metavar="YEARS", help="over which purchase and manufacture count (default 5)"
+    )
+    group.add_argument("--grid", metavar="NAME|G", help="grid, such as fr or us-tx, or gCO2e per kWh (default world)")
+    group.add_argument(
+        "--pue", type=float, metavar="RATIO", help="power usage effectiveness of the site (default 1.56)"
+    )
+    group.add_argument("--usd-per-kwh", type=float, metavar="USD", help="owned: price of electricity")
+
+
+def cluster_of(args: argparse.Namespace) -> Cluster:
+    """The cluster under the terms that the arguments ask for."""
+    from hardware_profiles.cluster import parse_cluster
+    from hardware_profiles.terms import with_terms
+
+    return with_terms(parse_cluster(args.cluster), **{name: getattr(args, name) for name in TERM_SETTINGS})
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:

@@ -26,6 +26,9 @@ WORDS = {
     "ttft": "p95 TTFT",
     "tpot": "p95 TPOT",
     "energy": "J/output token",
+    "request-cost": "$/request",
+    "kwh": "kWh/1M output tokens",
+    "carbon": "gCO2e/1M output tokens",
 }
 """Objective -> what the winner is best by."""
 
@@ -42,7 +45,15 @@ def _settings(entry: Entry) -> str:
     return " ".join(parts)
 
 
-def _metrics_row(entry: Entry, has_slo: bool, has_rate: bool) -> list[str]:
+LAST_COLUMNS = {
+    "request-cost": ("$/request", "usd_per_request"),
+    "kwh": ("kWh/1M out", "facility_kwh_per_million_output_tokens"),
+    "carbon": ("gCO2e/1M out", "gco2e_per_million_output_tokens"),
+}
+"""Objective -> column that stands in the place of J/token."""
+
+
+def _metrics_row(entry: Entry, has_slo: bool, has_rate: bool, column: tuple[str, str]) -> list[str]:
     assert entry.measured is not None
     m = entry.measured.metrics
     row = [_settings(entry), str(m["num_gpus"])]
@@ -51,7 +62,7 @@ def _metrics_row(entry: Entry, has_slo: bool, has_rate: bool) -> list[str]:
     row += [
         number(m["request_goodput"]),
         number(m["usd_per_million_output_tokens"]),
-        number(m["joules_per_output_token"]),
+        number(m[column[1]]),
     ]
     row += [_rate(entry.max_rate_per_s)] if has_rate else []
     return [*row, entry.status]
@@ -68,14 +79,33 @@ def _pace(trace: Trace) -> str:
     return f" at {number(trace.request_rate_per_s)} req/s" if trace.duration_s > 0 else " at once"
 
 
+def _account(best: Entry) -> list[str]:
+    """Money and emissions of the winner."""
+    assert best.measured is not None
+    m = best.measured.metrics
+    parts = []
+    if m["usd_per_hour"] is not None:
+        even = [number(m[f"break_even_usd_per_million_{kind}_tokens"]) for kind in ("input", "output")]
+        parts.append(
+            f"${number(m['usd_per_hour'])}/h, ${number(m['usd_per_request'])} per request, break-even ${even[0]} per 1M input "
+            f"and ${even[1]} per 1M output tokens"
+        )
+    parts.append(
+        f"{number(m['facility_kwh_per_million_output_tokens'])} kWh at the meter and "
+        f"{number(m['gco2e_per_million_output_tokens'])} gCO2e per 1M output tokens"
+    )
+    return [f"best plan: {'; '.join(parts)}"]
+
+
 def plan_text(result: PlanResult, top: int) -> str:
     """The plan in a screenful: the winner, its command, the front, the losers with reasons."""
     has_slo = result.slo is not None
     has_rate = any(entry.max_rate_per_s is not None for entry in result.entries)
+    column = LAST_COLUMNS.get(result.objective, ("J/token", "joules_per_output_token"))
     header = ["plan", "GPUs", "TTFT p50", "p95", "TPOT p50", "p95"]
     header += ["in SLO"] if has_slo else []
     header += (
-        ["goodput/s" if has_slo else "req/s", "$/1M out", "J/token"] + (["max req/s"] if has_rate else []) + ["status"]
+        ["goodput/s" if has_slo else "req/s", "$/1M out", column[0]] + (["max req/s"] if has_rate else []) + ["status"]
     )
     best = result.best
     full = [e for e in result.entries if e.measured is not None and e is not best]
@@ -90,8 +120,9 @@ def plan_text(result: PlanResult, top: int) -> str:
         f"workload: {result.trace.name}, {len(result.trace):,} requests{_pace(result.trace)}; "
         + ", ".join(f"{count} {what}" for what, count in result.counts.items()),
         "",
-        table(header, [_metrics_row(entry, has_slo, has_rate) for entry in shown]),
+        table(header, [_metrics_row(entry, has_slo, has_rate, column) for entry in shown]),
         *_ranges(best),
+        *_account(best),
         "",
         "start it with:",
         f"  {result.launch_command}",

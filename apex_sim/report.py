@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +89,7 @@ def summary_text(result: SimulationResult) -> str:
         f"engine       {share(s['utilisation'])} busy, MFU {share(s['mfu'])}, KV peak {share(s['peak_kv_usage'])} of "
         f"{s['num_gpu_blocks']:,} blocks, running/waiting at most {s['peak_running']}/{s['peak_waiting']}, "
         f"{s['num_preemptions']:,} preemptions, prefix hits {share(s['prefix_hit_rate'])}",
-        _cost(s),
-        f"energy       {number(s['average_power_w'])} W on average, {number(s['joules_per_output_token'])} J per output token",
+        *account_lines(s),
     ]
     if s["failed"]:
         lines.append(
@@ -126,13 +125,42 @@ def _pace(result: SimulationResult) -> str:
     return f" at {number(rate)} req/s" if math.isfinite(rate) else " at once" if len(result.trace) > 1 else ""
 
 
-def _cost(s: dict[str, Any]) -> str:
+def account_lines(s: Mapping[str, Any]) -> list[str]:
+    """Money, energy and emissions of a run: three lines of its summary."""
+    return [f"cost         {_cost(s)}", f"energy       {_energy(s)}", f"carbon       {_carbon(s)}"]
+
+
+def _cost(s: Mapping[str, Any]) -> str:
     if s["usd_per_hour"] is None:
-        return "cost         unknown: the device profile has no price"
+        return "unknown: the device profile has no price (--usd-per-gpu-hour)"
+    even = [_usd(s[f"break_even_usd_per_million_{kind}_tokens"]) for kind in ("input", "output")]
     return (
-        f"cost         {_usd(s['usd_per_hour'])}/h, {_usd(s['usd_per_million_output_tokens'])} per 1M output tokens, "
-        f"{_usd(s['usd_per_million_tokens'])} per 1M tokens"
+        f"{_usd(s['usd_per_hour'])}/h {s['pricing']}, {_usd(s['usd_per_million_output_tokens'])} per 1M output tokens, "
+        f"{_usd(s['usd_per_request'])} per request; break-even {even[0]} per 1M input and {even[1]} per 1M output tokens"
     )
+
+
+def _energy(s: Mapping[str, Any]) -> str:
+    parts = [s[f"{part}_energy_j"] / s["energy_j"] if s["energy_j"] else 0.0 for part in ("prefill", "decode", "idle")]
+    return (
+        f"{number(s['average_power_w'])} W on average, {number(s['joules_per_output_token'])} J per output token (prefill "
+        f"{share(parts[0])}, decode {share(parts[1])}, idle {share(parts[2])}); {number(s['facility_kwh'])} kWh at the meter "
+        f"(PUE {s['pue']:g})"
+    )
+
+
+def _carbon(s: Mapping[str, Any]) -> str:
+    embodied = s["embodied_gco2e"]
+    made = "embodied unknown" if embodied is None else f"{_grams(embodied)} embodied"
+    million = _grams(s["gco2e_per_million_output_tokens"])
+    return (
+        f"{_grams(s['gco2e_per_request'])}CO2e per request, {million} per 1M output tokens; "
+        f"run: {_grams(s['operational_gco2e'])} of electricity at {s['gco2_per_kwh']:g} g/kWh, {made}"
+    )
+
+
+def _grams(value: float | None) -> str:
+    return "-" if value is None else f"{number(value / 1e3)} kg" if value >= 1e3 else f"{number(value)} g"
 
 
 def _usd(value: float | None) -> str:
@@ -140,13 +168,16 @@ def _usd(value: float | None) -> str:
 
 
 def write_run(result: SimulationResult, folder: Path, config: dict[str, Any]) -> list[Path]:
-    """Write requests, timeline, summary, configuration and plots into ``folder``; returns the paths."""
+    """Write requests, timeline, power of the servers, summary, configuration and plots into ``folder``; returns the paths."""
     from simulator.figures import save
+    from simulator.power_series import server_table
 
     requests, timeline = result.requests, result.timeline
     written = [_write_frame(requests, folder / "requests", index=True)]
     written.append(folder / "timeline.csv")
     write_atomically(written[-1], lambda path: timeline.to_csv(path, index=False))
+    written.append(folder / "power.csv")
+    write_atomically(written[-1], lambda path: server_table(result).to_csv(path, index=False))
     written.append(folder / "summary.json")
     write_text(written[-1], to_json(result.summary))
     written.append(folder / "config.yaml")

@@ -12,8 +12,9 @@ from typing import TypeVar
 from hardware_profiles.errors import UserError
 from hardware_profiles.loader import device_name, is_path, load_device, normalised, read_device_file
 from hardware_profiles.records import from_mapping, read_yaml
-from hardware_profiles.schema import Cluster, DeviceProfile, Link, NodeSpec, Price
+from hardware_profiles.schema import Cluster, DeviceProfile, Link, NodeSpec, Price, Pricing, Terms
 from hardware_profiles.sites import site_at
+from hardware_profiles.terms import checked
 
 T = TypeVar("T")
 
@@ -64,6 +65,8 @@ class ClusterFile:
     """Replaces the device's price."""
     purchase_usd: float | None = None
     """Replaces what owning one device costs."""
+    pricing: Pricing = "on-demand"
+    lifetime_years: float | None = None
     host_embodied_kgco2e: float | None = None
     """Of making one node without its accelerators."""
     site: SiteFile = SiteFile()
@@ -115,9 +118,6 @@ def read_cluster_file(path: Path) -> Cluster:
     if file.price is not None:
         sources = {**device.sources, "price": f"{path.name}: {file.price.provider}"}
         device = dataclasses.replace(device, price=file.price, sources=sources)
-    if file.purchase_usd is not None:
-        sources = {**device.sources, "purchase_usd": path.name}
-        device = dataclasses.replace(device, purchase_usd=file.purchase_usd, sources=sources)
     cluster = _cluster(file.name or path.stem, device, file.devices_per_node, file.nodes)
     node = dataclasses.replace(
         cluster.node,
@@ -128,7 +128,10 @@ def read_cluster_file(path: Path) -> Cluster:
         embodied_kgco2e=_first(file.host_embodied_kgco2e, cluster.node.embodied_kgco2e),
     )
     site = site_at(**dataclasses.asdict(file.site), where=f"{path.name}: site.")
-    return dataclasses.replace(cluster, node=node, site=site)
+    terms = Terms(pricing=file.pricing, purchase_usd=file.purchase_usd)
+    if file.lifetime_years is not None:
+        terms = dataclasses.replace(terms, lifetime_years=file.lifetime_years)
+    return checked(dataclasses.replace(cluster, node=node, site=site, terms=terms), where=f"{path.name}: ")
 
 
 def host_of(device: DeviceProfile) -> Host:

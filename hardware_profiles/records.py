@@ -34,6 +34,7 @@ POSITIVE_FIELDS = frozenset(
             "usd_per_hour",
         ),
         *("spot_usd_per_hour", "reserved_1y_usd_per_hour", "reserved_3y_usd_per_hour", "purchase_usd", "pue"),
+        "lifetime_years",
         *("devices_per_node", "nodes"),
     }
 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+Pricing = Literal["on-demand", "spot", "reserved-1y", "reserved-3y", "owned"]
 DeviceKind = Literal["gpu", "npu", "cpu", "fpga", "nvme", "pim", "csd"]
 Provenance = Literal["measured", "transferred", "datasheet"]
 """``measured``: fitted on kernels of this very device; ``transferred``: fitted on the nearest measured architecture;
@@ -265,6 +266,20 @@ class Site:
     EIA Electric Power Monthly, table 5.3."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How the devices of a cluster are paid for."""
+
+    pricing: Pricing = "on-demand"
+    usd_per_gpu_hour: float | None = None
+    """Replaces the profile's rent, whatever the pricing; not with ``owned``."""
+    purchase_usd: float | None = None
+    """Replaces what owning one device costs by its profile."""
+    lifetime_years: float = 5.0
+    """Over which purchase and manufacture are written off, evenly. Default: what Amazon and Meta depreciate servers over
+    (annual reports 2024: 5 and 5.5 years)."""
+
+
 LARGEST_HOST = 16
 """Most devices on one scale-up fabric inside a host (NVIDIA DGX-2: 16 V100); larger domains are racks of hosts."""
 
@@ -278,6 +293,8 @@ class Cluster:
     num_nodes: int
     site: Site = field(default_factory=Site)
     """Where it stands: power usage effectiveness, grid, price of electricity."""
+    terms: Terms = field(default_factory=Terms)
+    """How it is paid for."""
 
     @property
     def device(self) -> DeviceProfile:
@@ -305,5 +322,5 @@ class Cluster:
 
     @property
     def usd_per_hour(self) -> float | None:
-        """Rent of all devices [$/h]; None when the profile has no price."""
+        """Rent of all devices on demand [$/h], whatever the terms; None when the profile has no price."""
         return None if self.device.price is None else self.device.price.usd_per_hour * self.num_devices

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hardware_profiles.terms import usd_per_device_hour
 from simulator.figures import COLOURS, new_figure, plain_ticks
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 def pareto_figure(result: PlanResult) -> Figure:
     """Cost (energy where the device has no price) against p95 TTFT and TPOT; the front and the best are named."""
     figure, axes = new_figure(1, 2, width=11, height=4.6, sharey=True)
-    priced = result.cluster.device.price is not None
+    priced = usd_per_device_hour(result.cluster.device, result.cluster.terms) is not None
     cost = "usd_per_million_output_tokens" if priced else "joules_per_output_token"
     for axis, (metric, label) in zip(axes[0], (("p95_ttft_ms", "TTFT"), ("p95_tpot_ms", "TPOT")), strict=True):
         _scatter(axis, result, metric, cost)

@@ -22,15 +22,18 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-Objective = Literal["cost", "goodput", "ttft", "tpot", "energy"]
+Objective = Literal["cost", "request-cost", "goodput", "ttft", "tpot", "energy", "kwh", "carbon"]
 Status = Literal["best", "pareto", "met", "missed", "screened", "bounded", "unfit"]
 
 OBJECTIVES: dict[Objective, tuple[str, bool, str]] = {
     "cost": ("usd_per_million_output_tokens", False, "$/1M output tokens"),
+    "request-cost": ("usd_per_request", False, "$/request"),
     "goodput": ("request_goodput", True, "good requests/s"),
     "ttft": ("p95_ttft_ms", False, "ms p95 TTFT"),
     "tpot": ("p95_tpot_ms", False, "ms p95 TPOT"),
     "energy": ("joules_per_output_token", False, "J/output token"),
+    "kwh": ("facility_kwh_per_million_output_tokens", False, "kWh/1M output tokens"),
+    "carbon": ("gco2e_per_million_output_tokens", False, "gCO2e/1M output tokens"),
 }
 """Objective -> (field of the summary, larger is better, unit in words)."""
 

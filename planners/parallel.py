@@ -13,8 +13,9 @@ import numpy as np
 
 from hardware_profiles.errors import UserError, unknown_name
 from hardware_profiles.schema import Cluster
+from hardware_profiles.terms import usd_per_device_hour
 from planners import reasons
-from planners.bounds import bound
+from planners.bounds import Bounds, bound
 from planners.demand import WorkloadStats
 from planners.fitting import does_not_fit
 from planners.outcome import (
@@ -33,6 +34,7 @@ from planners.outcome import (
 from planners.pareto import pareto_front
 from planners.pool import RATE_TOLERANCE, Evaluator, Measured
 from planners.space import Candidate, SearchSpace, build, enumerate_layouts, limit_variants
+from simulator.accounting.rates import Rates
 from simulator.deployment import Deployment
 from simulator.physics.power import idle_w_of, power_fit_of
 from workloads.model import ModelSpec
@@ -78,10 +80,10 @@ def plan_parallel(
     """
     if objective not in OBJECTIVES:
         raise unknown_name("objective", objective, OBJECTIVES)
-    if objective == "cost" and cluster.device.price is None:
+    if objective in ("cost", "request-cost") and usd_per_device_hour(cluster.device, cluster.terms) is None:
         raise UserError(
-            f"{cluster.device.name} has no price in its profile, so --objective cost has no meaning; add one or choose "
-            "another objective"
+            f"{cluster.device.name} has no price in its profile, so --objective {objective} has no meaning; give "
+            "--usd-per-gpu-hour or choose another objective"
         )
     if find_max_rate:
         _check_rate(trace, slo)
@@ -134,6 +136,7 @@ class _Search:
         self.entries: list[Entry] = []
         self.deployments: dict[Candidate, Deployment] = {}
         self.stats = WorkloadStats.of(trace)
+        self.rates = Rates.of(cluster)
         self.stretch_rate: dict[Candidate, float] = {}
         """Highest rates within the SLO on the busiest stretch [1/s]."""
 
@@ -326,13 +329,24 @@ class _Search:
         if self.objective == "goodput":
             good = min(bounds.attainment, bounds.loaded_attainment) * len(self.trace)
             return good / bounds.duration_s
-        device = self.cluster.device
-        if self.objective == "cost":
-            assert device.price is not None
-            usd = candidate.num_devices * device.price.usd_per_hour * bounds.duration_s / 3600
-            return 1e6 * usd / bounds.output_tokens
+        return self._least(bounds, candidate)
+
+    def _least(self, bounds: Bounds, candidate: Candidate) -> float:
+        """Least dollars, joules, kWh or emissions per token or request: all devices are held for the least duration, those
+        of one stage at the power of a device that waits."""
+        device, rates = self.cluster.device, self.rates
         least_w = min(idle_w_of(device), power_fit_of(device).base_w)
-        return least_w * candidate.tp * candidate.dp * bounds.duration_s / bounds.output_tokens
+        device_s = candidate.num_devices * bounds.duration_s
+        joules = least_w * candidate.tp * candidate.dp * bounds.duration_s
+        if self.objective == "energy":
+            return joules / bounds.output_tokens
+        if self.objective == "kwh":
+            return 1e6 * rates.facility_kwh(device_s, joules) / bounds.output_tokens
+        if self.objective == "carbon":
+            return 1e6 * rates.gco2e(device_s, joules) / bounds.output_tokens
+        usd = rates.usd(device_s, joules)
+        assert usd is not None
+        return usd / bounds.served if self.objective == "request-cost" else 1e6 * usd / bounds.output_tokens
 
     # -- wave 4: batch limits ----------------------------------------------------------------------------------------
 

@@ -109,7 +109,10 @@ class PipelineReplica(Driver):
         counters.prefill_pairs += shape.prefill_pairs
         counters.prefill_context += shape.prefill_context
         counters.window_pairs += shape.window_pairs
-        counters.mixed_steps += bool(lane.flying)
+        if lane.flying:
+            counters.mixed_steps += 1
+            alone, alone_j = self.costs.decode_alone(shape)
+            counters.add_prefill(stages[0], flight.joules, (stages[0] * alone // max(1, sum(stages)), alone_j))
         counters.busy_ticks += stages[0]
         counters.peak_running = max(counters.peak_running, core.num_running)
 

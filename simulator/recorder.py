@@ -20,6 +20,10 @@ class Counters:
     steps: int = 0
     busy_ticks: int = 0
     joules: float = 0.0
+    prefill_ticks: int = 0
+    """Busy time that prompts caused: steps of prompts alone, and what they add to the decode steps they ride on."""
+    prefill_joules: float = 0.0
+    """The same of energy."""
     prefill_tokens: int = 0
     prefill_pairs: int = 0
     prefill_context: int = 0
@@ -37,6 +41,11 @@ class Counters:
     peak_blocks: int = 0
     peak_running: int = 0
     peak_waiting: int = 0
+
+    def add_prefill(self, ticks: int, joules: float, alone: tuple[int, float]) -> None:
+        """Share of a step with prompts that is theirs: the step less its decoding sequences ``alone``."""
+        self.prefill_ticks += max(0, ticks - alone[0])
+        self.prefill_joules += max(0.0, joules - alone[1])
 
 
 class Timeline:

@@ -223,13 +223,14 @@ class Replica(Driver):
         self._first, self._joules = self.costs.step(shape)
         if self.cold is not None:
             self._first += to_ticks(self.cold.wait_s(shape.decode_seqs + shape.prefill_tokens))
+        counters = self.record.counters
+        counters.add_prefill(self._first, self._joules, self.costs.decode_alone(shape))
         self._line_j = None
         self._slope = 0
         self._steps = 1
         if core.swap_tokens:
             self._add_swap()
         self._end = self._begin + self._first
-        counters = self.record.counters
         counters.mixed_steps += 1
         counters.prefill_tokens += shape.prefill_tokens
         counters.prefill_pairs += shape.prefill_pairs

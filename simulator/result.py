@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from simulator.accounting.account import Usage, account
+from simulator.accounting.rates import Rates
 from simulator.deployment import Deployment
 from simulator.physics.power import idle_w_of
 from simulator.physics.shape import StepShape
@@ -221,13 +223,28 @@ class SimulationResult:
         return Spread.of_weighted(np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]))
 
     @cached_property
+    def usage(self) -> Usage:
+        """Devices, time, joules by phase and tokens of the run, as accounting takes them."""
+        counters = [replica.counters for replica in self.record.replicas]
+        busy = sum(c.busy_ticks for c in counters)
+        idle_s = sum(max(0.0, self.duration_s - self._busy_s(c.busy_ticks)) for c in counters)
+        prefill_j = sum(c.prefill_joules for c in counters)
+        return Usage(
+            devices=self.deployment.plan.num_devices,
+            duration_s=self.duration_s,
+            prefill_j=prefill_j,
+            decode_j=sum(c.joules for c in counters) - prefill_j,
+            idle_j=self.replica_idle_w * idle_s,
+            prefill_share=sum(c.prefill_ticks for c in counters) / busy if busy else 0.0,
+            input_tokens=int(self.column("input_tokens")[self.completed].sum()),
+            output_tokens=int(self.column("output_tokens").sum()),
+            requests=int(self.completed.sum()),
+        )
+
+    @cached_property
     def energy_j(self) -> float:
         """Joules of all devices from the first arrival to the end: steps, and idle power in between."""
-        busy_j = sum(replica.counters.joules for replica in self.record.replicas)
-        idle_s = sum(
-            max(0.0, self.duration_s - self._busy_s(replica.counters.busy_ticks)) for replica in self.record.replicas
-        )
-        return busy_j + self.replica_idle_w * idle_s
+        return self.usage.device_j
 
     @property
     def replica_idle_w(self) -> float:
@@ -320,12 +337,6 @@ class SimulationResult:
             **ends,
         }
 
-    @property
-    def usd_per_hour(self) -> float | None:
-        """Rent of the devices in use [$/h]; None without a price in the profile."""
-        price = self.deployment.cluster.device.price
-        return None if price is None else price.usd_per_hour * self.deployment.plan.num_devices
-
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Scalars of the run. Names, units and definitions of ``vllm bench serve`` where it has the metric; TPOT leaves
@@ -393,23 +404,10 @@ class SimulationResult:
         }
 
     def _economics(self) -> dict[str, Any]:
-        outputs = int(self.column("output_tokens").sum())
-        tokens = outputs + int(self.column("input_tokens")[self.completed].sum())
-        hourly, energy, completed = self.usd_per_hour, self.energy_j, int(self.completed.sum())
-        usd = None if hourly is None else hourly * self.duration_s / 3600
-
-        def per_million(amount: float | None, count: int) -> float | None:
-            return None if amount is None or not count else amount / count * 1e6
-
         return {
             "num_gpus": self.deployment.plan.num_devices,
-            "usd_per_hour": hourly,
-            "usd_per_million_output_tokens": per_million(usd, outputs),
-            "usd_per_million_tokens": per_million(usd, tokens),
-            "energy_j": energy,
-            "joules_per_output_token": energy / outputs if outputs else None,
-            "joules_per_request": energy / completed if completed else None,
-            "average_power_w": energy / self.duration_s if self.duration_s else 0.0,
+            "pricing": self.deployment.cluster.terms.pricing,
+            **account(self.usage, Rates.of(self.deployment.cluster)),
             "provenance": self.deployment.step_model.provenance,
             "weaker_parts": list(self.deployment.step_model.weaker_parts),
         }

@@ -146,6 +146,7 @@ def _candidates(args: argparse.Namespace) -> list[Candidate]:
     from hardware_profiles.errors import UserError
     from planners.fleet.problem import GpuType
     from planners.fleet.simulated import Candidate
+    from simulator.accounting.rates import full_power_usd_per_hour
 
     names = [name.strip() for name in args.gpus.split(",") if name.strip()]
     if not names or len(set(names)) < len(names):
@@ -156,7 +157,7 @@ def _candidates(args: argparse.Namespace) -> list[Candidate]:
         cluster = parse_cluster(name)
         if cluster.num_nodes > 1:
             raise UserError(f"--gpus {name}: an instance is one node; write {name.split('x')[0]}")
-        price = prices.get(name, cluster.usd_per_hour)
+        price = prices.get(name, full_power_usd_per_hour(cluster))
         if price is None:
             raise UserError(f"--gpus {name}: its profile has no price; give one: --price {name}=2.50")
         limit = int(limits[name]) if name in limits else None

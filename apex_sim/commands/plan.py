@@ -21,12 +21,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     options.add_deployment(parser)
     options.add_workload(parser)
+    options.add_terms(parser)
     group = parser.add_argument_group("search")
     group.add_argument(
         "--objective",
         default="cost",
-        choices=("cost", "goodput", "ttft", "tpot", "energy"),
-        help="cost: $/1M output tokens (default); goodput; p95 ttft or tpot; energy: J/output token",
+        choices=("cost", "request-cost", "goodput", "ttft", "tpot", "energy", "kwh", "carbon"),
+        help="cost: $/1M output tokens (default); request-cost: $/request; goodput; p95 ttft or tpot; energy: J/output "
+        "token of the devices; kwh: at the meter, per 1M output tokens; carbon: gCO2e per 1M output tokens",
     )
     group.add_argument("--max-rate", action="store_true", help="also find the highest rate within the SLO")
     group.add_argument(
@@ -48,7 +50,6 @@ def run(args: argparse.Namespace) -> int:
     from apex_sim.files import prepare_figure, prepare_file, prepare_folder, to_json
     from apex_sim.plan_report import plan_dict, plan_text, write_plan
     from apex_sim.text import ProgressBar
-    from hardware_profiles.cluster import parse_cluster
     from hardware_profiles.errors import UserError
     from planners.parallel import plan_parallel
     from workloads.catalog import load_model
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             "--max-rate looks for the highest rate within an SLO; give --slo, for example ttft=1s,tpot=50ms"
         )
-    model, cluster = load_model(args.model), parse_cluster(args.cluster)
+    model, cluster = load_model(args.model), options.cluster_of(args)
     allowed = _listed(args.quantization, args.allow_quantization)
     quantizations = None if allowed is None else tuple(None if name == "none" else name for name in allowed)
     kv_cache_dtypes = _listed(args.kv_cache_dtype, args.allow_kv_cache_dtype)

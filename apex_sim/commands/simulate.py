@@ -28,6 +28,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_deployment(parser)
     options.add_plan(parser)
     options.add_workload(parser)
+    options.add_terms(parser)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--json", metavar="FILE", help="write the summary, field names as vllm bench serve ('-': stdout)"
@@ -48,7 +49,14 @@ def run(args: argparse.Namespace) -> int:
     slo = parse_slo(args.slo) if args.slo is not None else None
     settings: Any = options.engine_settings(args)
     deployment = build_deployment(
-        args.model, args.cluster, engine=args.engine, tp=args.tp, pp=args.pp, dp=args.dp, ep=args.ep, **settings
+        args.model,
+        options.cluster_of(args),
+        engine=args.engine,
+        tp=args.tp,
+        pp=args.pp,
+        dp=args.dp,
+        ep=args.ep,
+        **settings,
     )
     _ = deployment.memory, deployment.step_model
     trace = options.workload_of(args)
@@ -81,6 +89,8 @@ def resolved_config(args: argparse.Namespace, deployment: Any) -> dict[str, Any]
         "apex_sim_version": __version__,
         "model": deployment.model.name,
         "cluster": deployment.cluster.name,
+        "terms": dataclasses.asdict(deployment.cluster.terms),
+        "site": dataclasses.asdict(deployment.cluster.site),
         "parallel": dataclasses.asdict(deployment.plan),
         "engine": dataclasses.asdict(deployment.engine),
         "max_model_len": deployment.effective_max_model_len,
