@@ -151,7 +151,7 @@ class SimulationResult:
         for index, replica in enumerate(self.record.replicas):
             rows = np.frombuffer(replica.timeline.rows).reshape(-1, replica.timeline.COLUMNS)
             elapsed = np.diff(rows[:, 0], prepend=0.0)
-            idle_s = np.maximum(0.0, elapsed - np.diff(rows[:, 5], prepend=0.0))
+            idle_s = np.diff(np.maximum.accumulate(np.maximum(0.0, rows[:, 0] - rows[:, 5])), prepend=0.0)
             joules = np.diff(rows[:, 4], prepend=0.0) + self.replica_idle_w * idle_s
             frames.append(
                 pd.DataFrame(

@@ -93,7 +93,15 @@ def test_out_writes_all_files_and_the_same_command_the_same_bytes(tmp_path, caps
     for name in ("a", "b"):
         assert main([*RUN, "--slo", "ttft=1s,tpot=20ms", "--out", str(tmp_path / name)]) == 0
     first = files_of(tmp_path / "a")
-    names = {"requests.parquet", "timeline.csv", "summary.json", "config.yaml", "latency.png", "timeline.png"}
+    names = {
+        "requests.parquet",
+        "timeline.csv",
+        "power.csv",
+        "summary.json",
+        "config.yaml",
+        "latency.png",
+        "timeline.png",
+    }
     assert set(first) == names
     assert first == files_of(tmp_path / "b")
     printed = capsys.readouterr().out

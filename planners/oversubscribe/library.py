@@ -14,6 +14,7 @@ from planners.oversubscribe.services import Service
 from simulator.deployment import Deployment
 from simulator.physics.frequency import at_clock, max_clock_mhz
 from simulator.physics.server import host_power_of
+from simulator.power_series import replica_w
 from simulator.result import SimulationResult
 from simulator.simulate import simulate_deployment
 from workloads.synthetic import generate
@@ -61,14 +62,7 @@ def server_w(deployment: Deployment, devices_w: Floats) -> Floats:
 
 def per_second_w(result: SimulationResult, seconds: int) -> Floats:
     """Mean device power of the only replica in each of the first seconds of the run [W]; idle after its end."""
-    timeline = result.timeline
-    times = timeline["time_s"].to_numpy(dtype=float)
-    joules = np.cumsum(timeline["power_w"].to_numpy(dtype=float) * np.diff(times, prepend=0.0))
-    end = times[-1] if len(times) else 0.0
-    marks = np.arange(seconds + 1, dtype=float)
-    total = np.interp(marks, np.concatenate(([0.0], times)), np.concatenate(([0.0], joules)))
-    total += result.replica_idle_w * np.maximum(0.0, marks - end)
-    return np.diff(total)
+    return replica_w(result, 0, np.arange(seconds + 1, dtype=float))
 
 
 def clocked(deployment: Deployment, share: float) -> Deployment:
