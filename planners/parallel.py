@@ -89,10 +89,8 @@ def plan_parallel(
         _check_rate(trace, slo)
     space = space or SearchSpace()
     search = _Search(model, cluster, trace, slo, space, objective, top, jobs, seed, progress)
-    try:
+    with search.evaluator:
         return search.run(find_max_rate)
-    finally:
-        search.evaluator.close()
 
 
 def _check_rate(trace: Trace, slo: Slo | None) -> None:

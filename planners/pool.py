@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from hardware_profiles.schema import Cluster
 from planners.space import Candidate, SearchSpace, build
 from simulator.deployment import Deployment
 from simulator.simulate import simulate_deployment
+from simulator.workers import Workers
 from workloads.model import ModelSpec
 from workloads.slo import Slo
 from workloads.trace import Trace
@@ -169,7 +169,7 @@ class Evaluator:
         self._job = _Job(model, cluster, space, slo, traces, seed)
         self._jobs = jobs
         self._progress = progress
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: Workers | None = None
         self._done = self._expected = 0
 
     def run(self, which: str, candidates: Sequence[Candidate]) -> list[Measured]:
@@ -199,14 +199,15 @@ class Evaluator:
     def _results(self, tasks: list[tuple[str, str, Candidate]], work: int) -> Iterable[Measured | float]:
         if self._jobs > 1 and len(tasks) > 1 and (self._pool is not None or work > self.POOL_PAYS):
             if self._pool is None:
-                self._pool = ProcessPoolExecutor(
-                    self._jobs, initializer=_start_worker, initargs=(replace(self._job, built={}),)
-                )
+                self._pool = Workers(self._jobs, _start_worker, (replace(self._job, built={}),))
             return self._pool.map(_work, tasks)
         _start_worker(self._job)
         return map(_work, tasks)
 
-    def close(self) -> None:
-        """Stop the processes."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Stop the processes; at once when an exception ends the search."""
         if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+            self._pool.__exit__(*error)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
-from multiprocessing import active_children
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -27,6 +24,7 @@ from simulator.simulate import simulate_deployment
 from simulator.validation.metrics import View, class_of, predicted
 from simulator.validation.run import MeasuredRun
 from simulator.validation.traffic import Traffic, is_random, traffic_of
+from simulator.workers import Workers
 
 Kernels = Literal["own", "transferred", "datasheet"]
 """Kernel efficiencies of a device: its own; those it would borrow from another generation, had nobody measured it; the
@@ -102,21 +100,8 @@ def _map(tasks: Sequence[list[MeasuredRun]], options: Options, jobs: int) -> Ite
     if jobs <= 1 or len(tasks) < 2:
         yield from (_replay_group(group, options) for group in tasks)
         return
-    others = set(active_children())
-    pool = ProcessPoolExecutor(min(jobs, len(tasks)), initializer=_ignore_interrupts)
-    try:
-        yield from pool.map(_replay_group, tasks, [options] * len(tasks))
-    except BaseException:
-        for process in set(active_children()) - others:
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches every process of a terminal; a worker that dies of it would hold the queue's lock for ever."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Workers(min(jobs, len(tasks))) as workers:
+        yield from workers.map(_replay_group, tasks, [options] * len(tasks))
 
 
 def _group_key(run: MeasuredRun) -> tuple[Any, ...]:
