@@ -9,8 +9,7 @@ from typing import Any
 from apex_sim.files import to_json, write_text
 from apex_sim.text import number, share, table
 from planners.fleet.bounds import lp_bound, single_type
-from planners.fleet.ilp import type_loads
-from planners.fleet.problem import Fleet, FleetProblem
+from planners.fleet.problem import Fleet, FleetProblem, type_loads
 from planners.fleet.simulated import Round
 from workloads.slo import Slo
 

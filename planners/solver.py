@@ -58,6 +58,11 @@ def relative_gap(objective: float, bound: float) -> float:
     return 0.0 if distance <= EXACT * max(1e-9, abs(objective)) else distance / max(1e-9, abs(objective))
 
 
+def solver_name() -> str:
+    """Which solver runs here: HiGHS when highspy is installed, else CBC."""
+    return "HiGHS" if find_spec("highspy") is not None else "CBC"
+
+
 def solve(
     problem: pulp.LpProblem,
     *,
@@ -79,7 +84,7 @@ def solve(
     sign, constant = (1.0 if sense == pulp.LpMinimize else -1.0), float(objective.constant)
     problem.sense = pulp.LpMinimize  # logs then speak of lower bounds, and no constant is lost in a file format
     problem.setObjective(sign * (objective - constant))
-    use_highs = find_spec("highspy") is not None
+    use_highs = solver_name() == "HiGHS"
     started = time.perf_counter()
     try:
         if use_highs:
@@ -95,7 +100,7 @@ def solve(
         problem.sense = sense
         problem.setObjective(objective)
     seconds = time.perf_counter() - started
-    solver = "HiGHS" if use_highs else "CBC"
+    solver = solver_name()
     if status not in ("optimal", "feasible"):
         return SolverResult(status=status, objective=None, bound=None, solver=solver, seconds=seconds)
     found = float(found or 0.0)

@@ -15,8 +15,8 @@ from apex_sim.cli import main
 from hardware_profiles.errors import UserError
 from planners.fleet.bounds import lp_bound
 from planners.fleet.check import route
-from planners.fleet.ilp import plan_fleet, type_loads
-from planners.fleet.problem import FleetProblem, GpuType, Size, instances
+from planners.fleet.ilp import plan_fleet
+from planners.fleet.problem import FleetProblem, GpuType, Size, instances, type_loads
 from planners.fleet.profile import read_profile
 
 CASES = sorted(Path("../shared/data/melange").glob("*.json"))

@@ -8,6 +8,8 @@ symmetry. Loads may exceed 1: a slice may span instances, as in the paper.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,16 +17,14 @@ import numpy as np
 
 from hardware_profiles.errors import UserError
 from planners.fleet.bounds import lp_bound, single_type
-from planners.fleet.problem import Fleet, FleetProblem, Floats, instances
-from planners.solver import EXACT, SolverResult, relative_gap, solve
+from planners.fleet.counts import SCALE, Search, search
+from planners.fleet.problem import FULL, Fleet, FleetProblem, Floats, Slices, cost_of, counts_of
+from planners.solver import EXACT, SolverResult, relative_gap, solve, solver_name
 
 SMALL = 600
 """Pairs of size and type up to which CBC's optimum is checked by a second solve, with cutting planes."""
-SCALE = 1000.0
-"""Of the load rows: solvers keep rows to 1e-6, which must not hide a part of an instance."""
-FLUID_NODES = 20_000
 CHECK_NODES = 5_000
-"""Branch-and-bound nodes for the fluid bound and for the check; the check finds the wrong optima of small instances."""
+"""Branch-and-bound nodes of the check, which finds the wrong optima of small instances."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,9 @@ class Model:
     """Instances of type j."""
 
 
-def build(fleet: FleetProblem, *, fluid: bool = False) -> Model:
-    """The programme. ``fluid``: sizes divide at will (slice_factor to infinity), which bounds every slice factor."""
+def build(fleet: FleetProblem, *, fluid: bool = False, rows: Sequence[Floats] = ()) -> Model:
+    """The programme. ``fluid``: sizes divide at will (slice_factor to infinity), which bounds every slice factor.
+    ``rows``: of planners.fleet.counts, which every fleet keeps and a solver does not see by itself."""
     import pulp
 
     problem = pulp.LpProblem("melange", pulp.LpMinimize)
@@ -60,6 +61,9 @@ def build(fleet: FleetProblem, *, fluid: bool = False) -> Model:
         problem += load <= SCALE * count, f"load_of_type_{j}_within_its_instances"  # (3)
         if upper[j] is not None:
             problem += count <= upper[j], f"availability_of_type_{j}"
+    for i, row in enumerate(rows):
+        held = pulp.lpSum(SCALE * value * B[j] for j, value in enumerate(row.tolist()) if value > 0)
+        problem += held >= SCALE * (1 - FULL), f"capacity_at_prices_{i}"
     return Model(problem, n, B)
 
 
@@ -68,59 +72,82 @@ def decode(fleet: FleetProblem, model: Model) -> tuple[tuple[int, ...], Any]:
     slices = np.zeros(fleet.max_tput_per_s.shape, dtype=np.int64)
     for (b, j), variable in model.n.items():
         slices[b, j] = round(variable.value() or 0.0)
-    return _counts(fleet, slices), slices
+    return counts_of(fleet, slices), slices
 
 
 def plan_fleet(fleet: FleetProblem, *, gap: float | None = None, time_limit_s: float | None = None) -> Fleet:
-    """The cheapest fleet. UserError when a size has no type, or the availability cannot carry the load."""
+    """The cheapest fleet. UserError when a size has no type, or the availability cannot carry the load.
+
+    First in the space of instance counts; the whole programme only where whole slices leave a gap to that.
+    """
     refuse_unserved(fleet)
-    relaxed = build(fleet, fluid=True)
-    bound = solve(
-        relaxed.problem, time_limit_s=time_limit_s, gap=None if gap is None else gap / 2, max_nodes=FLUID_NODES
-    )
-    if bound.status == "infeasible":
+    if not (fleet.rates_per_s > 0).any():
+        return _nothing(fleet)
+    started, aim = time.perf_counter(), gap or 0.0
+    found = search(fleet, gap=aim, time_limit_s=time_limit_s)
+    if not found.carries:
         raise _too_few(fleet)
-    model = build(fleet)
-    start = _round(fleet, relaxed) if bound.has_solution else None
-    certain = max(lp_bound(fleet), bound.bound or 0.0)
-    runs = [bound]
-    candidates = [start] if start is not None else []
-    if start is None or relative_gap(_cost(fleet, start), certain) > (gap or 0.0):
-        runs += _search(fleet, model, start, candidates, certain, time_limit_s, gap)
-    candidates += _alone(fleet)
-    if not candidates:
+    candidates = ([] if found.plan is None else [found.plan]) + _alone(fleet)
+    best = _cheapest(fleet, candidates)
+    certain = max(lp_bound(fleet), found.bound)
+    runs: list[SolverResult] = []
+    if best is None or relative_gap(cost_of(fleet, best), certain) > aim:
+        left = None if time_limit_s is None else max(1.0, time_limit_s - (time.perf_counter() - started))
+        runs = _search(fleet, found, best, candidates, certain, left, gap)
+        best = _cheapest(fleet, candidates)
+    if best is None:
         if any(run.status == "infeasible" for run in runs):
             raise _too_few(fleet)
         raise UserError(f"--time-limit {time_limit_s:g} s: no fleet found in that time; allow more, or --gap 0.01")
-    best = min(candidates, key=lambda slices: _cost(fleet, slices))  # the first of equals
-    cost = _cost(fleet, best)
-    proven = [run.bound for run in runs[1:] if run.bound is not None and run.bound <= cost * (1 + EXACT)]
+    cost = cost_of(fleet, best)
+    proven = [run.bound for run in runs if run.bound is not None and run.bound <= cost * (1 + EXACT)]
     bound_usd = min(cost, max([certain, *proven]))  # a bound above a plan's cost is one of CBC's wrong optima
-    left = relative_gap(cost, bound_usd)
+    left_gap = relative_gap(cost, bound_usd)
     return Fleet(
-        counts=_counts(fleet, best),
+        counts=counts_of(fleet, best),
         slices=best,
         usd_per_hour=cost,
         bound_usd_per_hour=bound_usd,
-        gap=left,
-        optimal=left <= max(gap or 0.0, 1e-9),
-        solver=runs[0].solver,
-        seconds=sum(run.seconds for run in runs),
+        gap=left_gap,
+        optimal=left_gap <= max(aim, 1e-9),
+        solver=solver_name(),
+        seconds=time.perf_counter() - started,
     )
+
+
+def _nothing(fleet: FleetProblem) -> Fleet:
+    """No requests, no instances."""
+    slices = np.zeros(fleet.max_tput_per_s.shape, dtype=np.int64)
+    return Fleet(
+        counts=(0,) * len(fleet.types),
+        slices=slices,
+        usd_per_hour=0.0,
+        bound_usd_per_hour=0.0,
+        gap=0.0,
+        optimal=True,
+        solver=solver_name(),
+        seconds=0.0,
+    )
+
+
+def _cheapest(fleet: FleetProblem, candidates: list[Slices]) -> Slices | None:
+    """The first of equals."""
+    return min(candidates, key=lambda slices: cost_of(fleet, slices), default=None)
 
 
 def _search(
     fleet: FleetProblem,
-    model: Model,
-    start: Any,
-    candidates: list[Any],
+    found: Search,
+    start: Slices | None,
+    candidates: list[Slices],
     certain: float,
     time_limit_s: float | None,
     gap: float | None,
 ) -> list[SolverResult]:
-    """Solve the programme, from a rounded start; without cutting planes, which CBC needs longer with;
+    """Solve the whole programme, from the best plan so far; without cutting planes, which CBC needs longer with;
     small ones again with them as a check, since CBC is wrong at times either way."""
     runs: list[SolverResult] = []
+    model = build(fleet, rows=found.rows)
     for check in (False, True):
         if start is not None:
             _set(model, fleet, start)
@@ -136,7 +163,7 @@ def _search(
         if run.has_solution:
             start = decode(fleet, model)[1]
             candidates.append(start)
-        certified = start is not None and relative_gap(_cost(fleet, start), certain) <= (gap or 0.0)
+        certified = start is not None and relative_gap(cost_of(fleet, start), certain) <= (gap or 0.0)
         if certified or run.solver != "CBC" or len(model.n) > SMALL:
             break
     return runs
@@ -146,47 +173,8 @@ def _set(model: Model, fleet: FleetProblem, slices: Any) -> None:
     """Give the variables the values of a plan, for the solver to start from."""
     for (b, j), variable in model.n.items():
         variable.setInitialValue(int(slices[b, j]))
-    for j, count in enumerate(_counts(fleet, slices)):
+    for j, count in enumerate(counts_of(fleet, slices)):
         model.B[j].setInitialValue(count)
-
-
-def _cost(fleet: FleetProblem, slices: Any) -> float:
-    return float(np.dot(fleet.usd_per_hour, _counts(fleet, slices)))
-
-
-def type_loads(fleet: FleetProblem, slices: Any) -> Floats:
-    """float64[types]: instances' worth of load on each type."""
-    loads = np.where(slices > 0, fleet.loads, 0.0)
-    total: Floats = (loads * slices / fleet.slice_factor).sum(axis=0)
-    return total
-
-
-def _counts(fleet: FleetProblem, slices: Any) -> tuple[int, ...]:
-    return tuple(instances(load) for load in type_loads(fleet, slices).tolist())
-
-
-def _round(fleet: FleetProblem, relaxed: Model) -> Any:
-    """The fluid solution with whole slices: largest remainders per size; None when that breaks a limit."""
-    shares = np.zeros(fleet.max_tput_per_s.shape)
-    for (b, j), variable in relaxed.n.items():
-        shares[b, j] = max(0.0, variable.value() or 0.0)
-    slices = np.floor(shares + 1e-9).astype(np.int64)
-    for b in np.flatnonzero(fleet.rates_per_s > 0).tolist():
-        missing = fleet.slice_factor - int(slices[b].sum())
-        rest = np.where(np.isfinite(fleet.loads[b]), shares[b] - slices[b], -np.inf)
-        for j in np.argsort(-rest, kind="stable")[:missing].tolist():
-            slices[b, j] += 1
-    return slices if _whole(fleet, slices) and _within_limits(fleet, slices) else None
-
-
-def _whole(fleet: FleetProblem, slices: Any) -> bool:
-    served = slices.sum(axis=1) == np.where(fleet.rates_per_s > 0, fleet.slice_factor, 0)
-    return bool(served.all() and np.isfinite(fleet.loads[slices > 0]).all())
-
-
-def _within_limits(fleet: FleetProblem, slices: Any) -> bool:
-    counts = _counts(fleet, slices)
-    return all(t.limit is None or count <= t.limit for t, count in zip(fleet.types, counts, strict=True))
 
 
 def _alone(fleet: FleetProblem) -> list[Any]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from hardware_profiles.errors import UserError
 
 Floats = npt.NDArray[np.float64]
+Slices = npt.NDArray[np.int64]
 FULL = 1e-8
 """Loads are sums of floats: a GPU filled to 1 within this is not two GPUs."""
 MAX_SLICES = 1024
@@ -99,3 +100,20 @@ class Fleet:
 def instances(load: float) -> int:
     """Whole instances that hold a load."""
     return math.ceil(load - FULL * max(1.0, load))
+
+
+def cost_of(fleet: FleetProblem, slices: Slices) -> float:
+    """Of the instances that a plan fills [$/h]."""
+    return float(np.dot(fleet.usd_per_hour, counts_of(fleet, slices)))
+
+
+def counts_of(fleet: FleetProblem, slices: Slices) -> tuple[int, ...]:
+    """Instances of each type that a plan fills."""
+    return tuple(instances(load) for load in type_loads(fleet, slices).tolist())
+
+
+def type_loads(fleet: FleetProblem, slices: Slices) -> Floats:
+    """float64[types]: instances' worth of load on each type."""
+    loads = np.where(slices > 0, fleet.loads, 0.0)
+    total: Floats = (loads * slices / fleet.slice_factor).sum(axis=0)
+    return total

@@ -12,8 +12,8 @@ from hardware_profiles.cluster import parse_cluster
 from planners.fleet.capacity import Capacity
 from planners.fleet.check import Checked, check
 from planners.fleet.grid import Histogram
-from planners.fleet.ilp import plan_fleet, type_loads
-from planners.fleet.problem import Fleet, FleetProblem, Floats, GpuType
+from planners.fleet.ilp import plan_fleet
+from planners.fleet.problem import Fleet, FleetProblem, Floats, GpuType, type_loads
 from simulator.build import build_deployment
 from simulator.deployment import Deployment
 from workloads.model import ModelSpec

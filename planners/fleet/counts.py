@@ -1,0 +1,162 @@
+"""The programme in the space of instance counts alone: Benders' decomposition of the fluid form.
+
+Master: min c B, B integer within the limits, subject to the rows found so far. Its bound holds for every fleet at every
+slice factor. A B that carries everything becomes a fleet of whole slices; one that does not yields a row. Ten types are
+ten integers, however many sizes there are.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from planners.fleet.carry import Carried, Carrier
+from planners.fleet.certify import cheaper
+from planners.fleet.problem import FULL, FleetProblem, Floats, Slices, cost_of
+from planners.fleet.rounding import fit, whole_slices
+from planners.solver import relative_gap, solve
+
+ROUNDS = 150
+COARSE = 0.01
+NODES = 5_000
+"""Branch-and-bound nodes of one master; unlike time, the same everywhere."""
+SCALE = 1000.0
+"""Of rows: solvers keep them to 1e-6, which must not hide a part of an instance."""
+
+
+@dataclass(slots=True, eq=False)
+class Search:
+    """What is known so far."""
+
+    bound: float = 0.0
+    """No fleet is cheaper [$/h]."""
+    plan: Slices | None = None
+    cost: float = np.inf
+    rows: list[Floats] = field(default_factory=list)
+    carries: bool = True
+    """False: all instances to be had carry too little."""
+
+    @property
+    def gap(self) -> float:
+        """Of cost and bound, as a share of the cost; infinite without a fleet."""
+        return relative_gap(self.cost, self.bound) if self.plan is not None else np.inf
+
+
+def search(fleet: FleetProblem, *, gap: float, time_limit_s: float | None) -> Search:
+    """Fleets and a bound, until they are within ``gap`` of each other or the fluid form is solved.
+
+    Coarsely first, which finds most rows and a fleet to beat for little.
+    """
+    started, found = time.perf_counter(), Search()
+    carrier = Carrier(fleet)
+    found.rows = [row for row in (carrier.row(fleet.usd_per_hour),) if row.any()]
+    most = carrier.carry(_most(fleet))
+    if most is not None and not most.all:
+        found.carries = False
+        return found
+    for aim in (gap,) if gap >= COARSE else (COARSE, gap):
+        for _ in range(ROUNDS):
+            left = None if time_limit_s is None else time_limit_s - (time.perf_counter() - started)
+            if found.gap <= aim or (left is not None and left <= 0) or not _round(fleet, carrier, found, aim, left):
+                break
+    return found
+
+
+def _round(fleet: FleetProblem, carrier: Carrier, found: Search, gap: float, time_limit_s: float | None) -> bool:
+    """One master and what becomes of its B; False when there is nothing more to learn at this gap."""
+    problem, B = build(fleet, found.rows)
+    result = solve(problem, gap=gap / 4 or None, time_limit_s=time_limit_s, max_nodes=NODES, cuts=gap > 0)
+    if not result.has_solution:
+        return False
+    bound = min(result.bound or 0.0, found.cost)
+    other = cheaper(fleet, found.rows, bound) if bound > found.bound else None
+    counts = decode(B) if other is None else other  # a cheaper one: CBC's bound is wrong
+    if other is None:
+        found.bound = max(found.bound, bound)
+    carried = _try(fleet, carrier, counts, found)
+    if found.gap <= gap or carried is None:
+        return False
+    if carried.all:
+        return other is not None
+    _repair(fleet, carrier, counts, found)
+    return True
+
+
+def build(fleet: FleetProblem, rows: list[Floats]) -> tuple[Any, list[Any]]:
+    """The master and its B."""
+    import pulp
+
+    problem = pulp.LpProblem("counts", pulp.LpMinimize)
+    B = [problem.add_variable(f"B_{j}", 0, kind.limit, pulp.LpInteger) for j, kind in enumerate(fleet.types)]
+    problem += pulp.lpSum(kind.usd_per_hour * B[j] for j, kind in enumerate(fleet.types)), "cost"
+    for i, row in enumerate(rows):
+        held = pulp.lpSum(SCALE * value * B[j] for j, value in enumerate(row.tolist()) if value > 0)
+        problem += held >= SCALE * (1 - FULL), f"capacity_at_prices_{i}"
+    return problem, B
+
+
+def decode(B: list[Any]) -> Floats:
+    """float64[types]: whole instances."""
+    return np.array([round(variable.value() or 0.0) for variable in B], dtype=np.float64)
+
+
+def _try(fleet: FleetProblem, carrier: Carrier, counts: Floats, found: Search) -> Carried | None:
+    """See what ``counts`` carries: a fleet for ``found``, or a row that excludes it; None when neither comes out.
+
+    Rows come from counts with a little of every type added: of the many rows that exclude ``counts``, one that is
+    strong nearby too.
+    """
+    some = 0.01 * max(1.0, counts.sum()) / len(counts)
+    carried = carrier.carry(counts + some)
+    if carried is None or carried.all or carried.row @ counts >= 1 - FULL:
+        carried = carrier.carry(counts)
+    if carried is None:
+        return None
+    if carried.all:
+        _keep(fleet, carried, counts, found)
+        return carried
+    if carried.row @ counts >= 1 - FULL:  # nothing excludes it, to the rounding of sums
+        return None
+    found.rows.append(carried.row)
+    return carried
+
+
+def _keep(fleet: FleetProblem, carried: Carried, counts: Floats, found: Search) -> None:
+    """A fleet of whole slices from a fluid one; where they do not fit, with the cheapest instance that helps."""
+    start = whole_slices(fleet, carried.shares)
+    room = [np.inf if kind.limit is None else kind.limit for kind in fleet.types]
+    more = [np.zeros(len(counts)), *[row for j, row in enumerate(np.eye(len(counts))) if counts[j] < room[j]]]
+    for extra in sorted(more, key=lambda row: float(row @ fleet.usd_per_hour)):
+        if (counts + extra) @ fleet.usd_per_hour >= found.cost * (1 - FULL):
+            return
+        plan = fit(fleet, start, (counts + extra).astype(np.int64), carried.row)
+        if plan is not None:
+            found.plan, found.cost = plan, cost_of(fleet, plan)
+            return
+
+
+def _repair(fleet: FleetProblem, carrier: Carrier, counts: Floats, found: Search) -> None:
+    """Add instances to ``counts`` until all rows hold, best value first, and see what the result carries."""
+    limits = np.array([np.inf if kind.limit is None else kind.limit for kind in fleet.types])
+    rows, counts = np.array(found.rows), counts.copy()
+    while (short := np.clip(1 - FULL - rows @ counts, 0, None)).any():
+        value = np.minimum(rows, short[:, None]).sum(axis=0) / np.maximum(fleet.usd_per_hour, 1e-9)
+        value[counts >= limits] = 0.0
+        if not value.any():
+            return
+        counts[int(np.argmax(value))] += 1
+        if counts @ fleet.usd_per_hour >= found.cost * (1 - FULL):
+            return
+    _try(fleet, carrier, counts, found)
+
+
+def _most(fleet: FleetProblem) -> Floats:
+    """float64[types]: all instances to be had, or more than all requests fill."""
+    loads = fleet.loads
+    needed = np.where(np.isfinite(loads), loads, 0.0).sum(axis=0)
+    limits = [np.inf if kind.limit is None else float(kind.limit) for kind in fleet.types]
+    most: Floats = np.minimum(limits, np.ceil(needed) + 1)
+    return most
