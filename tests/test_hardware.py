@@ -13,6 +13,7 @@ from hardware_profiles.efficiency import efficiency_from_mapping, efficiency_to_
 from hardware_profiles.errors import UserError
 from hardware_profiles.loader import DEVICE_DIR, UNSOURCED_FIELDS, device_names, load_device, read_device_file
 from hardware_profiles.schema import Efficiency, GemmFit, PowerFit
+from hardware_profiles.sites import grids, site_at
 
 DEVICES = device_names()
 
@@ -324,3 +325,24 @@ def test_mistakes_in_efficiency_files_are_refused_alike(tmp_path, old, new, mess
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(UserError, match=message):
         read_efficiency_file(path)
+
+
+def test_grids_are_known_by_lowercase_names_with_a_source_for_each_figure():
+    assert len(grids()) >= 25
+    for name, grid in grids().items():
+        assert isinstance(name, str) and name == name.lower()
+        assert 5 < grid.gco2_per_kwh < 1000, name
+        assert "2024" in grid.source, name
+        if grid.usd_per_kwh is not None:
+            assert 0.03 < grid.usd_per_kwh < 0.4 and re.search("EIA|Eurostat", grid.source), name
+
+
+def test_hydro_and_nuclear_grids_are_cleaner_than_coal_grids():
+    clean, dirty = ("no", "se", "fr", "is", "ca-qc"), ("pl", "in", "za", "us-ut", "au")
+    assert max(grids()[name].gco2_per_kwh for name in clean) < 60
+    assert min(grids()[name].gco2_per_kwh for name in dirty) > 400
+
+
+def test_norway_is_a_name_not_a_boolean():
+    assert site_at(grid="no").grid == "no"
+    assert site_at(grid="NO").gco2_per_kwh == grids()["no"].gco2_per_kwh
