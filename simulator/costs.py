@@ -61,16 +61,6 @@ class StepCosts:
         seconds, joules = self.model.step(shape)
         return max(1, round(seconds * self._ticks_per_s)), joules
 
-    def decode_alone(self, shape: StepShape) -> tuple[int, float]:
-        """(ticks, joules) that the decoding sequences of a step would take without the prompts beside them; (0, 0.0) when
-        none decodes."""
-        if not shape.decode_seqs:
-            return 0, 0.0
-        base, per_token, per_window, base_j, token_j, window_j, floor, wait_j = self.decode(shape.decode_seqs)
-        ticks = base + per_token * shape.context_tokens + per_window * shape.window_tokens
-        joules = base_j + token_j * shape.context_tokens + window_j * shape.window_tokens
-        return (ticks, joules) if ticks >= floor else (floor, joules + wait_j * (floor - ticks))
-
     def stages(self, shape: StepShape) -> tuple[list[int], float]:
         """Ticks per pipeline stage and joules of a step."""
         return [max(1, clock.to_ticks(s)) for s in self.model.stage_s(shape)], self.model.step(shape)[1]

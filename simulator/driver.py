@@ -8,6 +8,7 @@ from simulator.batching import BatchingPolicy
 from simulator.clock import Clock
 from simulator.core import EngineCore
 from simulator.costs import StepCosts
+from simulator.phases import PromptShares
 from simulator.recorder import ReplicaRecord
 from simulator.request import Request
 from simulator.stream import TokenStream
@@ -34,7 +35,7 @@ class Driver:
         self.core = core
         self.policy = policy
         self.costs = costs
-        self.record = ReplicaRecord()
+        self.record = ReplicaRecord(prompts=PromptShares(costs))
         self.num_outstanding = 0
         self.outstanding_tokens = 0
         self.sole = False

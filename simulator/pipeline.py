@@ -16,6 +16,7 @@ from simulator.core import EngineCore
 from simulator.costs import StepCosts
 from simulator.driver import Driver, OnFinish
 from simulator.gaps import Stragglers
+from simulator.phases import PromptShares
 from simulator.replica import step_shape
 
 LANES = 1 << 10
@@ -49,6 +50,7 @@ class PipelineReplica(Driver):
         swap_token_s: float = 0.0,
     ) -> None:
         super().__init__(clock, index, core, policy, costs, on_finish, swap_token_s)
+        self.record.prompts = PromptShares(costs, len(core.lanes))
         self._flights = [Flight() for _ in core.lanes]
         self._stage_free = [0] * len(core.lanes)
         self._start_at = -1
@@ -111,8 +113,7 @@ class PipelineReplica(Driver):
         counters.window_pairs += shape.window_pairs
         if lane.flying:
             counters.mixed_steps += 1
-            alone, alone_j = self.costs.decode_alone(shape)
-            counters.add_prefill(stages[0], flight.joules, (stages[0] * alone // max(1, sum(stages)), alone_j))
+            self.record.prompts.add(*shape[:3], stages[0], flight.joules)
         counters.busy_ticks += stages[0]
         counters.peak_running = max(counters.peak_running, core.num_running)
 

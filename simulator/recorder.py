@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from simulator import clock
 from simulator.gaps import TokenGaps
+from simulator.phases import PromptShares
 from simulator.request import Request
 
 COMPLETED, REJECTED = 1, 2
@@ -20,10 +21,6 @@ class Counters:
     steps: int = 0
     busy_ticks: int = 0
     joules: float = 0.0
-    prefill_ticks: int = 0
-    """Busy time that prompts caused: steps of prompts alone, and what they add to the decode steps they ride on."""
-    prefill_joules: float = 0.0
-    """The same of energy."""
     prefill_tokens: int = 0
     prefill_pairs: int = 0
     prefill_context: int = 0
@@ -41,11 +38,6 @@ class Counters:
     peak_blocks: int = 0
     peak_running: int = 0
     peak_waiting: int = 0
-
-    def add_prefill(self, ticks: int, joules: float, alone: tuple[int, float]) -> None:
-        """Share of a step with prompts that is theirs: the step less its decoding sequences ``alone``."""
-        self.prefill_ticks += max(0, ticks - alone[0])
-        self.prefill_joules += max(0.0, joules - alone[1])
 
 
 class Timeline:
@@ -83,6 +75,7 @@ class ReplicaRecord:
     counters: Counters = field(default_factory=Counters)
     gaps: TokenGaps = field(default_factory=TokenGaps)
     timeline: Timeline = field(default_factory=Timeline)
+    prompts: PromptShares = field(default_factory=PromptShares)
 
 
 class RequestTable:

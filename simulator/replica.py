@@ -85,6 +85,7 @@ class Replica(Driver):
         swap_token_s: float = 0.0,
     ) -> None:
         super().__init__(clock, index, core, policy, costs, on_finish, swap_token_s)
+        self._prompts = self.record.prompts
         self._max_span = max_span
         self._async = async_scheduling
         self._idle = True
@@ -224,7 +225,7 @@ class Replica(Driver):
         if self.cold is not None:
             self._first += to_ticks(self.cold.wait_s(shape.decode_seqs + shape.prefill_tokens))
         counters = self.record.counters
-        counters.add_prefill(self._first, self._joules, self.costs.decode_alone(shape))
+        self._prompts.add(shape[0], shape[1], shape[2], self._first, self._joules)
         self._line_j = None
         self._slope = 0
         self._steps = 1

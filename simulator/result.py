@@ -228,14 +228,15 @@ class SimulationResult:
         counters = [replica.counters for replica in self.record.replicas]
         busy = sum(c.busy_ticks for c in counters)
         idle_s = sum(max(0.0, self.duration_s - self._busy_s(c.busy_ticks)) for c in counters)
-        prefill_j = sum(c.prefill_joules for c in counters)
+        prompts = [replica.prompts.totals() for replica in self.record.replicas]
+        prefill_j = sum(joules for _, joules in prompts)
         return Usage(
             devices=self.deployment.plan.num_devices,
             duration_s=self.duration_s,
             prefill_j=prefill_j,
             decode_j=sum(c.joules for c in counters) - prefill_j,
             idle_j=self.replica_idle_w * idle_s,
-            prefill_share=sum(c.prefill_ticks for c in counters) / busy if busy else 0.0,
+            prefill_share=sum(ticks for ticks, _ in prompts) / busy if busy else 0.0,
             input_tokens=int(self.column("input_tokens")[self.completed].sum()),
             output_tokens=int(self.column("output_tokens").sum()),
             requests=int(self.completed.sum()),

@@ -19,6 +19,9 @@ from hardware_profiles.sites import grids
 from hardware_profiles.terms import HOURS_PER_YEAR, with_terms
 from simulator.accounting.account import Usage, account
 from simulator.accounting.rates import Rates, full_power_usd_per_hour
+from simulator.costs import StepCosts
+from simulator.phases import PromptShares
+from simulator.physics.shape import StepShape
 
 H100 = parse_cluster("h100-sxm:8")
 
@@ -136,8 +139,26 @@ def test_both_modes_split_alike(pp: int) -> None:
         ).record.replicas[0]
         for exact in (False, True)
     ]
-    spans, steps = (run.counters for run in runs)
-    assert (spans.prefill_ticks, spans.prefill_joules) == (steps.prefill_ticks, steps.prefill_joules)
+    spans, steps = (run.prompts.totals() for run in runs)
+    assert spans == steps
+
+
+def test_blocks_of_steps_add_up_to_each_step_by_hand() -> None:
+    deployment = apex.build_deployment("llama-3.1-8b", "h100-sxm:1")
+    costs = StepCosts(deployment.step_model)
+    shares = PromptShares(costs)
+    shares.BLOCK = 7
+    shares._full = 7 * shares.COLUMNS
+    ticks = joules = 0.0
+    for i in range(50):
+        shape = StepShape(decode_seqs=i % 5, context_tokens=100 * (i % 5), window_tokens=100 * (i % 5), prefill_tokens=64,
+                          prefill_pairs=2080, window_pairs=2080, prefill_seqs=1, logits_rows=i % 5 + 1)  # fmt: skip
+        step_ticks, step_j = costs.step(shape)
+        shares.add(*shape[:3], step_ticks, step_j)
+        alone_s, alone_j = deployment.step_model.decode(i % 5).cost(100 * (i % 5), 100 * (i % 5))
+        ticks += step_ticks - alone_s * 1e15
+        joules += step_j - alone_j
+    assert shares.totals() == pytest.approx((ticks, joules), rel=1e-6)
 
 
 def test_a_cluster_file_says_where_it_stands(tmp_path: Path) -> None:
