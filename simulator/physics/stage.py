@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 from hardware_profiles.schema import DeviceProfile, Efficiency
@@ -377,14 +378,14 @@ class Stage:
         seconds = joules = 0.0
         for i, c in enumerate(self.attention):
             compute_s, other_s, flop, nbytes = prefill_cost(c, shape)
-            part_s, part_j = self._spent(
-                compute_s + other_s,
-                flop / peak,
-                nbytes,
-                lambda stage, i=i: sum(prefill_cost(stage.attention[i], shape)[:2]),  # type: ignore[misc]
-            )
+            part_s = compute_s + other_s
+            if self._limit is None:
+                memory_s = nbytes / self._bandwidth
+                joules += self._ranks * energy_j(self._power, part_s, flop / peak, memory_s, self._device.tdp_w)
+            else:
+                part_s, part_j = self._spent(part_s, flop / peak, nbytes, partial(_prefill_s, shape, i))
+                joules += part_j
             seconds += part_s
-            joules += part_j
         return seconds, joules
 
     # -- breakdown ----------------------------------------------------------------------------------------------------
@@ -470,3 +471,9 @@ def _fixed_s(c: AttentionCoefficients, num_seqs: int, mixed: bool) -> float:
 def _slope_s(c: AttentionCoefficients, mixed: bool) -> float:
     """Decode attention per token of context [s]."""
     return c.mixed_context_s if mixed else c.decode_context_s
+
+
+def _prefill_s(shape: StepShape, layer: int, stage: Stage) -> float:
+    """Attention of the prefill chunks in one kind of layer of a stage [s]."""
+    compute_s, other_s, _, _ = prefill_cost(stage.attention[layer], shape)
+    return compute_s + other_s
