@@ -56,21 +56,19 @@ def _placements(answer: Answer) -> str:
 def _proof(answer: Answer) -> str:
     """What no placement beats; balance and traffic apart."""
     plan = answer.plan
-    linear = max(1.0, plan.candidates[0].figures.traffic)
+    first, linear = plan.candidates[0].name, max(1.0, plan.candidates[0].figures.traffic)
     lines = [
         f"balance   {plan.chosen.figures.imbalance:.4f}, no placement below {plan.balance_bound:.4f}: "
         f"gap {share(plan.balance_gap)}"
     ]
     traffic = plan.chosen.figures.traffic / linear
-    if answer.question.settings.redundant:
-        lines.append(f"traffic   {traffic:.4f} of the first row; no bound with copies of experts")
-    elif plan.traffic_proven:
+    if plan.traffic_proven:
         lines.append(
-            f"traffic   {traffic:.4f} of linear, the least of all placements with this balance: gap 0.0% (proven)"
+            f"traffic   {traffic:.4f} of {first}, the least of all placements with this balance: gap 0.0% (proven)"
         )
     else:
         lines.append(
-            f"traffic   {traffic:.4f} of linear, no placement below {plan.traffic_bound / linear:.4f}, whatever its balance: "
+            f"traffic   {traffic:.4f} of {first}, no placement with this balance below {plan.traffic_bound / linear:.4f}: "
             f"gap {share(plan.traffic_gap)}"
         )
     return "\n".join(lines)

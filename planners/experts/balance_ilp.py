@@ -38,16 +38,16 @@ def build_balance(
 
     clusters, experts = range(num_ranks), range(len(load))
     problem = pulp.LpProblem("moetuner_ilp1", pulp.LpMinimize)
-    x = {(c, e): pulp.LpVariable(f"x_{c}_{e}", cat="Binary") for c in clusters for e in experts}
+    x = {(c, e): problem.add_variable(f"x_{c}_{e}", cat="Binary") for c in clusters for e in experts}
     tokens = {c: pulp.lpSum(float(load[e]) * x[c, e] for e in experts) for c in clusters}  # T_cl = sum_e P_el x_cel
     mean = float(load.sum()) / num_ranks
     if goal == "max":
-        most = pulp.LpVariable("max_tokens", lowBound=mean)
+        most = problem.add_variable("max_tokens", lowBound=mean)
         problem += most
         for c in clusters:
             problem += tokens[c] <= most, f"busiest_{c}"
     else:
-        off = {c: pulp.LpVariable(f"deviation_{c}", lowBound=0) for c in clusters}
+        off = {c: problem.add_variable(f"deviation_{c}", lowBound=0) for c in clusters}
         problem += pulp.lpSum(off.values())
         for c in clusters:
             problem += tokens[c] - mean <= off[c], f"above_mean_{c}"

@@ -6,7 +6,7 @@ import numpy as np
 
 from planners.experts.balance import longest_first
 from planners.experts.placement import Placement
-from planners.experts.routing import Floats, Ints
+from planners.experts.routing import Demand, Floats, Ints
 
 
 def copied(load: Floats, slots: int) -> Ints:
@@ -51,6 +51,27 @@ def replicated(loads: Floats, num_ranks: int, slots: int) -> Placement:
     """EPLB's global policy for all layers. Two copies of an expert may meet on a rank, as in EPLB."""
     rows = np.stack([replicated_layer(load, num_ranks, slots) for load in loads])
     return Placement(slots=rows, num_experts=loads.shape[1], num_ranks=num_ranks)
+
+
+def slot_demand(demand: Demand, placement: Placement) -> Demand:
+    """The demand of the slots of a placement, each with its share: copies then are experts of their own.
+
+    Row l of the placement numbers the slots of layer l, so that slot s lies on rank s // (S/G).
+    """
+    rows, share = placement.slots, 1.0 / placement.copies()
+    loads = np.stack([copy_loads(load, row) for load, row in zip(demand.loads, rows, strict=True)])
+    flows = [
+        (flow * share[i][:, None] * share[i + 1][None, :])[np.ix_(rows[i], rows[i + 1])]
+        for i, flow in enumerate(demand.transitions)
+    ]
+    size = rows.shape[1]
+    return Demand(loads=loads, transitions=np.stack(flows) if flows else np.zeros((0, size, size)))
+
+
+def moved(placement: Placement, ranks: Ints) -> Placement:
+    """The placement when slot s of layer l goes to rank ``ranks[l, s]``."""
+    slots = np.take_along_axis(placement.slots, np.argsort(ranks, axis=1, kind="stable"), axis=1)
+    return Placement(slots=slots, num_experts=placement.num_experts, num_ranks=placement.num_ranks)
 
 
 def replica_bound(load: Floats, num_ranks: int, slots: int) -> float:

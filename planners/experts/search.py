@@ -11,7 +11,7 @@ from planners.experts.balance import balance_bound, balanced, busiest
 from planners.experts.balance_ilp import solve_balance
 from planners.experts.exact import MOST_STATES, best_path, number_of_states
 from planners.experts.placement import Figures, Placement, figures_of, from_ranks, linear_ranks, to_ranks
-from planners.experts.replicate import replica_bound, replicated
+from planners.experts.replicate import moved, replica_bound, replicated, slot_demand
 from planners.experts.routing import Demand, Floats, Ints
 from planners.experts.topology import Topology
 from planners.experts.traffic import nodes_first, rename_ranks, sweep_experts, traffic_bound
@@ -41,10 +41,12 @@ class ExpertPlan:
     """Linear first; the chosen one last."""
     balance_bound: float
     """Least imbalance of any placement with as many slots (sum of the layers' busiest ranks over that of the means)."""
+    limits: Floats
+    """float64[L]: tokens that the busiest rank of a layer may have."""
     traffic_bound: float
-    """Least traffic of any placement without copies, whatever its balance [tokens on the fastest link]; 0 with copies."""
+    """Least traffic of any placement with as many slots within these limits [tokens on the fastest link]."""
     traffic_proven: bool
-    """The chosen placement has the least traffic of all within the limit of balance; the bound is then under that limit."""
+    """The chosen placement has that traffic."""
 
     @property
     def balance_gap(self) -> float:
@@ -150,13 +152,14 @@ def plan_experts(demand: Demand, topology: Topology, settings: SearchSettings) -
         chosen=chosen,
         candidates=(*candidates, chosen),
         balance_bound=float(bounds.sum()) / mean,
-        traffic_bound=chosen.figures.traffic if proven else traffic_bound(demand, topology),
+        limits=most,
+        traffic_bound=chosen.figures.traffic if proven else traffic_bound(demand, topology, most),
         traffic_proven=proven,
     )
 
 
 def _with_copies(demand: Demand, topology: Topology, settings: SearchSettings) -> ExpertPlan:
-    """Copies of the hottest experts, packed per layer; ranks then renamed for traffic."""
+    """Copies of the hottest experts, packed per layer; then slots move for traffic as experts do without copies."""
     ranks, slots = topology.num_ranks, demand.num_experts + settings.redundant
     candidates = []
     if demand.num_experts % ranks == 0:
@@ -164,13 +167,18 @@ def _with_copies(demand: Demand, topology: Topology, settings: SearchSettings) -
         candidates.append(_candidate("linear", linear, demand, topology))
     copied = replicated(demand.loads, ranks, slots)
     candidates.append(_candidate("replicated (EPLB)", copied, demand, topology))
-    chosen = _candidate("tuned", rename_ranks(demand, copied, topology, settings.sweeps), demand, topology)
-    mean = float(demand.loads.sum()) / ranks
-    bound = sum(replica_bound(load, ranks, slots) for load in demand.loads) / mean
+    bounds = np.array([replica_bound(load, ranks, slots) for load in demand.loads])
+    job, held = slot_demand(demand, copied), linear_ranks(demand.num_layers, slots, ranks)
+    least = np.array([busiest(load, row, ranks) for load, row in zip(job.loads, held, strict=True)])
+    most = np.maximum(least, bounds * (1.0 + settings.slack))
+    renamed = to_ranks(rename_ranks(job, from_ranks(held, ranks), topology, settings.sweeps))
+    tuned = moved(copied, _tuned(job, renamed, topology, most, settings.sweeps))
+    chosen = _candidate("tuned", tuned, demand, topology)
     return ExpertPlan(
         chosen=chosen,
         candidates=(*candidates, chosen),
-        balance_bound=bound,
-        traffic_bound=0.0,
+        balance_bound=float(bounds.sum()) / (float(demand.loads.sum()) / ranks),
+        limits=most,
+        traffic_bound=traffic_bound(demand, topology, most, slots=slots),
         traffic_proven=False,
     )

@@ -9,6 +9,7 @@ from planners.experts.balance import TINY
 from planners.experts.exact import MOST_STATES, best_path, number_of_states
 from planners.experts.placement import Placement, figures_of, flows
 from planners.experts.routing import Demand, Floats, Ints
+from planners.experts.spectral import kept_by_eigenvalues
 from planners.experts.topology import Topology, two_level
 
 SUBGRADIENT_STEPS = 60
@@ -130,12 +131,16 @@ def _relaxed(flow: Floats, group: int) -> float:
     return best
 
 
-def node_paths(demand: Demand, topology: Topology) -> tuple[Ints, float] | None:
-    """(node of each expert, transitions between nodes) of the placement on nodes with the fewest; None when too large."""
+def node_paths(demand: Demand, topology: Topology, most: Floats | None = None) -> tuple[Ints, float] | None:
+    """(node of each expert, transitions between nodes) of the placement on nodes with the fewest; None when too large.
+
+    ``most[l]``: tokens a rank may have; a node then has at most that times its ranks.
+    """
     nodes = topology.num_nodes
     if number_of_states(demand.num_experts, nodes) > MOST_STATES:
         return None
-    return best_path(demand, two_level(nodes, nodes, 1.0), np.full(demand.num_layers, np.inf))
+    limit = np.full(demand.num_layers, np.inf) if most is None else most * (topology.num_ranks // nodes)
+    return best_path(demand, two_level(nodes, nodes, 1.0), limit)
 
 
 def nodes_first(demand: Demand, topology: Topology) -> Ints | None:
@@ -149,19 +154,25 @@ def nodes_first(demand: Demand, topology: Topology) -> Ints | None:
     return ranks
 
 
-def traffic_bound(demand: Demand, topology: Topology) -> float:
-    """No placement with E/G experts per rank has less traffic [tokens on the fastest link]; balance is not asked for.
+def traffic_bound(demand: Demand, topology: Topology, most: Floats | None = None, *, slots: int | None = None) -> float:
+    """No placement has less traffic [tokens on the fastest link] of those whose ranks have at most ``most[l]`` tokens.
 
-    Per pair of layers, what leaves ranks costs at least 1, and what leaves nodes the rest of the network's weight; the
-    latter over all layers at once where it can be found exactly.
+    What leaves ranks costs at least 1, and what leaves nodes the rest of the network's weight; both over all layers at once
+    where that is tighter than pair by pair. ``slots``: of a placement with copies, whose experts share their tokens
+    evenly: a group then holds as many experts as slots at most, which is all that the bound per pair asks for.
     """
-    on_rank, on_node = demand.num_experts // topology.num_ranks, demand.num_experts // topology.num_nodes
-    bound = sum(max(0.0, float(flow.sum()) - most_kept(flow, on_rank)) for flow in demand.transitions)
+    copies = slots is not None
+    count = demand.num_experts if slots is None else slots
+    total = float(demand.transitions.sum())
+
+    def leaving(groups: int) -> float:
+        limit = None if most is None else most * (topology.num_ranks // groups)
+        pairs = sum(min(float(flow.sum()), most_kept(flow, count // groups)) for flow in demand.transitions)
+        return max(0.0, total - min(pairs, kept_by_eigenvalues(demand, groups, limit, copies=copies)))
+
+    bound = leaving(topology.num_ranks)
     if topology.num_nodes == 1:
         return bound
-    found = node_paths(demand, topology)
-    if found is not None:
-        between = found[1]
-    else:
-        between = sum(max(0.0, float(flow.sum()) - most_kept(flow, on_node)) for flow in demand.transitions)
+    found = None if copies else node_paths(demand, topology, most)
+    between = found[1] if found is not None else leaving(topology.num_nodes)
     return bound + (topology.network_weight - 1.0) * between

@@ -39,7 +39,7 @@ def build_clusters(
     pairs, count, _ = traffic.shape
     layers, gpus = range(pairs + 1), range(count)
     problem = pulp.LpProblem("moetuner_ilp2", pulp.LpMinimize)
-    y = {(i, c, g): pulp.LpVariable(f"y_{i}_{c}_{g}", cat="Binary") for i in layers for c in gpus for g in gpus}
+    y = {(i, c, g): problem.add_variable(f"y_{i}_{c}_{g}", cat="Binary") for i in layers for c in gpus for g in gpus}
     for i in layers:
         for c in gpus:
             problem += pulp.lpSum(y[i, c, g] for g in gpus) == 1, f"cluster_{c}_of_layer_{i}_once"  # (14)
@@ -62,9 +62,8 @@ def build_clusters(
 
 def _tail(problem: pulp.LpProblem, y: Assignment, flow: Floats, weights: Floats, layer: int) -> pulp.LpVariable:
     """t >= C w (y + y' - 1) for all pairs: the largest product, without a variable per product (8)."""
-    import pulp
 
-    most = pulp.LpVariable(f"tail_{layer}", lowBound=0)
+    most = problem.add_variable(f"tail_{layer}", lowBound=0)
     for g, h in np.argwhere(weights > 0).tolist():
         for c, d in np.argwhere(flow > 0).tolist():
             cost = float(flow[c, d] * weights[g, h])
@@ -80,7 +79,7 @@ def _total(
 
     gpus = range(len(flow))
     z = {
-        (c, d, g, h): pulp.LpVariable(f"z_{layer}_{c}_{d}_{g}_{h}", lowBound=0, upBound=1)
+        (c, d, g, h): problem.add_variable(f"z_{layer}_{c}_{d}_{g}_{h}", lowBound=0, upBound=1)
         for c in gpus
         for d in gpus
         for g in gpus
