@@ -12,7 +12,8 @@ def lp_bound(problem: FleetProblem) -> float:
     if not len(problem.sizes):
         return 0.0
     loads = problem.loads
-    dollars = np.where(np.isfinite(loads), loads * problem.usd_per_hour, np.inf)
+    served = np.isfinite(loads)
+    dollars = np.where(served, np.where(served, loads, 0.0) * problem.usd_per_hour, np.inf)
     return float(dollars.min(axis=1).sum())
 
 

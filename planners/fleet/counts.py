@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from planners.fleet.carry import Carried, Carrier
 from planners.fleet.certify import cheaper
@@ -104,15 +105,8 @@ def decode(B: list[Any]) -> Floats:
 
 
 def _try(fleet: FleetProblem, carrier: Carrier, counts: Floats, found: Search) -> Carried | None:
-    """See what ``counts`` carries: a fleet for ``found``, or a row that excludes it; None when neither comes out.
-
-    Rows come from counts with a little of every type added: of the many rows that exclude ``counts``, one that is
-    strong nearby too.
-    """
-    some = 0.01 * max(1.0, counts.sum()) / len(counts)
-    carried = carrier.carry(counts + some)
-    if carried is None or carried.all or carried.row @ counts >= 1 - FULL:
-        carried = carrier.carry(counts)
+    """See what ``counts`` carries: a fleet for ``found``, or a row that excludes it; None when neither comes out."""
+    carried = strong_row(carrier, counts)
     if carried is None:
         return None
     if carried.all:
@@ -122,6 +116,24 @@ def _try(fleet: FleetProblem, carrier: Carrier, counts: Floats, found: Search) -
         return None
     found.rows.append(carried.row)
     return carried
+
+
+def strong_row(carrier: Carrier, counts: Floats) -> Carried | None:
+    """What ``counts`` carries. When that is too little, its row comes from counts with a little of every type added
+    where that excludes ``counts`` as well: of the many rows that do, one that is strong nearby too."""
+    some = 0.01 * max(1.0, counts.sum()) / len(counts)
+    carried = carrier.carry(counts + some)
+    if carried is None or carried.all or carried.row @ counts >= 1 - FULL:
+        carried = carrier.carry(counts)
+    return carried
+
+
+def slices_within(fleet: FleetProblem, carrier: Carrier, counts: npt.NDArray[np.int64]) -> Slices | None:
+    """Whole slices of everything within given instances; None when they carry too little or rounding fails."""
+    carried = carrier.carry(counts.astype(np.float64))
+    if carried is None or not carried.all:
+        return None
+    return fit(fleet, whole_slices(fleet, carried.shares), counts, carried.row)
 
 
 def _keep(fleet: FleetProblem, carried: Carried, counts: Floats, found: Search) -> None:

@@ -109,9 +109,10 @@ def plan_fleet(fleet: FleetProblem, *, gap: float | None = None, time_limit_s: f
         usd_per_hour=cost,
         bound_usd_per_hour=bound_usd,
         gap=left_gap,
-        optimal=left_gap <= max(aim, 1e-9),
+        optimal=left_gap <= aim + 1e-9,
         solver=solver_name(),
         seconds=time.perf_counter() - started,
+        rows=tuple(found.rows),
     )
 
 

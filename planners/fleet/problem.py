@@ -95,6 +95,8 @@ class Fleet:
     solver: str
     seconds: float
     """Wall clock of all solves; never part of a printed plan."""
+    rows: tuple[Floats, ...] = ()
+    """Each float64[types]: every fleet that serves all has row @ counts >= 1 (planners.fleet.counts)."""
 
 
 def instances(load: float) -> int:
