@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from apex_sim.text import number, share, table
+from planners.oversubscribe.planning import StaticPlan
+from planners.oversubscribe.row import readings
 from planners.oversubscribe.services import PRIORITIES
-from planners.oversubscribe.study import Outcome, StaticPlan, Study, most_servers
+from planners.oversubscribe.study import Outcome, Study, most_servers
+from simulator.physics.server import host_power_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,12 +30,15 @@ def power_text(
 
 def _row_text(study: Study) -> str:
     s, budget = study.setting, study.budget_w
+    rack_w = study.rack_budget_w
+    racks = [] if rack_w is None else [f"racks       {s.racks}, {rack_w / 1e3:.1f} kW each"]
     return "\n".join(
         (
             f"row         {s.num_servers} servers of {s.deployment.plan.devices_per_replica} "
             f"{s.deployment.cluster.device.name}, {s.deployment.model.name}, budget {budget / 1e3:.1f} kW",
             f"as it is    peak {share(study.base_peak_w / budget)} of the budget, mean {share(study.base_mean_w / budget)}, "
             f"largest rise in the time of one command {share(study.base_rise_w / budget)}",
+            *racks,
         )
     )
 
@@ -40,19 +46,21 @@ def _row_text(study: Study) -> str:
 def _static_text(study: Study, static: StaticPlan) -> str:
     plan = static.plan
     if not plan.counts:
-        return f"fixed clocks (ILP): no plan; {plan.reason}"
+        return f"fixed settings (ILP): no plan; {plan.reason}"
     added = plan.num_servers - study.setting.num_servers
     rows = [
-        [server.name, str(sum(counts.values())), ", ".join(f"{n} x {mhz:g}" for mhz, n in counts.items())]
+        [server.name, str(sum(counts.values())), ", ".join(f"{n} x {name}" for name, n in counts.items())]
         for server, counts in zip(static.problem.classes, plan.counts, strict=True)
     ]
     gap = plan.solver.gap
+    bound = "" if plan.lp_bound is None else f"; weighted throughput {plan.value:.4g}, LP bound {plan.lp_bound:.4g}"
+    rack = "" if static.rack_peak is None else f", fullest rack {share(static.rack_peak)} of its own"
     head = (
-        f"fixed clocks (ILP, {plan.solver.solver}, {plan.solver.status}{'' if gap is None else f', gap {share(gap)}'}): "
-        f"{added:+d} servers, promised peak {share(plan.power / study.budget_w)}, "
-        f"simulated {share(static.peak)} of the budget"
+        f"fixed settings (ILP, {plan.solver.solver}, {plan.solver.status}{'' if gap is None else f', gap {share(gap)}'}"
+        f"{bound}):\n{added:+d} servers, promised peak {share(plan.power / study.budget_w)}, "
+        f"simulated {share(static.peak)} of the budget{rack}"
     )
-    return head + "\n" + table(["class", "servers", "MHz"], rows)
+    return head + "\n" + table(["class", "servers", "settings"], rows)
 
 
 def _impact_text(outcome: Outcome) -> str:
@@ -77,7 +85,10 @@ def _impact_text(outcome: Outcome) -> str:
 def _verdict(outcome: Outcome) -> str:
     missed = [i.service.label for i in outcome.impacts if not i.meets_slo]
     slo = f"SLO missed by {', '.join(missed)}" if missed else "all SLOs met"
-    return f"{number(outcome.brakes_per_day)} brakes per day, {slo}"
+    racks = ""
+    if outcome.rack_peak is not None:
+        racks = f", fullest rack {share(outcome.rack_peak)} of its budget ({outcome.rack_over_s} s above it)"
+    return f"{number(outcome.brakes_per_day)} brakes per day, {slo}{racks}"
 
 
 def _thresholds(outcome: Outcome) -> str:
@@ -130,7 +141,9 @@ def outcome_dict(study: Study, outcome: Outcome) -> dict[str, Any]:
         "uncapped_peak_share": outcome.uncapped_peak,
         "peak_share": outcome.peak,
         "mean_share": outcome.mean,
-        "energy_kwh": float(outcome.run.power_w.sum()) / HOUR_S / 1e3,
+        **_energy(study, outcome),
+        "rack_peak_share": outcome.rack_peak,
+        "rack_over_budget_s": outcome.rack_over_s,
         "capped_time_share": {p: outcome.capped_share[p] for p in PRIORITIES},
         "classes": [
             {
@@ -149,6 +162,42 @@ def outcome_dict(study: Study, outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def _energy(study: Study, outcome: Outcome) -> dict[str, float]:
+    """Of the row: hosts and devices are its two parts, each linear in the other's sum."""
+    plan, cluster = study.setting.deployment.plan, study.setting.deployment.cluster
+    total_j, seconds = float(outcome.run.power_w.sum()), outcome.row.seconds
+    host = host_power_of(cluster)
+    fixed_j = host.idle_w * plan.devices_per_replica * outcome.num_servers * seconds
+    devices_j = (total_j - fixed_j) / (1 + host.slope)
+    parts = {"energy": total_j, "devices_energy": devices_j, "host_energy": fixed_j + host.slope * devices_j}
+    return {f"{name}_kwh": joules / HOUR_S / 1e3 for name, joules in parts.items()}
+
+
+def series_dict(study: Study, outcome: Outcome) -> dict[str, Any]:
+    """The row over time, minute by minute: mean and highest power, clocks, and its racks."""
+    run, uncapped = outcome.run, outcome.row.uncapped_w(study.library.max_mhz)
+    data: dict[str, Any] = {
+        "period_s": MINUTE_S,
+        "power_w": _rounded(readings(run.power_w, MINUTE_S)),
+        "highest_power_w": _rounded(_minutes(run.power_w).max(axis=-1)),
+        "uncapped_power_w": _rounded(readings(uncapped, MINUTE_S)),
+        "braked_s": _minutes(run.braked).sum(axis=-1).tolist(),
+        "clock_mhz": {p: _rounded(readings(run.clock_mhz[p], MINUTE_S)) for p in PRIORITIES},
+    }
+    if outcome.rack_w is not None:
+        data["rack_power_w"] = [_rounded(rack) for rack in readings(outcome.rack_w, MINUTE_S)]
+    return data
+
+
+def _minutes(values: Any) -> Any:
+    whole = len(values) // MINUTE_S * MINUTE_S
+    return values[:whole].reshape(-1, MINUTE_S)
+
+
+def _rounded(values: Any) -> list[float]:
+    return [round(float(value), 1) for value in values]
+
+
 def power_dict(
     study: Study, static: StaticPlan, outcomes: list[Outcome], searched: dict[str, list[Outcome]] | None
 ) -> dict[str, Any]:
@@ -156,6 +205,8 @@ def power_dict(
     plan = static.plan
     data: dict[str, Any] = {
         "budget_w": study.budget_w,
+        "rack_budget_w": study.rack_budget_w,
+        "racks": study.setting.racks,
         "num_servers": study.setting.num_servers,
         "seed": study.setting.seed,
         "base": {
@@ -163,22 +214,27 @@ def power_dict(
             "mean_share": study.base_mean_w / study.budget_w,
             "largest_rise_share": study.base_rise_w / study.budget_w,
         },
-        "fixed_clocks": {
+        "fixed_settings": {
             "status": plan.solver.status,
             "solver": plan.solver.solver,
             "objective": plan.solver.objective,
             "bound": plan.solver.bound,
+            "weighted_throughput": plan.value if plan.counts else None,
+            "lp_bound": plan.lp_bound,
             "reason": plan.reason or None,
             "servers_added": plan.num_servers - study.setting.num_servers if plan.counts else None,
-            "counts": {
-                c.name: {f"{mhz:g}": n for mhz, n in counts.items()}
-                for c, counts in zip(static.problem.classes, plan.counts, strict=False)
-            },
+            "counts": {c.name: dict(counts) for c, counts in zip(static.problem.classes, plan.counts, strict=False)},
+            "racks": [
+                {c.name: dict(counts) for c, counts in zip(static.problem.classes, rack, strict=True)}
+                for rack in plan.rack_counts
+            ],
             "promised_peak_share": plan.power / study.budget_w if plan.counts else None,
             "simulated_peak_share": static.peak,
+            "simulated_rack_peak_share": static.rack_peak,
         },
         "outcome": outcome_dict(study, outcomes[0]),
         "compared": [outcome_dict(study, o) for o in outcomes[1:]],
+        "series": series_dict(study, outcomes[0]),
     }
     if searched is not None:
         data["search"] = [outcome_dict(study, o) for many in searched.values() for o in many]
@@ -193,16 +249,20 @@ def power_figure(study: Study, outcome: Outcome) -> Figure:
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     uncapped = outcome.row.uncapped_w(study.library.max_mhz)
     for label, power, colour in (("uncapped", uncapped, "0.7"), ("controlled", outcome.run.power_w, "tab:blue")):
-        whole = len(power) // MINUTE_S * MINUTE_S
-        minutes = power[:whole].reshape(-1, MINUTE_S) / study.budget_w
+        minutes = _minutes(power) / study.budget_w
         hours = _hours(minutes.shape[0])
         top.fill_between(hours, minutes.min(axis=1), minutes.max(axis=1), color=colour, alpha=0.3, linewidth=0)
         top.plot(hours, minutes.mean(axis=1), color=colour, label=label, linewidth=1)
+    if outcome.rack_w is not None and study.rack_budget_w is not None:
+        racks = _minutes(outcome.rack_w.T.reshape(-1, outcome.rack_w.shape[0]).max(axis=1)) / study.rack_budget_w
+        top.plot(
+            _hours(len(racks)), racks.max(axis=1), color="tab:olive", linewidth=0.8, label="fullest rack / its budget"
+        )
     top.axhline(1.0, color="tab:red", linewidth=1, label="budget")
     for threshold in sorted({rule.threshold for rule in outcome.policy.rules}):
         top.axhline(threshold, color="tab:orange", linewidth=0.8, linestyle="--")
     top.set_ylabel("row power / budget (minute: mean, range)")
-    top.legend(loc="lower right")
+    top.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
     for priority, colour in zip(PRIORITIES, ("tab:green", "tab:purple"), strict=True):
         clocks = outcome.run.clock_mhz[priority][::MINUTE_S]
         bottom.step(
@@ -210,7 +270,7 @@ def power_figure(study: Study, outcome: Outcome) -> Figure:
         )
     bottom.set_ylabel("clock [MHz]")
     bottom.set_xlabel("time [h]")
-    bottom.legend(loc="lower right")
+    bottom.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     return figure
 
 

@@ -12,12 +12,14 @@ import pytest
 from apex_sim.cli import main
 from hardware_profiles.cluster import parse_cluster
 from hardware_profiles.errors import UserError
-from planners.oversubscribe.controller import control
+from planners.oversubscribe.controller import control, rack_power_w
+from planners.oversubscribe.ilp import Option
 from planners.oversubscribe.library import Entry, Library
+from planners.oversubscribe.planning import plan_static
 from planners.oversubscribe.policy import baselines, polca
-from planners.oversubscribe.row import LoadShape, Row, build_row, largest_rise_w, load_of
+from planners.oversubscribe.row import LoadShape, Row, build_row, largest_rise_w, load_of, planned_w
 from planners.oversubscribe.services import PAPER_MIX, PRIORITIES, allot, read_services
-from planners.oversubscribe.study import Setting, evaluate, plan_static, prepare
+from planners.oversubscribe.study import Setting, evaluate, prepare
 from simulator.build import build_deployment
 from simulator.physics.frequency import at_clock, dynamic_share
 from simulator.physics.shape import StepShape
@@ -99,6 +101,39 @@ def test_a_row_is_the_sum_of_its_services_and_repeats():
     assert (at_level.sum(axis=0) == 40).all()
     assert row.uncapped_w(1410.0) == pytest.approx((at_level * 10.0 * np.arange(7)[:, None]).sum(axis=0))
     assert (row.uncapped_w(1410.0) == again.uncapped_w(1410.0)).all()
+
+
+def test_racks_are_the_row_shared_out_and_keep_its_power():
+    entries = {
+        (s.lengths, mhz, level): Entry(power_w=np.arange(1800) % 7 + mhz * level, e2e_s=np.ones(1), rate_per_s=1.0)
+        for s in PAPER_MIX
+        for mhz in (1410.0, 1110.0)
+        for level in range(7)
+    }
+    library = Library(entries=entries, max_mhz=1410.0, capacity_per_s={})
+    load, clocks = load_of(LoadShape(), 600, 1), {"high": (1410.0,), "low": (1410.0, 1110.0)}
+    row, whole = (build_row(library, PAPER_MIX, 13, load, clocks, 1, racks) for racks in (4, 1))
+    assert whole.rack_w == {}
+    for key, watts in whole.power_w.items():
+        np.testing.assert_allclose(row.power_w[key], watts)
+        np.testing.assert_allclose(row.rack_w[key].sum(axis=0), watts)
+    run = control(row, polca(), budget_w=1e9, brake_w=30.0, max_mhz=1410.0)
+    np.testing.assert_allclose(rack_power_w(row, run, 30.0).sum(axis=0), run.power_w)
+
+
+def test_a_planned_row_without_changes_is_the_row():
+    """Every server free: the plan's racks draw what the row draws without control."""
+    entries = {
+        (s.lengths, 1410.0, level): Entry(power_w=np.arange(1800.0) + level, e2e_s=np.ones(1), rate_per_s=1.0)
+        for s in PAPER_MIX
+        for level in range(7)
+    }
+    library = Library(entries=entries, max_mhz=1410.0, capacity_per_s={})
+    load = load_of(LoadShape(), 600, 1)
+    row = build_row(library, PAPER_MIX, 8, load, {"high": (1410.0,), "low": (1410.0,)}, 1)
+    options = ((Option(mhz=1410.0, power=1.0, throughput=1.0, latency_factor=1.0),),) * 4
+    racks = (({"1410 MHz": 2},) * 4,)
+    np.testing.assert_allclose(planned_w(library, PAPER_MIX, options, racks, load, 1)[0], row.uncapped_w(1410.0))
 
 
 def test_largest_rise_looks_no_further_than_its_window():
@@ -214,6 +249,19 @@ def test_command_writes_the_same_bytes_twice(tmp_path, capsys):
     assert "brakes per day" in capsys.readouterr().out
 
 
+def test_the_series_of_a_row_integrates_to_its_energy(tmp_path):
+    file = tmp_path / "row.json"
+    assert main(["power", *QUICK, "--racks", "2", "--high-first", "--caps", "300", "--json", str(file)]) == 0
+    data = json.loads(file.read_text("utf-8"))
+    series, outcome = data["series"], data["outcome"]
+    joules = sum(series["power_w"]) * series["period_s"]
+    assert joules / 3.6e6 == pytest.approx(outcome["energy_kwh"], rel=1e-4)
+    assert outcome["devices_energy_kwh"] + outcome["host_energy_kwh"] == pytest.approx(outcome["energy_kwh"], rel=1e-9)
+    assert outcome["host_energy_kwh"] > 10 * 1.0 * 1.2, "ten servers, an idle host of 1 kW each, 1.2 h"
+    np.testing.assert_allclose(np.sum(series["rack_power_w"], axis=0), series["power_w"], atol=0.2)
+    assert max(series["highest_power_w"]) == pytest.approx(outcome["peak_share"] * data["budget_w"], abs=0.1)
+
+
 @pytest.mark.parametrize(
     ("argv", "part"),
     [
@@ -224,6 +272,19 @@ def test_command_writes_the_same_bytes_twice(tmp_path, capsys):
         (["--max-model-len", "1000"], "shorten them or raise --max-model-len"),
         (["--services", "none.yaml"], "--services none.yaml: cannot be read"),
         (["--cluster", "b300:8"], "has no max_clock_mhz"),
+        (["--racks", "9"], "--racks is 9; it must be between 1 and the 8 --servers"),
+        (["--racks", "0"], "--racks is 0"),
+        (["--rack-budget-kw", "40"], "give --racks"),
+        (["--racks", "2", "--rack-budget-kw", "-1"], "--rack-budget-kw is -1; it must be above 0"),
+        (
+            ["--racks", "2", "--rack-budget-kw", "5"],
+            "--rack-budget-kw is 5: a rack of the row of 8 servers already peaks",
+        ),
+        (["--caps", "350,x"], "--caps has 'x'"),
+        (["--caps", "50"], "--caps has 50; a100-sxm-80gb takes 100 (min_cap_w) to 400 W (tdp_w)"),
+        (["--budget-kw", "-3"], "--budget-kw is -3; it must be above 0"),
+        (["--t1", "1.2"], "--t1 is 1.2; it must be between 0.01 and 1"),
+        (["--hysteresis", "-0.1"], "--hysteresis is -0.1"),
     ],
 )
 def test_mistakes_are_one_line(argv, part, capsys, tmp_path, monkeypatch):

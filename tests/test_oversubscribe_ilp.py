@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planners.oversubscribe.ilp import Option, RowProblem, ServerClass, allowed, plan_row
+from planners.oversubscribe.ilp import Option, RowPlan, RowProblem, ServerClass, allowed, build, plan_row
 
 CASES = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "power"
 SLACK = 1e-6
@@ -46,8 +47,22 @@ def test_parity_case(path: Path) -> None:
     assert [sum(c.values()) for c in plan.counts] == [c["count"] for c in case["classes"]]
 
 
-def brute(problem: RowProblem) -> float | None:
-    """Best objective over all ways to clock whole servers, exhaustively."""
+def packs(problem: RowProblem, powers: list[float]) -> bool:
+    """Whether some way to put servers of these powers into the racks keeps every rack's budget."""
+    if problem.rack_usable is None:
+        return True
+    ways = itertools.product(range(problem.racks), repeat=len(powers))
+    limit = problem.rack_usable + 1e-9
+    return any(
+        all(sum(p for p, r in zip(powers, way, strict=True) if r == rack) <= limit for rack in range(problem.racks))
+        for way in ways
+    )
+
+
+def brute(problem: RowProblem, only: float | None = None, least: float | None = None) -> float | None:
+    """Best objective over all ways to set whole servers, exhaustively. ``only``: of the classes of that weight, unweighted
+    otherwise as the programme's; ``least``: throughput that the classes of the largest weight must have."""
+    top_weight = max(s.weight for s in problem.classes)
 
     def splits(server: ServerClass) -> list[tuple[int, tuple[int, ...]]]:
         top = server.count if server.max_count is None else server.max_count
@@ -62,9 +77,15 @@ def brute(problem: RowProblem) -> float | None:
         if problem.keep_mix and any(abs(k - s.count / installed * total) > 1 + 1e-9 for s, (k, _) in pairs):
             continue
         power = sum(o.power * k for s, (_, way) in pairs for o, k in zip(allowed(s), way, strict=True))
-        if power <= problem.usable + 1e-9:
-            value = sum(s.weight * o.throughput * k for s, (_, w) in pairs for o, k in zip(allowed(s), w, strict=True))
-            best = value if best is None else max(best, value)
+        if power > problem.usable + 1e-9:
+            continue
+        powers = [o.power for s, (_, way) in pairs for o, k in zip(allowed(s), way, strict=True) for _ in range(k)]
+        parts = [(s, sum(o.throughput * k for o, k in zip(allowed(s), w, strict=True))) for s, (_, w) in pairs]
+        if least is not None and sum(t for s, t in parts if s.weight == top_weight) < least - 1e-6:
+            continue
+        value = sum(s.weight * t for s, t in parts if only is None or s.weight == only)
+        if (best is None or value > best) and packs(problem, powers):
+            best = value
     return best
 
 
@@ -78,6 +99,7 @@ def problems(draw: st.DrawFn) -> RowProblem:
             latency_factor=draw(st.sampled_from([1.0, 1.1, 2.0])),
         )
 
+    racks = draw(st.sampled_from([1, 1, 2]))
     classes = []
     for name in ("high", "low"):
         count = draw(st.integers(1, 3))
@@ -96,6 +118,8 @@ def problems(draw: st.DrawFn) -> RowProblem:
         budget=draw(st.integers(1, 80)) / 20 + 0.01,
         spike_reserve=draw(st.sampled_from([0.0, 0.118])),
         keep_mix=draw(st.booleans()),
+        racks=racks,
+        rack_budget=draw(st.integers(1, 40)) / 20 + 0.01 if racks > 1 else None,
     )
 
 
@@ -108,7 +132,71 @@ def test_ilp_equals_brute_force(problem: RowProblem) -> None:
     else:
         assert plan.solver.status == "optimal"
         assert plan.solver.objective == pytest.approx(best, abs=1e-6)
-        assert plan.power <= problem.usable + SLACK
+        assert plan.value == pytest.approx(best, abs=1e-6)
+        assert plan.lp_bound is not None and plan.lp_bound >= best - 1e-6
+        check_racks(problem, plan)
+
+
+def check_racks(problem: RowProblem, plan: RowPlan) -> None:
+    """Row and racks within their budgets; the racks' servers are the row's."""
+    assert plan.power <= problem.usable + SLACK
+    assert len(plan.rack_counts) == problem.places
+    for c, (server, counts) in enumerate(zip(problem.classes, plan.counts, strict=True)):
+        for option in server.options:
+            placed = sum(rack[c].get(option.name, 0) for rack in plan.rack_counts)
+            assert placed == counts.get(option.name, 0)
+    if problem.rack_usable is not None:
+        for rack in plan.rack_counts:
+            loads = zip(problem.classes, rack, strict=True)
+            power = sum(o.power * counts.get(o.name, 0) for s, counts in loads for o in s.options)
+            assert power <= problem.rack_usable + SLACK
+
+
+@settings(max_examples=25, deadline=None)
+@given(problems())
+def test_high_priority_first_gives_it_the_most_it_can_have(problem: RowProblem) -> None:
+    plan = plan_row(problem, first=True)
+    weights = sorted({s.weight for s in problem.classes}, reverse=True)
+    most = brute(problem, only=weights[0])
+    assert (most is None) == (not plan.counts)
+    if most is None:
+        return
+    got = [sum(t for s, t in zip(problem.classes, plan.throughput, strict=True) if s.weight == w) for w in weights]
+    assert weights[0] * got[0] == pytest.approx(most, abs=1e-4)
+    if len(weights) > 1:
+        then = brute(problem, only=weights[1], least=most / weights[0])
+        assert weights[1] * got[1] == pytest.approx(then, abs=1e-4)
+    check_racks(problem, plan)
+
+
+def cap_or_clock(power: float, throughput: float, **more: float) -> Option:
+    return Option(mhz=1410, power=power, throughput=throughput, latency_factor=1.0, **more)
+
+
+def test_caps_stand_beside_clocks_and_keep_their_names() -> None:
+    free, capped = cap_or_clock(1.0, 1.0), cap_or_clock(0.5, 0.9, cap_w=300.0)
+    server = ServerClass(name="a", count=3, weight=1, slo_latency_factor=1.1, options=(free, capped))
+    plan = plan_row(RowProblem(classes=(server,), budget=2.0))
+    assert plan.counts == ({"1410 MHz": 1, "cap 300 W": 2},)
+
+
+def test_infeasible_racks_and_medians_are_named() -> None:
+    server = ServerClass(name="a", count=3, weight=1, slo_latency_factor=1.1, options=(cap_or_clock(1.0, 1.0),))
+    plan = plan_row(RowProblem(classes=(server,), budget=3.5, racks=2, rack_budget=1.5))
+    assert plan.reason.startswith("rack_budget: 3 servers") and plan.solver.status == "infeasible"
+    slow = dataclasses.replace(
+        server, slo_median_factor=1.01, options=(dataclasses.replace(server.options[0], median_factor=1.2),)
+    )
+    plan = plan_row(RowProblem(classes=(slow,), budget=3.5))
+    assert plan.reason.startswith("a: no clock keeps the median latency within 1.01 times (the best has 1.2)")
+
+
+def test_every_constraint_has_a_name() -> None:
+    server = ServerClass(name="a", count=1, weight=1, slo_latency_factor=2, options=(cap_or_clock(1, 1),), max_count=2)
+    problem = RowProblem(classes=(server,), budget=3.5, racks=2, rack_budget=1.5, keep_mix=True)
+    model, _ = build(problem, floors={1: 1.0})
+    names = "class_0_least class_0_most first_1 mix_0_least mix_0_most rack_budget_0 rack_budget_1 row_budget"
+    assert sorted(c.name for c in model.constraints()) == names.split()
 
 
 def test_the_reason_names_the_class_that_no_clock_serves() -> None:

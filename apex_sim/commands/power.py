@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import argparse
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from simulator.deployment import Deployment
 
 SEARCHED = ((0.75, 0.85), (0.80, 0.89), (0.85, 0.95))
 """Pairs of thresholds that ``--search`` tries beside the given one (POLCA's, from memory of the paper)."""
+CAP_SHARES = (7 / 8, 3 / 4)
+"""Of the TDP: 350 and 300 W of 400 (POLCA sweeps A100 caps of 325 to 400 W)."""
 SEARCH_STEP, SEARCH_END = 0.05, 0.40
 """Servers added in the search, as shares of the row: steps up to the end."""
 
@@ -37,6 +43,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     budget.add_argument(
         "--peak-utilisation", type=float, default=0.79, metavar="SHARE", help="peak of the row as it is, of the budget"
     )
+    row.add_argument("--racks", type=int, default=1, metavar="N", help="racks that the servers stand in, in turn")
+    row.add_argument(
+        "--rack-budget-kw", type=float, metavar="KW", help="power budget of each rack (default: its share of the row's)"
+    )
     load = parser.add_argument_group("load")
     load.add_argument("--load", type=float, default=0.35, metavar="SHARE", help="peak rate, of a server's capacity")
     load.add_argument("--valley", type=float, default=0.5, metavar="SHARE", help="load at night, of the peak")
@@ -48,6 +58,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     policy.add_argument("--t2", type=float, default=0.89, metavar="SHARE", help="second threshold (default 0.89)")
     policy.add_argument("--hysteresis", type=float, default=0.05, metavar="SHARE", help="release so far below")
     policy.add_argument("--reserve", type=float, default=0.0, metavar="SHARE", help="budget the ILP keeps free")
+    policy.add_argument(
+        "--caps",
+        metavar="LIST",
+        help="power caps [W] the ILP may use beside the clocks, or none (default 7/8, 3/4 of TDP)",
+    )
+    policy.add_argument(
+        "--high-first", action="store_true", help="ILP: all that high priority can have, then low, instead of 10 to 1"
+    )
     policy.add_argument("--search", action="store_true", help="try pairs of thresholds with 0 to 40 %% more servers")
     output = parser.add_argument_group("output")
     output.add_argument("--json", metavar="FILE", help="write everything ('-': stdout)")
@@ -80,8 +98,42 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--seed is {args.seed}; it must be at least 0")
     if args.budget_kw is not None and not (math.isfinite(args.budget_kw) and args.budget_kw > 0):
         raise UserError(f"--budget-kw is {args.budget_kw:g}; it must be above 0")
+    if not 1 <= args.racks <= args.servers:
+        raise UserError(f"--racks is {args.racks}; it must be between 1 and the {args.servers} --servers")
+    if args.rack_budget_kw is not None:
+        if args.racks == 1:
+            raise UserError("--rack-budget-kw needs racks; give --racks")
+        if not (math.isfinite(args.rack_budget_kw) and args.rack_budget_kw > 0):
+            raise UserError(f"--rack-budget-kw is {args.rack_budget_kw:g}; it must be above 0")
     if args.t1 >= args.t2:
         raise UserError(f"--t1 is {args.t1:g} and --t2 is {args.t2:g}; the first threshold must be below the second")
+
+
+def _caps_w(text: str | None, deployment: Deployment) -> tuple[float, ...]:
+    """The power caps that the ILP may use [W]; refused as one line when the device cannot be set to one."""
+    from dataclasses import replace
+
+    from hardware_profiles.errors import UserError
+    from simulator.physics.powercap import check_power
+
+    device = deployment.cluster.device
+    if text is None:
+        tdp_w, least_w = device.tdp_w or 0.0, device.min_cap_w
+        return tuple(share * tdp_w for share in CAP_SHARES if least_w is not None and share * tdp_w >= least_w)
+    if text.strip().lower() == "none":
+        return ()
+    caps = []
+    for part in text.split(","):
+        try:
+            cap_w = float(part)
+        except ValueError:
+            raise UserError(f"--caps has {part.strip()!r}; write watts such as 350,300, or none") from None
+        try:
+            check_power(device, replace(deployment.plan, power_cap_w=cap_w))
+        except UserError as error:
+            raise UserError(str(error).replace("--power-cap is", "--caps has")) from None
+        caps.append(cap_w)
+    return tuple(sorted(set(caps), reverse=True))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -93,10 +145,11 @@ def run(args: argparse.Namespace) -> int:
     from apex_sim.power_report import power_dict, power_figure, power_text
     from apex_sim.text import ProgressBar
     from hardware_profiles.cluster import parse_cluster
+    from planners.oversubscribe.planning import plan_static
     from planners.oversubscribe.policy import baselines, polca
     from planners.oversubscribe.row import DAY_S, LoadShape
     from planners.oversubscribe.services import PAPER_MIX, read_services
-    from planners.oversubscribe.study import Setting, evaluate, plan_static, prepare, search
+    from planners.oversubscribe.study import Setting, evaluate, prepare, search
     from simulator.build import build_deployment
 
     services = PAPER_MIX if args.services is None else read_services(args.services)
@@ -114,6 +167,9 @@ def run(args: argparse.Namespace) -> int:
         peak_load=args.load,
         peak_utilisation=args.peak_utilisation,
         budget_w=None if args.budget_kw is None else 1e3 * args.budget_kw,
+        racks=args.racks,
+        rack_budget_w=None if args.rack_budget_kw is None else 1e3 * args.rack_budget_kw,
+        caps_w=_caps_w(args.caps, deployment),
         seconds=round(args.days * DAY_S),
         seed=args.seed,
     )
@@ -123,7 +179,7 @@ def run(args: argparse.Namespace) -> int:
         study = prepare(setting, policies, progress)
     num_servers = args.servers + round(args.extra * args.servers)
     outcomes = [evaluate(study, num_servers, policy) for policy in policies]
-    static = plan_static(study, args.reserve)
+    static = plan_static(study, args.reserve, first=args.high_first)
     searched = None
     if args.search:
         pairs = sorted({(args.t1, args.t2), *SEARCHED})

@@ -190,3 +190,15 @@ def _collect(manager: _Manager) -> ControlRun:
         num_brakes=manager.num_brakes,
         num_commands=manager.num_commands,
     )
+
+
+def rack_power_w(row: Row, run: ControlRun, brake_w: float) -> Floats:
+    """Power of each rack under the clocks that were in force [W], float64[rack, second]; ``brake_w``: the whole row's."""
+    racks = next(iter(row.rack_w.values())).shape[0]
+    total = np.zeros((racks, row.seconds))
+    for priority in PRIORITIES:
+        clocks = run.clock_mhz[priority]
+        for mhz in np.unique(clocks):
+            total += np.where(clocks == mhz, row.rack_w[priority, float(mhz)], 0.0)
+    total[:, run.braked] = brake_w / racks
+    return total

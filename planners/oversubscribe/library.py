@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from hardware_profiles.errors import UserError
+from planners.oversubscribe.ilp import Option
 from planners.oversubscribe.services import Service
 from simulator.deployment import Deployment
-from simulator.physics.frequency import at_clock, max_clock_mhz
+from simulator.physics.frequency import max_clock_mhz
+from simulator.physics.powercap import check_power
 from simulator.physics.server import host_power_of
 from simulator.power_series import replica_w
 from simulator.result import SimulationResult
@@ -48,10 +50,18 @@ class Library:
     max_mhz: float
     capacity_per_s: dict[tuple[str, str], float]
     """Requests per second of a server with its queue full, at the largest clock."""
+    capped: dict[tuple[tuple[str, str], float, int], Entry] = field(default_factory=dict)
+    """The same by power cap of a device [W] in place of the clock."""
 
     def entry(self, service: Service, mhz: float, level: int) -> Entry:
-        """The entry of a service."""
+        """The entry of a service at a clock."""
         return self.entries[service.lengths, mhz, level]
+
+    def entry_of(self, service: Service, option: Option, level: int) -> Entry:
+        """The entry of a service at a clock or under a cap."""
+        if option.cap_w is None:
+            return self.entry(service, option.mhz, level)
+        return self.capped[service.lengths, option.cap_w, level]
 
 
 def server_w(deployment: Deployment, devices_w: Floats) -> Floats:
@@ -65,10 +75,11 @@ def per_second_w(result: SimulationResult, seconds: int) -> Floats:
     return replica_w(result, 0, np.arange(seconds + 1, dtype=float))
 
 
-def clocked(deployment: Deployment, share: float) -> Deployment:
-    """The deployment on devices locked to a share of their clock."""
-    node = dataclasses.replace(deployment.cluster.node, device=at_clock(deployment.cluster.device, share))
-    return dataclasses.replace(deployment, cluster=dataclasses.replace(deployment.cluster, node=node), _cache={})
+def powered(deployment: Deployment, mhz: float | None = None, cap_w: float | None = None) -> Deployment:
+    """The deployment on devices locked to a clock, or under a power cap."""
+    plan = dataclasses.replace(deployment.plan, gpu_clock_mhz=mhz, power_cap_w=cap_w)
+    check_power(deployment.cluster.device, plan)
+    return dataclasses.replace(deployment, plan=plan, _cache={})
 
 
 def capacity_per_s(deployment: Deployment, service: Service, seed: int) -> float:
@@ -116,22 +127,27 @@ def build_library(
     *,
     peak_load: float,
     seed: int,
+    caps_w: tuple[float, ...] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Library:
-    """Simulate one server per kind of request, clock and level.
+    """Simulate one server per kind of request, clock or cap, and level.
 
     ``clocks_mhz``: priority -> clocks it may be locked to. ``peak_load``: rate at level 1 as a share of the capacity.
     """
-    max_mhz = max_clock_mhz(deployment.cluster.device)
-    at = {mhz: clocked(deployment, mhz / max_mhz) for mhz in sorted({c for cs in clocks_mhz.values() for c in cs})}
-    wanted = sorted({(s.lengths, mhz) for s in services for mhz in clocks_mhz[s.priority]})
+    by_clock = {mhz: powered(deployment, mhz=mhz) for mhz in sorted({c for cs in clocks_mhz.values() for c in cs})}
+    by_cap = {cap_w: powered(deployment, cap_w=cap_w) for cap_w in sorted(caps_w)}
     by_lengths = {s.lengths: s for s in services}
+    wanted = sorted({(s.lengths, mhz, False) for s in services for mhz in clocks_mhz[s.priority]})
+    wanted += [(lengths, cap_w, True) for lengths in sorted(by_lengths) for cap_w in by_cap]
     capacity = {lengths: capacity_per_s(deployment, s, seed) for lengths, s in by_lengths.items()}
-    entries = {}
-    for done, (lengths, mhz) in enumerate(wanted):
+    entries: dict[tuple[tuple[str, str], float, int], Entry] = {}
+    capped: dict[tuple[tuple[str, str], float, int], Entry] = {}
+    for done, (lengths, value, is_cap) in enumerate(wanted):
+        target, server = (capped, by_cap[value]) if is_cap else (entries, by_clock[value])
         for level, share in enumerate(LEVELS):
             rate = share * peak_load * capacity[lengths]
-            entries[lengths, mhz, level] = _entry(at[mhz], by_lengths[lengths], rate, seed)
+            target[lengths, value, level] = _entry(server, by_lengths[lengths], rate, seed)
         if progress is not None:
             progress(done + 1, len(wanted))
-    return Library(entries=entries, max_mhz=max_mhz, capacity_per_s=capacity)
+    max_mhz = max_clock_mhz(deployment.cluster.device)
+    return Library(entries=entries, max_mhz=max_mhz, capacity_per_s=capacity, capped=capped)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from planners.oversubscribe.ilp import Option
 from planners.oversubscribe.library import LEVELS, TRACE_S, Library
 from planners.oversubscribe.services import PRIORITIES, Priority, Service, allot
 
@@ -50,6 +51,8 @@ class Row:
     """(priority, MHz) -> power of all its servers in each second [W]."""
     at_level: tuple[npt.NDArray[np.int16], ...]
     """Per service, int16[level, second]: servers at each level."""
+    rack_w: dict[tuple[Priority, float], Floats] = field(default_factory=dict)
+    """As ``power_w``, float64[rack, second]; empty for a row without racks."""
 
     @property
     def seconds(self) -> int:
@@ -60,6 +63,11 @@ class Row:
         """The row at the largest clock [W]."""
         total: Floats = sum((self.power_w[priority, max_mhz] for priority in PRIORITIES), np.zeros(self.seconds))
         return total
+
+    def uncapped_rack_w(self, max_mhz: float) -> Floats:
+        """Its racks at the largest clock [W], float64[rack, second]."""
+        high, low = (self.rack_w[priority, max_mhz] for priority in PRIORITIES)
+        return high + low
 
 
 def _paths(load: Floats, seed: int, service: int, server: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -86,11 +94,13 @@ def build_row(
     load: Floats,
     clocks_mhz: dict[Priority, tuple[float, ...]],
     seed: int,
+    racks: int = 1,
 ) -> Row:
-    """Power of every priority at every clock, second by second."""
+    """Power of every priority at every clock, second by second. Servers go to the racks in turn, service after service."""
     counts, seconds = allot(num_servers, services), len(load)
     power = {(p, mhz): np.zeros(seconds) for p in PRIORITIES for mhz in clocks_mhz[p]}
-    at_level = []
+    rack_w = {key: np.zeros((racks, seconds)) for key in power} if racks > 1 else {}
+    at_level, placed = [], 0
     for index, (service, count) in enumerate(zip(services, counts, strict=True)):
         clocks = clocks_mhz[service.priority]
         tables = [np.stack([library.entry(service, f, k).power_w for k in range(len(LEVELS))]) for f in clocks]
@@ -99,33 +109,50 @@ def build_row(
             level, second = _paths(load, seed, index, server)
             levels[level, np.arange(seconds)] += 1
             for mhz, table in zip(clocks, tables, strict=True):
-                power[service.priority, mhz] += table[level, second]
+                watts = table[level, second]
+                power[service.priority, mhz] += watts
+                if rack_w:
+                    rack_w[service.priority, mhz][placed % racks] += watts
+            placed += 1
         at_level.append(levels)
-    return Row(counts=counts, power_w=power, at_level=tuple(at_level))
+    return Row(counts=counts, power_w=power, at_level=tuple(at_level), rack_w=rack_w)
 
 
 def largest_rise_w(power_w: Floats, window_s: int, period_s: int = 2) -> float:
     """Largest rise from any reading (mean over ``period_s``) to one at most ``window_s`` later [W]."""
-    whole = len(power_w) // period_s * period_s
-    readings = power_w[:whole].reshape(-1, period_s).mean(axis=1)
-    lags = range(1, min(window_s // period_s, len(readings) - 1) + 1)
-    return max((float((readings[lag:] - readings[:-lag]).max()) for lag in lags), default=0.0)
+    read = readings(power_w, period_s)
+    lags = range(1, min(window_s // period_s, len(read) - 1) + 1)
+    return max((float((read[lag:] - read[:-lag]).max()) for lag in lags), default=0.0)
 
 
-def locked_peak_w(
+def readings(power_w: Floats, period_s: int) -> Floats:
+    """Means over consecutive periods of the last axis [W]; a part of a period at the end is left out."""
+    whole = power_w.shape[-1] // period_s * period_s
+    means: Floats = power_w[..., :whole].reshape(*power_w.shape[:-1], -1, period_s).mean(axis=-1)
+    return means
+
+
+def planned_w(
     library: Library,
     services: tuple[Service, ...],
-    counts: tuple[dict[float, int], ...],
+    options: tuple[tuple[Option, ...], ...],
+    rack_counts: tuple[tuple[dict[str, int], ...], ...],
     load: Floats,
     seed: int,
-) -> float:
-    """Highest power of a row whose servers stay at fixed clocks [W]; ``counts``: per service, clock -> servers."""
-    total = np.zeros(len(load))
-    for index, (service, by_clock) in enumerate(zip(services, counts, strict=True)):
-        clocks = [mhz for mhz, count in by_clock.items() for _ in range(count)]
+) -> Floats:
+    """Power of the racks of a row whose servers keep their settings [W], float64[rack, second].
+
+    ``options``: per service; ``rack_counts``: [rack][service], option's name -> servers.
+    """
+    total = np.zeros((len(rack_counts), len(load)))
+    for index, (service, known) in enumerate(zip(services, options, strict=True)):
         tables = {
-            mhz: np.stack([library.entry(service, mhz, k).power_w for k in range(len(LEVELS))]) for mhz in by_clock
+            o.name: np.stack([library.entry_of(service, o, k).power_w for k in range(len(LEVELS))]) for o in known
         }
-        for server, mhz in enumerate(clocks):
-            total += tables[mhz][_paths(load, seed, index, server)]
-    return float(total.max())
+        server = 0
+        for rack, counts in enumerate(rack_counts):
+            for name, count in counts[index].items():
+                for _ in range(count):
+                    total[rack] += tables[name][_paths(load, seed, index, server)]
+                    server += 1
+    return total

@@ -1,4 +1,4 @@
-"""From a deployment to an answer: the budget of the row, the plan, what control makes of it, and the search over thresholds."""
+"""From a deployment to an answer: the budget of the row, what control makes of it, and the search over thresholds."""
 
 from __future__ import annotations
 
@@ -9,22 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from hardware_profiles.errors import UserError
-from planners.oversubscribe.controller import ControlRun, clock_mhz, control
-from planners.oversubscribe.ilp import Option, RowPlan, RowProblem, ServerClass, plan_row
+from planners.oversubscribe.controller import ControlRun, clock_mhz, control, rack_power_w
 from planners.oversubscribe.impact import Impact, impacts
-from planners.oversubscribe.library import LEVELS, Library, build_library, server_w
+from planners.oversubscribe.library import Library, build_library, server_w
 from planners.oversubscribe.policy import BRAKE_SHARE, Policy
-from planners.oversubscribe.row import DAY_S, LoadShape, Row, build_row, largest_rise_w, load_of, locked_peak_w
-from planners.oversubscribe.services import PRIORITIES, SLOS, Priority, Service, allot
+from planners.oversubscribe.row import DAY_S, LoadShape, Row, build_row, largest_rise_w, load_of, readings
+from planners.oversubscribe.services import PRIORITIES, Priority, Service
 from simulator.deployment import Deployment
 from simulator.physics.frequency import dynamic_share, max_clock_mhz
 from simulator.physics.power import idle_w_of
 
-PEAK_LEVEL = LEVELS.index(1.0)
-WEIGHTS: dict[Priority, float] = {"high": 10.0, "low": 1.0}
-"""Worth of throughput in the plan: high priority first (any ratio well above 1 does)."""
-MOST_EXTRA = 1.0
-"""Servers that the plan may add, as a share of those that are there."""
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +38,11 @@ class Setting:
     """Highest power of the row of ``num_servers``, as a share of the budget (POLCA's row: 0.79)."""
     budget_w: float | None = None
     """The budget itself [W], instead."""
+    racks: int = 1
+    rack_budget_w: float | None = None
+    """Of each rack; None: its share of the row's, where there are racks."""
+    caps_w: tuple[float, ...] = ()
+    """Power caps of a device that the plan may use beside the clocks [W]."""
     seconds: int = DAY_S
     seed: int = 0
 
@@ -63,21 +63,17 @@ class Outcome:
     brakes_per_day: float
     capped_share: dict[Priority, float]
     """Part of the time with a clock below the largest."""
+    rack_w: Floats | None = None
+    """Power of each rack, float64[rack, second]; None without racks."""
+    rack_peak: float | None = None
+    """Highest reading of any rack, as a share of a rack's budget."""
+    rack_over_s: int = 0
+    """Seconds of readings with a rack above its budget."""
 
     @property
     def holds(self) -> bool:
-        """No brake, and every service within its SLO."""
-        return self.run.num_brakes == 0 and all(i.meets_slo for i in self.impacts)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StaticPlan:
-    """The ILP's answer with fixed clocks, and its promise checked on the row."""
-
-    problem: RowProblem
-    plan: RowPlan
-    peak: float | None
-    """Highest power of the planned row over the run, as a share of the budget."""
+        """No brake, no rack above its budget, and every service within its SLO."""
+        return self.run.num_brakes == 0 and not self.rack_over_s and all(i.meets_slo for i in self.impacts)
 
 
 @dataclass(eq=False)
@@ -94,6 +90,7 @@ class Study:
     base_rise_w: float
     """Largest rise of the row as it was within the time of one command [W]."""
     brake_server_w: float
+    rack_budget_w: float | None = None
     _rows: dict[int, Row] = field(default_factory=dict)
 
     def row(self, num_servers: int) -> Row:
@@ -101,7 +98,9 @@ class Study:
         if num_servers not in self._rows:
             s = self.setting
             self._rows = {
-                num_servers: build_row(self.library, s.services, num_servers, self.load, self.clocks_mhz, s.seed)
+                num_servers: build_row(
+                    self.library, s.services, num_servers, self.load, self.clocks_mhz, s.seed, s.racks
+                )
             }
         return self._rows[num_servers]
 
@@ -119,22 +118,32 @@ def prepare(
         {str(p): c for p, c in clocks.items()},
         peak_load=setting.peak_load,
         seed=setting.seed,
+        caps_w=setting.caps_w,
         progress=progress,
     )
     load = load_of(setting.shape, setting.seconds, setting.seed)
-    row = build_row(library, setting.services, setting.num_servers, load, clocks, setting.seed)
+    row = build_row(library, setting.services, setting.num_servers, load, clocks, setting.seed, setting.racks)
     power_w = row.uncapped_w(max_mhz)
+    budget_w = setting.budget_w or float(power_w.max()) / setting.peak_utilisation
     study = Study(
         setting=setting,
         library=library,
         clocks_mhz=clocks,
         load=load,
-        budget_w=setting.budget_w or float(power_w.max()) / setting.peak_utilisation,
+        budget_w=budget_w,
         base_peak_w=float(power_w.max()),
         base_mean_w=float(power_w.mean()),
         base_rise_w=largest_rise_w(power_w, policies[0].command_s),
         brake_server_w=_brake_server_w(setting.deployment),
+        rack_budget_w=(setting.rack_budget_w or budget_w / setting.racks) if setting.racks > 1 else None,
     )
+    if study.rack_budget_w is not None:
+        peak_w = float(readings(row.uncapped_rack_w(max_mhz), policies[0].telemetry_period_s).max())
+        if peak_w > study.rack_budget_w:
+            raise UserError(
+                f"--rack-budget-kw is {study.rack_budget_w / 1e3:.4g}: a rack of the row of {setting.num_servers} servers "
+                f"already peaks at {peak_w / 1e3:.1f} kW; give more, or more --racks"
+            )
     if study.base_peak_w > study.budget_w:
         raise UserError(
             f"--budget-kw is {study.budget_w / 1e3:g}: the row of {setting.num_servers} servers already peaks at "
@@ -154,7 +163,10 @@ def _brake_server_w(deployment: Deployment) -> float:
 def evaluate(study: Study, num_servers: int, policy: Policy) -> Outcome:
     """Run a policy on a row of so many servers."""
     row, max_mhz = study.row(num_servers), study.library.max_mhz
-    run = control(row, policy, budget_w=study.budget_w, brake_w=study.brake_server_w * num_servers, max_mhz=max_mhz)
+    brake_w = study.brake_server_w * num_servers
+    run = control(row, policy, budget_w=study.budget_w, brake_w=brake_w, max_mhz=max_mhz)
+    rack_w = rack_power_w(row, run, brake_w) if row.rack_w else None
+    rack_peak, rack_over_s = _racks(study, rack_w, policy.telemetry_period_s)
     return Outcome(
         num_servers=num_servers,
         policy=policy,
@@ -166,61 +178,18 @@ def evaluate(study: Study, num_servers: int, policy: Policy) -> Outcome:
         mean=float(run.power_w.mean()) / study.budget_w,
         brakes_per_day=run.num_brakes * DAY_S / row.seconds,
         capped_share={p: float((run.clock_mhz[p] < max_mhz).mean()) for p in PRIORITIES},
+        rack_w=rack_w,
+        rack_peak=rack_peak,
+        rack_over_s=rack_over_s,
     )
 
 
-def row_problem(study: Study, spike_reserve: float = 0.0) -> RowProblem:
-    """The ILP's data from the simulated servers at the day's peak.
-
-    P_cf: mean power of a server, times the row's highest power over the sum of these means (servers do not peak
-    together, bursts lift all); T_cf: what clients that wait for each answer get; lambda_cf: the increase of the 99th
-    percentile, which the SLO of that percentile limits.
-    """
-    setting, library = study.setting, study.library
-    counts = allot(setting.num_servers, setting.services)
-    entries = {
-        (s.label, mhz): library.entry(s, mhz, PEAK_LEVEL)
-        for s in setting.services
-        for mhz in study.clocks_mhz[s.priority]
-    }
-    means = [float(entries[s.label, library.max_mhz].power_w.mean()) for s in setting.services]
-    peak_factor = study.base_peak_w / sum(n * w for n, w in zip(counts, means, strict=True))
-    classes = []
-    for service, count in zip(setting.services, counts, strict=True):
-        free = entries[service.label, library.max_mhz]
-        options = []
-        for mhz in study.clocks_mhz[service.priority]:
-            entry = entries[service.label, mhz]
-            options.append(
-                Option(
-                    mhz=mhz,
-                    power=float(entry.power_w.mean()) * peak_factor,
-                    throughput=float(free.e2e_s.mean() / entry.e2e_s.mean()),
-                    latency_factor=float(np.quantile(entry.e2e_s, 0.99) / np.quantile(free.e2e_s, 0.99)),
-                )
-            )
-        classes.append(
-            ServerClass(
-                name=service.label,
-                count=count,
-                weight=WEIGHTS[service.priority],
-                slo_latency_factor=1 + SLOS[service.priority].p99,
-                options=tuple(options),
-                max_count=count + int(MOST_EXTRA * count),
-            )
-        )
-    return RowProblem(classes=tuple(classes), budget=study.budget_w, spike_reserve=spike_reserve, keep_mix=True)
-
-
-def plan_static(study: Study, spike_reserve: float = 0.0) -> StaticPlan:
-    """Solve the planning ILP and run its row over the whole time at the planned clocks."""
-    problem = row_problem(study, spike_reserve)
-    plan = plan_row(problem)
-    peak = None
-    if plan.counts:
-        setting = study.setting
-        peak = locked_peak_w(study.library, setting.services, plan.counts, study.load, setting.seed) / study.budget_w
-    return StaticPlan(problem=problem, plan=plan, peak=peak)
+def _racks(study: Study, rack_w: Floats | None, period_s: int) -> tuple[float | None, int]:
+    """(highest reading of any rack as a share of its budget, seconds with one above it); readings are means."""
+    if rack_w is None or study.rack_budget_w is None:
+        return None, 0
+    shares = readings(rack_w, period_s) / study.rack_budget_w
+    return float(shares.max()), period_s * int((shares.max(axis=0) > 1).sum())
 
 
 def search(
