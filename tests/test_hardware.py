@@ -33,6 +33,33 @@ def test_every_given_field_has_a_source(device):
         assert device.sources[field].strip(), field
 
 
+def test_every_rent_has_a_source_of_its_own(device):
+    given = yaml.safe_load((DEVICE_DIR / f"{device.name}.yaml").read_text())
+    for field in set(given.get("price", {})) - {"usd_per_hour", "provider", "date"}:
+        assert given["sources"][f"price.{field}"].strip(), field
+
+
+def test_commitment_and_interruption_are_never_dearer_than_on_demand(device):
+    if device.price is None:
+        return
+    p = device.price
+    reserved = [v for v in (p.reserved_3y_usd_per_hour, p.reserved_1y_usd_per_hour, p.usd_per_hour) if v is not None]
+    assert reserved == sorted(reserved)
+    assert p.spot_usd_per_hour is None or 0.05 * p.usd_per_hour < p.spot_usd_per_hour <= p.usd_per_hour
+
+
+def test_a_device_costs_what_some_months_to_some_years_of_its_rent_cost(device):
+    if device.purchase_usd is not None and device.price is not None:
+        assert 0.2 < device.purchase_usd / (8766 * device.price.usd_per_hour) < 3
+
+
+def test_embodied_carbon_of_a_host_is_explained():
+    for name in DEVICES:
+        host = host_of(load_device(name))
+        if host.embodied_kgco2e_per_device is not None:
+            assert 50 < host.embodied_kgco2e_per_device < 1000 and "Embodied: " in host.source, name
+
+
 def test_memory_bandwidth_and_peaks_are_positive(device):
     assert device.memory_bytes > 0
     assert device.memory_bandwidth_bytes_per_s > 0

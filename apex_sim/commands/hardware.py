@@ -1,4 +1,4 @@
-"""``apex-sim hardware``: which devices are known, and every figure of one with its unit and source."""
+"""``apex-sim hardware``: which devices are known, every figure of one with its unit and source, and the grids."""
 
 from __future__ import annotations
 
@@ -6,29 +6,34 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, get_args
 
+from apex_sim.hardware_figures import RENTS, figures, ridge_points
 from hardware_profiles.schema import DeviceKind
 
 if TYPE_CHECKING:
-    from hardware_profiles.schema import DeviceProfile, Link
+    from hardware_profiles.schema import DeviceProfile
 
 FIT_FAMILIES = ("gemm", "prefill_attention", "decode_attention", "moe", "collectives")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``hardware`` and its two actions."""
-    parser = subparsers.add_parser("hardware", help="list hardware profiles, or show one with its sources")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show")
+    """Add ``hardware`` and its actions."""
+    parser = subparsers.add_parser(
+        "hardware", help="list hardware profiles and grids, or show one device with its sources"
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|grids")
     listing = actions.add_parser("list", help="one line per bundled device")
     listing.add_argument("--kind", choices=get_args(DeviceKind), help="only devices of this kind")
     listing.add_argument("--json", action="store_true", help="print JSON")
     show = actions.add_parser("show", help="every figure of one device, with unit and source")
     show.add_argument("device", metavar="NAME|PATH", help="name or alias of a device, or your own YAML file")
     show.add_argument("--json", action="store_true", help="print JSON")
+    grids = actions.add_parser("grids", help="grids that --grid knows: carbon intensity, price, source")
+    grids.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Do the action that was asked for."""
-    return {"list": _list, "show": _show}[args.action](args)
+    return {"list": _list, "show": _show, "grids": _grids}[args.action](args)
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -38,7 +43,8 @@ def _list(args: argparse.Namespace) -> int:
     devices = [device for device in devices if args.kind in (None, device.kind)]
     if args.json:
         return _print_json([summary(device) for device in devices])
-    header = ("device", "kind", "memory GB", "GB/s", "bf16 TFLOP/s", "fp8", "TDP W", "$/h", "efficiency")
+    rents = ("$/h", "spot", "1 year", "3 years", "to own $")
+    header = ("device", "kind", "memory GB", "GB/s", "bf16 TFLOP/s", "fp8", "TDP W", *rents, "efficiency")
     _print_table([header, *(_row(device) for device in devices)])
     print(f"\n{len(devices)} devices; peaks are dense. Sources: apex-sim hardware show NAME")
     return 0
@@ -63,10 +69,20 @@ def _show(args: argparse.Namespace) -> int:
     return 0
 
 
-def ridge_points(device: DeviceProfile) -> dict[str, float]:
-    """Return dtype -> FLOP per byte of memory traffic above which compute is the limit, from datasheet peaks."""
-    bandwidth = device.memory_bandwidth_bytes_per_s
-    return {dtype: peak / bandwidth for dtype, peak in device.dense_flop_per_s.items()} if bandwidth else {}
+def _grids(args: argparse.Namespace) -> int:
+    import dataclasses
+
+    from hardware_profiles.sites import grids
+
+    if args.json:
+        return _print_json({name: dataclasses.asdict(grid) for name, grid in grids().items()})
+    rows = [
+        (name, f"{g.gco2_per_kwh:.0f}", "-" if g.usd_per_kwh is None else f"{g.usd_per_kwh:.3f}", g.source)
+        for name, g in grids().items()
+    ]
+    _print_table([("grid", "gCO2e/kWh", "$/kWh", "source"), *rows], first_figure=1)
+    print("\nYearly means of 2024, life cycle, location-based; links: hardware_profiles/grids.yaml")
+    return 0
 
 
 def provenance(device: DeviceProfile) -> str:
@@ -85,6 +101,8 @@ def summary(device: DeviceProfile) -> dict[str, Any]:
         "dense_flop_per_s": dict(device.dense_flop_per_s),
         "tdp_w": device.tdp_w,
         "usd_per_hour": None if device.price is None else device.price.usd_per_hour,
+        **{field: getattr(device.price, field, None) for _, field in RENTS},
+        "purchase_usd": device.purchase_usd,
         "efficiency": provenance(device),
     }
 
@@ -115,21 +133,24 @@ def _row(device: DeviceProfile) -> tuple[str, ...]:
         "-" if "fp8" not in peaks else f"{peaks['fp8'] / 1e12:.0f}",
         "-" if device.tdp_w is None else f"{device.tdp_w:.0f}",
         "-" if device.price is None else f"{device.price.usd_per_hour:.2f}",
+        *("-" if (v := getattr(device.price, field, None)) is None else f"{v:.2f}" for _, field in RENTS),
+        "-" if device.purchase_usd is None else f"{device.purchase_usd:,.0f}",
         provenance(device),
     )
 
 
-def _print_table(rows: list[tuple[str, ...]]) -> None:
-    """Print rows with text on the left and figures on the right (columns 2 to 7)."""
+def _print_table(rows: list[tuple[str, ...]], first_figure: int = 2) -> None:
+    """Print rows with text on the left; columns from ``first_figure`` to the last but one are figures, on the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    figures = range(first_figure, len(widths) - 1)
     for row in rows:
-        cells = (c.rjust(w) if 2 <= i <= 7 else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        cells = (c.rjust(w) if i in figures else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
         print("  ".join(cells).rstrip())
 
 
 def _print_figures(device: DeviceProfile) -> None:
     """Print the figures, each with the number of its source, and the sources below."""
-    rows = list(_figures(device))
+    rows = list(figures(device))
     numbers: dict[str, int] = {}
     for _, _, source in rows:
         if source and source != "default":
@@ -142,62 +163,6 @@ def _print_figures(device: DeviceProfile) -> None:
     print("\nsources")
     for source, number in numbers.items():
         print(f"  [{number}] {source}")
-
-
-def _figures(device: DeviceProfile) -> Iterator[tuple[str, str, str]]:
-    """Yield (field, value with unit, source) of every figure the profile has."""
-    source = device.sources
-    ridges = ridge_points(device)
-    for dtype, peak in device.dense_flop_per_s.items():
-        value = f"{peak / 1e12:,.1f} TFLOP/s dense, ridge {ridges[dtype]:,.0f} FLOP/B"
-        yield f"peak {dtype}", value, source["dense_flop_per_s"]
-    if device.num_sms:
-        yield "SMs / compute units", f"{device.num_sms}", source["num_sms"]
-    memory = f"{device.memory_bytes / 1e9:,.2f} GB ({device.memory_bytes / 2**30:,.2f} GiB)"
-    yield "memory", memory, source.get("memory_bytes", "")
-    bandwidth = f"{device.memory_bandwidth_bytes_per_s / 1e9:,.1f} GB/s"
-    yield "memory bandwidth", bandwidth, source.get("memory_bandwidth_bytes_per_s", "")
-    if device.write_bandwidth_bytes_per_s is not None:
-        value = f"{device.write_bandwidth_bytes_per_s / 1e9:,.1f} GB/s"
-        yield "write bandwidth", value, source["write_bandwidth_bytes_per_s"]
-    for name, link, key in (("scale-up", device.scaleup, "scaleup"), ("host link", device.host_link, "host_link")):
-        if link is not None:
-            yield from _link_figures(name, link, key, device)
-    if device.scaleup is not None:
-        yield "scale-up domain", f"{device.scaleup_domain} devices", source.get("scaleup_domain", "default")
-    yield "devices per node", f"at most {device.max_devices_per_node}", source.get("max_devices_per_node", "default")
-    for name, watts, key in (
-        ("TDP", device.tdp_w, "tdp_w"),
-        ("idle power", device.idle_w, "idle_w"),
-        ("lowest power cap", device.min_cap_w, "min_cap_w"),
-    ):
-        yield name, "unknown" if watts is None else f"{watts:,.0f} W", source.get(key, "")
-    for name, mhz, key in (
-        ("largest clock", device.max_clock_mhz, "max_clock_mhz"),
-        ("base clock", device.base_clock_mhz, "base_clock_mhz"),
-    ):
-        if device.kind in ("gpu", "npu"):
-            yield name, "unknown" if mhz is None else f"{mhz:,.0f} MHz", source.get(key, "")
-    price = device.price
-    shown = "unknown" if price is None else f"{price.usd_per_hour:,.4g} $/h ({price.provider}, {price.date})"
-    yield "price", shown, source.get("price", "")
-    carbon = device.embodied_kgco2e
-    yield (
-        "embodied carbon",
-        "unknown" if carbon is None else f"{carbon:,.0f} kg CO2e",
-        source.get("embodied_kgco2e", ""),
-    )
-    if device.release_year is not None:
-        yield "released", f"{device.release_year}", source.get("release_year", "")
-
-
-def _link_figures(name: str, link: Link, key: str, device: DeviceProfile) -> Iterator[tuple[str, str, str]]:
-    source = device.sources
-    value = f"{link.name}, {link.bandwidth_bytes_per_s / 1e9:,.1f} GB/s one way"
-    yield name, value, source.get(key, "")
-    yield f"{name} latency", f"{link.latency_s * 1e6:.3g} us", source.get(f"{key}.latency_s", source.get(key, ""))
-    default = "default" if link.efficiency == 1.0 else source.get(key, "")
-    yield f"{name} efficiency", f"{link.efficiency:.0%}", source.get(f"{key}.efficiency", default)
 
 
 def _efficiency_lines(device: DeviceProfile) -> Iterator[str]:
