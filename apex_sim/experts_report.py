@@ -15,7 +15,7 @@ EXCHANGES = {"home": "tokens return to their rank after each layer", "onward": "
 
 def experts_text(answer: Answer) -> str:
     """What the terminal shows."""
-    parts = [_headline(answer), _placements(answer), _proof(answer), _effects(answer), _change(answer)]
+    parts = [_headline(answer), _placements(answer), _proof(answer), _effects(answer), _change(answer), *_drift(answer)]
     basis = answer.question.deployment.step_model.provenance
     return "\n\n".join(parts) + f"\nbasis: {basis} kernel efficiencies; routing: {answer.question.routing.name}\n"
 
@@ -71,7 +71,37 @@ def _proof(answer: Answer) -> str:
             f"traffic   {traffic:.4f} of {first}, no placement with this balance below {plan.traffic_bound / linear:.4f}: "
             f"gap {share(plan.traffic_gap)}"
         )
+    work = plan.ilp
+    if work.problems:
+        lines.append(
+            f"ILP 2     {work.problems} layers re-placed between their neighbours, {work.improved} improved: "
+            f"traffic -{100 * work.saved / max(1.0, traffic * linear + work.saved):.3f}%"
+        )
     return "\n".join(lines)
+
+
+def _drift(answer: Answer) -> list[str]:
+    """Stale against planned again, on tokens of the new popularity."""
+    drift = answer.drift
+    if drift is None:
+        return []
+    rows = [
+        [
+            name,
+            f"{figures.imbalance:.4f}",
+            share(figures.cross_gpu),
+            share(figures.cross_node),
+            *(milliseconds(1e3 * s) for s in (effect.decode_s, effect.experts_s, effect.exchange_s)),
+            *(milliseconds(effect.summary.get(latency)) for latency in LATENCIES),
+        ]
+        for name, figures, effect in (
+            ("tuned before", drift.stale, drift.stale_effect),
+            ("tuned again", drift.replanned, drift.replanned_effect),
+        )
+    ]
+    header = ["after the drift", "busiest/mean", "change GPU", "change node", "decode step", "experts", "exchange"]
+    text = table([*header, "TTFT p50", "p99", "TPOT p50", "p99"], rows)
+    return [text + f"\n{drift.tokens:,} tokens of the new popularity; as many others were planned on"]
 
 
 def _effects(answer: Answer) -> str:
@@ -135,6 +165,7 @@ def experts_dict(answer: Answer) -> dict[str, Any]:
             "lower_bound": plan.traffic_bound,
             "gap": plan.traffic_gap,
             "proven_under_balance": plan.traffic_proven,
+            "ilp": asdict(plan.ilp),
         },
         "placements": [
             {
@@ -149,4 +180,5 @@ def experts_dict(answer: Answer) -> dict[str, Any]:
             }
             for candidate, judged, effect in rows
         ],
+        "drift": None if answer.drift is None else asdict(answer.drift),
     }

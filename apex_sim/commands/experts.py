@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from apex_sim import options
 
 if TYPE_CHECKING:
+    from planners.experts.placement import Placement
     from planners.experts.routing import Routing
     from simulator.deployment import Deployment
     from workloads.layers import MlpSpec
@@ -36,11 +37,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--tp", type=int, default=1, metavar="N", help="tensor parallel degree of the rest (dp = ep / tp)"
     )
     group.add_argument("--redundant", type=int, default=0, metavar="N", help="further copies of hot experts, per layer")
+    group.add_argument(
+        "--expert-groups", type=int, metavar="N", help="groups the model routes by, for EPLB by groups (DeepSeek: 8)"
+    )
     routing = parser.add_argument_group("routing (a recorded trace, or a generated one)")
     routing.add_argument("--routing-trace", metavar="FILE", help=".npz or .parquet: experts of tokens x layers x top-k")
     routing.add_argument("--tokens", type=int, default=8192, metavar="N", help="tokens to generate")
     routing.add_argument("--skew", type=float, metavar="X", help="hottest expert over the mean (default by experts)")
     routing.add_argument("--affinity", type=float, metavar="X", help="of consecutive layers, 0: none (default 1)")
+    routing.add_argument(
+        "--drift", type=float, default=0.0, metavar="X", help="share of the judging tokens with popularity redrawn"
+    )
     routing.add_argument("--save-routing", metavar="FILE", help="write the routing as .npz")
     search = parser.add_argument_group("search")
     search.add_argument(
@@ -49,6 +56,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     search.add_argument(
         "--plan-share", type=float, default=0.5, metavar="X", help="share of the tokens to plan on; the rest judges"
     )
+    search.add_argument(
+        "--ilp-steps", type=int, default=24, metavar="N", help="layers re-placed by ILP 2 after the local search"
+    )
+    search.add_argument("--placement", metavar="FILE", help="a placement (.json) to judge beside the others")
     search.add_argument(
         "--exchange",
         choices=("home", "onward"),
@@ -59,11 +70,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     options.add_workload(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--out", metavar="FILE", help="write the placement as JSON")
+    output.add_argument(
+        "--out-layers",
+        choices=("moe", "all"),
+        default="moe",
+        help="rows of that file: MoE layers (vLLM) or all layers of the model (SGLang)",
+    )
     output.add_argument("--json", metavar="FILE", help="write all figures ('-': stdout)")
 
 
-def moe_layers(model: ModelSpec) -> tuple[MlpSpec, int, int]:
-    """(experts of a layer, number of MoE layers, index of the first); UserError for a dense or mixed model."""
+def moe_layers(model: ModelSpec) -> tuple[MlpSpec, tuple[int, ...], int]:
+    """(experts of a layer, numbers of the MoE layers, number of all layers); UserError for a dense or mixed model."""
     from hardware_profiles.errors import UserError
 
     groups = [g for g in model.layers if g.mlp.is_moe]
@@ -72,8 +89,30 @@ def moe_layers(model: ModelSpec) -> tuple[MlpSpec, int, int]:
     if len({(g.mlp.num_experts, g.mlp.experts_per_token) for g in groups}) > 1:
         raise UserError(f"--model {model.name}: layers differ in their number of experts; this is not supported")
     order = model.stage_layers(1)[0]
-    first = next(i for i, g in enumerate(order) if model.layers[g].mlp.is_moe)
-    return groups[0].mlp, sum(g.count for g in groups), first
+    return groups[0].mlp, tuple(i for i, g in enumerate(order) if model.layers[g].mlp.is_moe), len(order)
+
+
+def _groups(args: argparse.Namespace, model: ModelSpec) -> int | None:
+    """Groups that the model routes by: as asked for; 8 for DeepSeek-V2, V3 and R1 (n_group of their config.json)."""
+    if args.expert_groups is not None or "deepseek" not in model.name.lower():
+        groups: int | None = args.expert_groups
+        return groups
+    return 8 if moe_layers(model)[0].num_experts in (160, 256) else None
+
+
+def _drifted(args: argparse.Namespace) -> int:
+    """Tokens that drift, of those that the plan does not see."""
+    from hardware_profiles.errors import UserError
+
+    if not 0 <= args.drift <= 1:
+        raise UserError(f"--drift is {args.drift:g}; it is a share of the judging tokens, from 0 to 1")
+    if args.drift and args.routing_trace is not None:
+        raise UserError("--drift describes generated routing; it cannot be combined with --routing-trace")
+    unseen = args.tokens - max(1, round(args.plan_share * args.tokens))
+    count: int = round(args.drift * unseen)
+    if args.drift and count < 2:
+        raise UserError(f"--drift {args.drift:g}: {count} tokens would drift; it must be at least 2. Use more --tokens")
+    return count
 
 
 def _deployment(args: argparse.Namespace) -> Deployment:
@@ -99,7 +138,8 @@ def _routing(args: argparse.Namespace, model: ModelSpec) -> Routing:
     from planners.experts.generate import AFFINITY, generate_routing
     from planners.experts.trace_files import read_routing
 
-    mlp, layers, _ = moe_layers(model)
+    mlp, numbers, _ = moe_layers(model)
+    layers = len(numbers)
     if args.routing_trace is None:
         default = next(skew for size, skew in DEFAULT_SKEWS if mlp.num_experts <= size)
         return generate_routing(
@@ -110,7 +150,9 @@ def _routing(args: argparse.Namespace, model: ModelSpec) -> Routing:
             skew=default if args.skew is None else args.skew,
             affinity=AFFINITY if args.affinity is None else args.affinity,
             seed=args.seed,
+            drifted=_drifted(args),
         )
+    _drifted(args)
     for name in ("skew", "affinity"):
         if getattr(args, name) is not None:
             raise UserError(f"--{name} describes generated routing; it cannot be combined with --routing-trace")
@@ -125,6 +167,19 @@ def _routing(args: argparse.Namespace, model: ModelSpec) -> Routing:
     return routing
 
 
+def _given(args: argparse.Namespace, deployment: Deployment) -> tuple[tuple[str, Placement], ...]:
+    """The placement of a file, checked against the model."""
+    from pathlib import Path
+
+    from planners.experts.placement_files import read_placement
+
+    if args.placement is None:
+        return ()
+    mlp, numbers, layers = moe_layers(deployment.model)
+    placement = read_placement(args.placement, mlp.num_experts, deployment.plan.ep, numbers, layers)
+    return ((Path(args.placement).name, placement),)
+
+
 def run(args: argparse.Namespace) -> int:
     """Place, simulate, print, write."""
     from apex_sim.api import check_served
@@ -132,8 +187,9 @@ def run(args: argparse.Namespace) -> int:
     from apex_sim.files import prepare_file, to_json, write_atomically, write_text
     from hardware_profiles.errors import UserError
     from planners.experts.outcome import Question, answer
+    from planners.experts.placement_files import placement_dict, read_placement
     from planners.experts.search import SearchSettings
-    from planners.experts.trace_files import placement_dict, write_routing
+    from planners.experts.trace_files import write_routing
     from workloads.slo import parse_slo
 
     if not 0 < args.plan_share < 1:
@@ -145,7 +201,7 @@ def run(args: argparse.Namespace) -> int:
 
     moe_layers(load_model(args.model))
     deployment = _deployment(args)
-    first_layer = moe_layers(deployment.model)[2]
+    _, numbers, layers = moe_layers(deployment.model)
     named = {"--out": args.out, "--json": args.json, "--save-routing": args.save_routing}
     files = {flag: prepare_file(p, flag) for flag, p in named.items() if p is not None and (flag, p) != ("--json", "-")}
     if args.save_routing is not None and not args.save_routing.endswith(".npz"):
@@ -154,7 +210,14 @@ def run(args: argparse.Namespace) -> int:
     question = Question(
         deployment=deployment,
         routing=_routing(args, deployment.model),
-        settings=SearchSettings(slack=args.slack, redundant=args.redundant),
+        settings=SearchSettings(
+            slack=args.slack,
+            redundant=args.redundant,
+            groups=_groups(args, deployment.model),
+            ilp_steps=args.ilp_steps,
+        ),
+        given=_given(args, deployment),
+        drifted=_drifted(args),
         plan_share=args.plan_share,
         exchange=args.exchange,
         batch=args.batch,
@@ -171,7 +234,9 @@ def run(args: argparse.Namespace) -> int:
     if "--out" in files:
         import json
 
-        write_text(files["--out"], json.dumps(placement_dict(result.plan.chosen.placement, first_layer)) + "\n")
+        tables = placement_dict(result.plan.chosen.placement, numbers, layers, args.out_layers)
+        write_text(files["--out"], json.dumps(tables) + "\n")
+        read_placement(args.out, question.routing.num_experts, deployment.plan.ep, numbers, layers)
     if "--save-routing" in files:
         write_atomically(files["--save-routing"], lambda path: write_routing(question.routing, path))
     return 0

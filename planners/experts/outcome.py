@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
+from planners.experts.drift import Drift, drift_of
 from planners.experts.effect import Effect, Exchange, effect_of
-from planners.experts.placement import Figures, figures_of
+from planners.experts.placement import Figures, Placement, figures_of
 from planners.experts.routing import Routing, demand_of
-from planners.experts.search import ExpertPlan, SearchSettings, check_instance, plan_experts
+from planners.experts.search import Candidate, ExpertPlan, SearchSettings, check_instance, plan_experts
 from planners.experts.topology import Topology, topology_of
 from simulator.deployment import Deployment
 from workloads.slo import Slo
@@ -27,6 +29,10 @@ class Question:
     trace: Trace | None
     slo: Slo | None
     seed: int
+    given: tuple[tuple[str, Placement], ...] = ()
+    """Further placements to judge, by name."""
+    drifted: int = 0
+    """Of the last tokens, which the plan does not see and whose popularity differs."""
 
     @property
     def topology(self) -> Topology:
@@ -38,6 +44,19 @@ class Question:
         check_instance(self.routing.num_experts, self.topology, self.settings)
         _ = self.deployment.memory, self.deployment.step_model
 
+    def effect(self, routing: Routing, placement: Placement) -> Effect:
+        """A placement simulated."""
+        return effect_of(
+            self.deployment,
+            routing,
+            placement,
+            exchange=self.exchange,
+            batch=self.batch,
+            trace=self.trace,
+            slo=self.slo,
+            seed=self.seed,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
@@ -48,26 +67,25 @@ class Answer:
     plan: ExpertPlan
     judged: tuple[Figures, ...]
     effects: tuple[Effect, ...]
+    drift: Drift | None
 
 
 def answer(question: Question) -> Answer:
     """Plan on the first tokens, judge on the others, simulate the workload under every placement."""
     topology = question.topology
     known, unseen = question.routing.split(question.plan_share)
-    plan = plan_experts(demand_of(known), topology, question.settings)
-    later = demand_of(unseen)
-    effects = tuple(
-        effect_of(
-            question.deployment,
-            unseen,
-            candidate.placement,
-            exchange=question.exchange,
-            batch=question.batch,
-            trace=question.trace,
-            slo=question.slo,
-            seed=question.seed,
-        )
-        for candidate in plan.candidates
+    demand, later = demand_of(known), demand_of(unseen)
+    plan = plan_experts(demand, topology, question.settings)
+    given = [
+        Candidate(name=name, placement=placement, figures=figures_of(demand, placement, topology))
+        for name, placement in question.given
+    ]
+    plan = dataclasses.replace(plan, candidates=(*plan.candidates[:-1], *given, plan.chosen))
+    return Answer(
+        question=question,
+        topology=topology,
+        plan=plan,
+        judged=tuple(figures_of(later, candidate.placement, topology) for candidate in plan.candidates),
+        effects=tuple(question.effect(unseen, candidate.placement) for candidate in plan.candidates),
+        drift=drift_of(question, plan.chosen.placement) if question.drifted else None,
     )
-    judged = tuple(figures_of(later, candidate.placement, topology) for candidate in plan.candidates)
-    return Answer(question=question, topology=topology, plan=plan, judged=judged, effects=effects)

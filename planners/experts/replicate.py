@@ -53,6 +53,17 @@ def replicated(loads: Floats, num_ranks: int, slots: int) -> Placement:
     return Placement(slots=rows, num_experts=loads.shape[1], num_ranks=num_ranks)
 
 
+def by_groups_fits(num_groups: int, num_nodes: int, slots: int) -> bool:
+    """Whether groups and slots divide over the nodes; with one node nothing is gained by groups."""
+    return num_nodes > 1 and num_groups % num_nodes == 0 and slots % num_nodes == 0
+
+
+def replicated_by_groups(loads: Floats, num_ranks: int, slots: int, num_groups: int, num_nodes: int) -> Placement:
+    """EPLB's policy by groups for all layers."""
+    rows = [hierarchical_layer(load, num_ranks, slots, num_groups=num_groups, num_nodes=num_nodes) for load in loads]
+    return Placement(slots=np.stack(rows), num_experts=loads.shape[1], num_ranks=num_ranks)
+
+
 def slot_demand(demand: Demand, placement: Placement) -> Demand:
     """The demand of the slots of a placement, each with its share: copies then are experts of their own.
 

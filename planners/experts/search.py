@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -10,8 +10,16 @@ from hardware_profiles.errors import UserError
 from planners.experts.balance import balance_bound, balanced, busiest
 from planners.experts.balance_ilp import solve_balance
 from planners.experts.exact import MOST_STATES, best_path, number_of_states
+from planners.experts.layer_ilp import IlpWork, improve_layers
 from planners.experts.placement import Figures, Placement, figures_of, from_ranks, linear_ranks, to_ranks
-from planners.experts.replicate import moved, replica_bound, replicated, slot_demand
+from planners.experts.replicate import (
+    by_groups_fits,
+    moved,
+    replica_bound,
+    replicated,
+    replicated_by_groups,
+    slot_demand,
+)
 from planners.experts.routing import Demand, Floats, Ints
 from planners.experts.topology import Topology
 from planners.experts.traffic import nodes_first, rename_ranks, sweep_experts, traffic_bound
@@ -47,6 +55,8 @@ class ExpertPlan:
     """Least traffic of any placement with as many slots within these limits [tokens on the fastest link]."""
     traffic_proven: bool
     """The chosen placement has that traffic."""
+    ilp: IlpWork = field(default_factory=IlpWork)
+    """What sub-problems of ILP 2 gained after the local search."""
 
     @property
     def balance_gap(self) -> float:
@@ -63,12 +73,17 @@ class ExpertPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSettings:
-    """``slack``: imbalance traded for traffic, as a share of the bound; ``redundant``: extra slots per layer."""
+    """``slack``: imbalance traded for traffic, as a share of the bound; ``redundant``: extra slots per layer.
+
+    ``groups``: expert groups of the routing, for EPLB by groups; ``ilp_steps``: sub-problems of ILP 2.
+    """
 
     slack: float = SLACK
     redundant: int = 0
     sweeps: int = 6
     layer_limit_s: float = 10.0
+    groups: int | None = None
+    ilp_steps: int = 24
 
 
 def check_instance(num_experts: int, topology: Topology, settings: SearchSettings) -> None:
@@ -77,6 +92,12 @@ def check_instance(num_experts: int, topology: Topology, settings: SearchSetting
     if not 0 <= settings.slack <= 10:
         raise UserError(
             f"--slack is {settings.slack:g}; it must be at least 0 and at most 10 (0.01: 1 % above the bound)"
+        )
+    if settings.ilp_steps < 0:
+        raise UserError(f"--ilp-steps is {settings.ilp_steps}; it must be at least 0")
+    if settings.groups is not None and (settings.groups < 1 or num_experts % settings.groups):
+        raise UserError(
+            f"--expert-groups is {settings.groups}; it must divide the {num_experts} experts of a layer, for example 8"
         )
     if settings.redundant < 0:
         raise UserError(f"--redundant is {settings.redundant}; it must be at least 0")
@@ -141,9 +162,12 @@ def plan_experts(demand: Demand, topology: Topology, settings: SearchSettings) -
     affinity = sweep_experts(demand, linear, topology, free, settings.sweeps)
     tuned = _tuned(demand, renamed, topology, most, settings.sweeps)
     proven = number_of_states(demand.num_experts, ranks) <= MOST_STATES
+    work = IlpWork()
     if proven:
         tuned, _ = best_path(demand, topology, most)
         affinity, _ = best_path(demand, topology, free)
+    else:
+        tuned, work = improve_layers(demand, tuned, topology, most, settings.ilp_steps)
     named = {"linear": linear, "greedy balance": lpt, "affinity only": affinity, "balance, renamed": renamed}
     candidates = [_candidate(n, from_ranks(r, ranks), demand, topology) for n, r in named.items()]
     chosen = _candidate("tuned", from_ranks(tuned, ranks), demand, topology)
@@ -155,6 +179,7 @@ def plan_experts(demand: Demand, topology: Topology, settings: SearchSettings) -
         limits=most,
         traffic_bound=chosen.figures.traffic if proven else traffic_bound(demand, topology, most),
         traffic_proven=proven,
+        ilp=work,
     )
 
 
@@ -167,13 +192,17 @@ def _with_copies(demand: Demand, topology: Topology, settings: SearchSettings) -
         candidates.append(_candidate("linear", linear, demand, topology))
     copied = replicated(demand.loads, ranks, slots)
     candidates.append(_candidate("replicated (EPLB)", copied, demand, topology))
+    if settings.groups is not None and by_groups_fits(settings.groups, topology.num_nodes, slots):
+        grouped = replicated_by_groups(demand.loads, ranks, slots, settings.groups, topology.num_nodes)
+        candidates.append(_candidate("EPLB by groups", grouped, demand, topology))
     bounds = np.array([replica_bound(load, ranks, slots) for load in demand.loads])
     job, held = slot_demand(demand, copied), linear_ranks(demand.num_layers, slots, ranks)
     least = np.array([busiest(load, row, ranks) for load, row in zip(job.loads, held, strict=True)])
     most = np.maximum(least, bounds * (1.0 + settings.slack))
     renamed = to_ranks(rename_ranks(job, from_ranks(held, ranks), topology, settings.sweeps))
-    tuned = moved(copied, _tuned(job, renamed, topology, most, settings.sweeps))
-    chosen = _candidate("tuned", tuned, demand, topology)
+    tuned = _tuned(job, renamed, topology, most, settings.sweeps)
+    tuned, work = improve_layers(job, tuned, topology, most, settings.ilp_steps)
+    chosen = _candidate("tuned", moved(copied, tuned), demand, topology)
     return ExpertPlan(
         chosen=chosen,
         candidates=(*candidates, chosen),
@@ -181,4 +210,5 @@ def _with_copies(demand: Demand, topology: Topology, settings: SearchSettings) -
         limits=most,
         traffic_bound=traffic_bound(demand, topology, most, slots=slots),
         traffic_proven=False,
+        ilp=work,
     )

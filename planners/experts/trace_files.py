@@ -1,4 +1,4 @@
-"""Files: routing traces (npz, Parquet) in, placements (JSON) out."""
+"""Routing traces as files: npz and Parquet."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hardware_profiles.errors import UserError
-from planners.experts.placement import Placement
 from planners.experts.routing import Ints, Routing
 
 ARRAY = "experts"
 COLUMNS = ("token", "layer")
-FORMAT = "apex-sim.expert-placement.v1"
 
 
 def read_routing(path: str | Path, num_experts: int) -> Routing:
@@ -92,27 +90,3 @@ def write_routing(routing: Routing, path: Path) -> None:
     """Write npz; the caller makes it atomic. Equal arrays give equal bytes."""
     with path.open("wb") as file:
         np.savez_compressed(file, experts=routing.experts.astype(np.int16))
-
-
-def placement_dict(placement: Placement, first_layer: int = 0) -> dict[str, Any]:
-    """Maps per MoE layer, in the form of vLLM's and SGLang's expert load balancers.
-
-    ``physical_to_logical_map[l][s]``: expert in slot s; ``logical_to_physical_map[l][e]``: slots that hold expert e;
-    ``logical_replica_count[l][e]``: how many.
-    """
-    count = placement.slots.shape[1]
-    logical = [
-        [np.flatnonzero(row == expert).tolist() for expert in range(placement.num_experts)] for row in placement.slots
-    ]
-    return {
-        "format": FORMAT,
-        "num_layers": len(placement.slots),
-        "first_moe_layer": first_layer,
-        "num_logical_experts": placement.num_experts,
-        "num_physical_experts": count,
-        "ep_size": placement.num_ranks,
-        "num_local_physical_experts": count // placement.num_ranks,
-        "physical_to_logical_map": placement.slots.tolist(),
-        "logical_to_physical_map": logical,
-        "logical_replica_count": placement.copies().tolist(),
-    }

@@ -58,10 +58,24 @@ def rename_ranks(demand: Demand, placement: Placement, topology: Topology, sweep
     """ILP 2 by sweeps: a layer's clusters are dealt to the ranks anew, its neighbours fixed, by one assignment problem each.
 
     Loads stay what they are, and traffic never grows. Two starts: the placement as it is, and a first pass that looks back
-    only (exact between two layers when links are alike); sweeps then look both ways, until none helps.
+    only (exact between two layers when links are alike); sweeps then look both ways, until none helps. Few ranks (up to 6)
+    have so few orders that the best of all layers together is found instead.
     """
+    if number_of_states(topology.num_ranks, topology.num_ranks) <= MOST_STATES:
+        return _best_names(demand, placement, topology)
     ends = [_rename(demand, placement, topology, range(first, sweeps + 1)) for first in (0, 1)]
     return min(ends, key=lambda end: figures_of(demand, end, topology).traffic)
+
+
+def _best_names(demand: Demand, placement: Placement, topology: Topology) -> Placement:
+    """ILP 2 exactly, over the orders of ranks in every layer."""
+    if demand.num_layers < 2:
+        return placement
+    moves = np.stack([flows(demand, placement, layer) for layer in range(demand.num_layers - 1)])
+    clusters = Demand(loads=np.ones((demand.num_layers, topology.num_ranks)), transitions=moves)
+    orders, _ = best_path(clusters, topology, np.full(demand.num_layers, np.inf))
+    slots = np.stack([placement.renamed(layer, order) for layer, order in enumerate(orders)])
+    return Placement(slots=slots, num_experts=placement.num_experts, num_ranks=placement.num_ranks)
 
 
 def _rename(demand: Demand, placement: Placement, topology: Topology, sweeps: range) -> Placement:
