@@ -23,9 +23,10 @@ def emit(
     promise: Promise | None,
     json: str | None,
     file: Path | None,
+    beyond: int = 0,
 ) -> None:
     """Print the plan (text, or JSON for '-') and write the file; the solver's time goes to stderr, as it varies."""
-    data = fleet_dict(problem, fleet, skipped, promise)
+    data = fleet_dict(problem, fleet, skipped, promise) | {"requests_beyond_grid": beyond}
     print(to_json(data) if json == "-" else fleet_text(data), end="" if json == "-" else "\n")
     if file is not None:
         write_text(file, to_json(data))
@@ -143,6 +144,8 @@ def fleet_text(data: dict[str, Any]) -> str:
         lines.append(table(["size (tokens)", "req/s", *names], rows))
     if data["unserved"]:
         lines += ["", "Left out, as no type serves them within the SLO: " + ", ".join(data["unserved"])]
+    if data.get("requests_beyond_grid"):
+        lines += ["", f"{data['requests_beyond_grid']} requests exceed the last tick and count as the last"]
     return "\n".join(lines + (_promise_lines(data) if "slo" in data else []))
 
 

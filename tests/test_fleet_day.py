@@ -12,11 +12,15 @@ from hypothesis import strategies as st
 from planners.fleet.ilp import plan_fleet
 from planners.fleet.problem import FleetProblem, GpuType, Size, instances, type_loads
 from planners.fleet.schedule import Day, started, stopped, windows_of
-from planners.fleet.schedule_ilp import plan_day, windows
+from planners.fleet.schedule_ilp import plan_day, window_of
 from workloads.trace import Trace
 
 TPUT = np.array([[1.0, 3.1], [0.4, 2.0]])
 PRICES = (1.0, 2.3)
+
+
+def windows(day, **options):
+    return [window_of(problem, **options) for problem in day.windows]
 
 
 def _window(rates, tput=TPUT, slices=2, limits=(None, None)):

@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from apex_sim import options
 
 if TYPE_CHECKING:
     from planners.fleet.problem import FleetProblem
     from planners.fleet.simulated import Candidate
+    from workloads.trace import Trace
+
+STARTUP = "300s"
+"""From asking for an instance to its first token: boot, weights, warm-up take minutes."""
+MOST_WINDOWS = 200
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -43,54 +48,81 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     group.add_argument("--cache", metavar="DIR", help="where throughputs are kept (default ~/.cache/apex-sim/fleet)")
     group.add_argument("--no-cache", action="store_true", help="measure every throughput anew, keep none")
+    day = parser.add_argument_group("fleet that changes over the day")
+    day.add_argument("--autoscale", metavar="WINDOW", help="plan each window of the trace, for example 1h")
+    day.add_argument("--startup", metavar="TIME", help="paid for every start of an instance (default 300s)")
+    day.add_argument("--plot", metavar="FILE", help="write the day as a figure (.png, .svg, .pdf)")
     parser.add_argument("--json", metavar="FILE", help="write the plan ('-': stdout)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Plan, print, write."""
-    from apex_sim.files import prepare_file
+    from apex_sim.files import prepare_figure, prepare_file
     from hardware_profiles.errors import UserError
 
     if not 0 <= args.gap < 1:
         raise UserError(f"--gap is {args.gap:g}; it must be a share of at least 0 and below 1, for example 0.01")
     if not 0 < args.time_limit < float("inf"):
         raise UserError(f"--time-limit is {args.time_limit:g}; it must be a number of seconds above 0")
+    for name in ("startup", "plot"):
+        if args.autoscale is None and getattr(args, name) is not None:
+            raise UserError(f"--{name} has no meaning without --autoscale; give a window, for example --autoscale 1h")
     file = prepare_file(args.json, "--json") if args.json not in (None, "-") else None
-    return _from_profile(args, file) if args.profile is not None else _from_simulator(args, file)
+    figure = None if args.plot is None else prepare_figure(args.plot, "--plot")
+    return _from_profile(args, file, figure) if args.profile is not None else _from_simulator(args, file, figure)
 
 
-def _from_profile(args: argparse.Namespace, file: Path | None) -> int:
-    """Throughputs from a table; no simulation."""
+def _from_profile(args: argparse.Namespace, file: Path | None, figure: Path | None) -> int:
+    """Throughputs from a table, sizes and rate too unless there is a workload; no simulation."""
+    import numpy as np
+
+    from apex_sim.gpus_day import emit_day
     from apex_sim.gpus_report import emit
     from hardware_profiles.errors import UserError
+    from planners.fleet.day import plan as plan_day
     from planners.fleet.ilp import plan_fleet
     from planners.fleet.profile import read_profile
+    from planners.fleet.schedule import day_of
 
-    for name in ("gpus", "trace", "slo", "model", "input_len", "output_len"):
+    for name in ("gpus", "slo", "model"):
         if getattr(args, name) is not None:
             raise UserError(
                 f"--{name.replace('_', '-')} has no meaning beside --profile, whose table says it; drop one"
             )
     if args.rate is not None and not 0 <= args.rate < float("inf"):
         raise UserError(f"--rate is {args.rate:g}; it must be a number of requests per second of at least 0")
-    profile = read_profile(Path(args.profile))
+    profile, rate, cell, trace, beyond = read_profile(Path(args.profile)), args.rate, None, None, 0
+    if any(getattr(args, name) is not None for name in ("trace", "input_len", "output_len")):
+        trace, rate = options.workload_of(args), None
+        profile, cell, beyond = profile.of_trace(trace)
     names = tuple(profile.usd_per_hour)
     prices, limits = _pairs(args.price, "--price", names), _pairs(args.limit, "--limit", names)
     whole = {name: int(value) for name, value in limits.items()}
-    problem, skipped = _served(profile.problem(args.rate, args.slice_factor, prices, whole), args.skip_unserved)
+    problem, skipped = _served(profile.problem(rate, args.slice_factor, prices, whole), args.skip_unserved)
+    if args.autoscale is not None:
+        if trace is None or cell is None:
+            raise UserError("--autoscale needs arrivals over time; give --trace FILE, or --arrival with --input-len")
+        day, _ = day_of(problem, cell, trace, *_window(args, trace))
+        ones = np.ones((len(day.windows), len(problem.types)))
+        plan = plan_day(day, ones, [None] * len(ones), gap=args.gap or None, time_limit_s=args.time_limit)
+        emit_day(plan, _notes(problem, skipped, beyond), None, args.json, file, figure)
+        return 0
     fleet = plan_fleet(problem, gap=args.gap or None, time_limit_s=args.time_limit)
-    emit(problem, fleet, skipped, None, args.json, file)
+    emit(problem, fleet, skipped, None, args.json, file, beyond)
     return 0
 
 
-def _from_simulator(args: argparse.Namespace, file: Path | None) -> int:
+def _from_simulator(args: argparse.Namespace, file: Path | None, figure: Path | None) -> int:
     """Throughputs from the simulator, and the fleet simulated."""
+    from apex_sim.gpus_day import emit_day
     from apex_sim.gpus_report import emit
     from apex_sim.text import ProgressBar
     from hardware_profiles.errors import UserError
     from planners.fleet.capacity import Capacity
+    from planners.fleet.day import keep_day_promise
     from planners.fleet.grid import histogram
     from planners.fleet.problem import FleetProblem
+    from planners.fleet.schedule import day_of
     from planners.fleet.simulated import ROUNDS, Serving, keep_promise, measure
     from workloads.catalog import load_model
     from workloads.slo import parse_slo
@@ -104,6 +136,7 @@ def _from_simulator(args: argparse.Namespace, file: Path | None) -> int:
     candidates = _candidates(args)
     trace = options.workload_of(args)
     grid = histogram(trace)
+    window = None if args.autoscale is None else _window(args, trace)
     capacity = Capacity(slo=slo, seed=args.seed, folder=None if args.no_cache else _cache(args.cache))
     with ProgressBar("throughputs") as progress:
         tput = measure(serving, candidates, grid, capacity, progress)
@@ -114,19 +147,41 @@ def _from_simulator(args: argparse.Namespace, file: Path | None) -> int:
         slice_factor=8 if args.slice_factor is None else args.slice_factor,
     )
     problem, skipped = _served(full, args.skip_unserved)
-    rounds = keep_promise(
-        problem,
-        serving,
-        candidates,
-        grid,
-        trace,
-        capacity,
-        gap=args.gap or None,
-        time_limit_s=args.time_limit,
-        rounds=0 if args.no_headroom else ROUNDS,
-    )
+    most, limits = 0 if args.no_headroom else ROUNDS, {"gap": args.gap or None, "time_limit_s": args.time_limit}
+    if window is not None:
+        day, of = day_of(problem, grid.cell, trace, *window)
+        plan = keep_day_promise(day, of, serving, candidates, grid.cell, trace, capacity, rounds=most, **limits)
+        emit_day(plan, _notes(problem, skipped, 0), slo, args.json, file, figure)
+        return 0
+    rounds = keep_promise(problem, serving, candidates, grid, trace, capacity, rounds=most, **limits)
     emit(problem, rounds[-1].fleet, skipped, (slo, rounds), args.json, file)
     return 0
+
+
+def _window(args: argparse.Namespace, trace: Trace) -> tuple[float, float]:
+    """(length of a window, start-up time) [s]."""
+    from hardware_profiles.errors import UserError
+    from workloads.slo import parse_seconds
+
+    window_s = parse_seconds(args.autoscale, "--autoscale")
+    none = args.startup is not None and args.startup.strip() in ("0", "0s")
+    startup_s = 0.0 if none else parse_seconds(args.startup or STARTUP, "--startup")
+    if startup_s > window_s:
+        raise UserError(
+            f"--startup {args.startup or STARTUP} is longer than a window of --autoscale {args.autoscale}: an instance "
+            "would start before the window in which it is wanted is foreseen; use longer windows"
+        )
+    if trace.duration_s > MOST_WINDOWS * window_s:
+        raise UserError(
+            f"--autoscale {args.autoscale} makes {trace.duration_s / window_s:.0f} windows of this trace; "
+            f"at most {MOST_WINDOWS} are planned together: use longer windows or a part of the trace"
+        )
+    return window_s, startup_s
+
+
+def _notes(problem: FleetProblem, skipped: tuple[int, ...], beyond: int) -> dict[str, Any]:
+    """What the plan leaves out."""
+    return {"unserved": [problem.sizes[b].name for b in skipped], "requests_beyond_grid": beyond}
 
 
 def _served(problem: FleetProblem, skip: bool) -> tuple[FleetProblem, tuple[int, ...]]:

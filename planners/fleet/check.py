@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from planners.fleet.problem import Fleet
+from planners.fleet.problem import Slices
 from simulator.deployment import Deployment
 from simulator.result import SimulationResult
 from simulator.simulate import simulate_deployment
@@ -54,15 +54,18 @@ def _turns(slices: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.int64]:
 
 
 def check(
-    fleet: Fleet,
+    slices: Slices,
     deployments: Sequence[Deployment | None],
     cell: npt.NDArray[np.int64],
     trace: Trace,
     slo: Slo,
     seed: int,
 ) -> Checked:
-    """Simulate every type's share of the trace on its instances (``deployments``: with that many replicas)."""
-    types = route(cell, fleet.slices)
+    """Simulate every type's share of the trace on its instances (``deployments``: with that many replicas).
+
+    ``slices``: int64[sizes, types] of the plan.
+    """
+    types = route(cell, slices)
     good, results = 0, []
     for j, deployment in enumerate(deployments):
         rows = np.flatnonzero(types == j)

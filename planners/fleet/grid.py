@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,8 +26,8 @@ class Histogram:
     """int64[requests]: index of each request's cell in ``sizes``."""
 
 
-def histogram(trace: Trace) -> Histogram:
-    """Cells of a trace that plays in open loop; a cell stands for the mean of its requests."""
+def open_loop_rate_per_s(trace: Trace) -> float:
+    """Rate of a trace; UserError when it has none to plan for."""
     if trace.concurrency is not None:
         raise UserError(
             f"{trace.name}: a closed loop has no request rate to plan for; give --rate or a trace with times"
@@ -34,9 +35,23 @@ def histogram(trace: Trace) -> Histogram:
     rate = trace.request_rate_per_s
     if not np.isfinite(rate):
         raise UserError(f"{trace.name}: all requests arrive at once, so there is no rate to plan for; give --rate")
-    rows = np.searchsorted(INPUT_TICKS[:-1], trace.input_tokens)
-    columns = np.searchsorted(OUTPUT_TICKS[:-1], trace.output_tokens)
-    keys, cell = np.unique(rows * len(OUTPUT_TICKS) + columns, return_inverse=True)
+    return rate
+
+
+def cells(
+    trace: Trace, input_ticks: Sequence[float] = INPUT_TICKS, output_ticks: Sequence[float] = OUTPUT_TICKS
+) -> npt.NDArray[np.int64]:
+    """int64[requests]: row by row, the cell of each request. Ticks are upper ends; what exceeds the last tick counts
+    as the last."""
+    rows = np.searchsorted(input_ticks[:-1], trace.input_tokens)
+    columns = np.searchsorted(output_ticks[:-1], trace.output_tokens)
+    return (rows * len(output_ticks) + columns).astype(np.int64)
+
+
+def histogram(trace: Trace) -> Histogram:
+    """Cells of a trace that plays in open loop; a cell stands for the mean of its requests."""
+    rate = open_loop_rate_per_s(trace)
+    keys, cell = np.unique(cells(trace), return_inverse=True)
     counts = np.bincount(cell)
     inputs = np.bincount(cell, weights=trace.input_tokens) / counts
     outputs = np.bincount(cell, weights=trace.output_tokens) / counts

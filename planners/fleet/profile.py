@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hardware_profiles.errors import UserError
+from planners.fleet.grid import cells, open_loop_rate_per_s
 from planners.fleet.problem import FleetProblem, Floats, GpuType, Size
+from workloads.trace import Trace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticks:
+    """Upper ends of the cells [tokens]."""
+
+    inputs: tuple[float, ...]
+    outputs: tuple[float, ...]
+    inputs_in_rows: bool
+    """False: rows are output lengths, columns input lengths."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -28,6 +42,23 @@ class Profile:
     tputs: dict[str, Floats]
     names: tuple[str, ...]
     """Of the cells, row by row."""
+    ticks: Ticks | str
+    """What is wrong with them, when there are none to use."""
+
+    def of_trace(self, trace: Trace) -> tuple[Profile, npt.NDArray[np.int64], int]:
+        """(the same table with a trace's sizes and rate, int64[requests] cell of each, requests beyond the grid)."""
+        if isinstance(self.ticks, str):
+            raise UserError(
+                f"{self.place}: {self.ticks}, so no trace can be put on its grid; give input_ticks and output_ticks, "
+                "rising token counts, one for each row and column"
+            )
+        inputs, outputs = self.ticks.inputs, self.ticks.outputs
+        rate, cell = open_loop_rate_per_s(trace), cells(trace, inputs, outputs)
+        if not self.ticks.inputs_in_rows:
+            cell = cell % len(outputs) * len(inputs) + cell // len(outputs)
+        weights = np.bincount(cell, minlength=self.weights.size).reshape(self.weights.shape) / len(trace)
+        beyond = int(((trace.input_tokens > inputs[-1]) | (trace.output_tokens > outputs[-1])).sum())
+        return replace(self, weights=weights, rate_per_s=rate), cell, beyond
 
     def problem(
         self, rate_per_s: float | None, slice_factor: int | None, prices: dict[str, float], limits: dict[str, int]
@@ -75,6 +106,7 @@ def read_profile(path: Path) -> Profile:
     factor = data.get("slice_factor", 8)
     if isinstance(factor, bool) or not isinstance(factor, int):
         raise UserError(f"{place}: slice_factor is {_shown(factor)}; it must be a whole number, such as 8")
+    ticks = _ticks(data, weights.shape)
     return Profile(
         place=place,
         weights=weights,
@@ -82,18 +114,40 @@ def read_profile(path: Path) -> Profile:
         slice_factor=factor,
         usd_per_hour=costs,
         tputs=tputs,
-        names=_names(data, weights.shape),
+        names=_names(ticks, weights.shape),
+        ticks=ticks,
     )
 
 
-def _names(data: dict[str, Any], shape: tuple[int, ...]) -> tuple[str, ...]:
+def _ticks(data: dict[str, Any], shape: tuple[int, ...]) -> Ticks | str:
+    """Of a grid with input lengths in rows, or (when only that fits) in columns; else what is wrong with them."""
+    found = []
+    for field in ("input_ticks", "output_ticks"):
+        value = data.get(field)
+        if value is None:
+            return "has no ticks"
+        if not (
+            isinstance(value, list)
+            and value
+            and all(not isinstance(v, bool) and isinstance(v, int | float) and 0 < v < math.inf for v in value)
+            and all(a < b for a, b in pairwise(value))
+        ):
+            return f"{field} is {_shown(value)}, not rising token counts"
+        found.append(tuple(value))
+    inputs, outputs = found
+    lengths = (len(inputs), len(outputs))
+    if shape not in (lengths, lengths[::-1]):
+        return f"{lengths[0]} input_ticks and {lengths[1]} output_ticks do not fit a grid of {shape[0]} x {shape[1]}"
+    return Ticks(inputs=inputs, outputs=outputs, inputs_in_rows=shape == lengths)
+
+
+def _names(ticks: Ticks | str, shape: tuple[int, ...]) -> tuple[str, ...]:
     """Cells by the ticks of the grid, else by row and column."""
-    rows, columns = data.get("input_ticks"), data.get("output_ticks")
-    ticks = isinstance(rows, list) and isinstance(columns, list) and (len(rows), len(columns)) == shape
-    first = rows if ticks and rows is not None else [f"row {i}" for i in range(shape[0])]
-    second = columns if ticks and columns is not None else [f"column {i}" for i in range(shape[1])]
-    join = " in / {} out" if ticks else ", {}"
-    return tuple(f"{a}{join.format(b)}" for a in first for b in second)
+    if isinstance(ticks, str):
+        return tuple(f"row {i}, column {k}" for i in range(shape[0]) for k in range(shape[1]))
+    if ticks.inputs_in_rows:
+        return tuple(f"{a} in / {b} out" for a in ticks.inputs for b in ticks.outputs)
+    return tuple(f"{a} in / {b} out" for b in ticks.outputs for a in ticks.inputs)
 
 
 def _grid(data: dict[str, Any], field: str, where: str) -> Floats:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from planners.fleet.carry import Carrier
 from planners.fleet.counts import SCALE, slices_within, strong_row
-from planners.fleet.ilp import plan_fleet, refuse_unserved
+from planners.fleet.ilp import plan_fleet
 from planners.fleet.problem import FULL, Fleet, FleetProblem, Floats, Slices
 from planners.fleet.schedule import Day, Schedule
 from planners.solver import relative_gap, solve
@@ -53,19 +53,14 @@ class Model:
     """Slices by window, size and type; empty in the space of counts."""
 
 
-def windows(day: Day, *, gap: float | None, time_limit_s: float | None) -> list[Window]:
-    """Every window planned by itself: per-window re-solves, and rows for the whole."""
-    found = []
-    for problem in day.windows:
-        refuse_unserved(problem)
-        alone = plan_fleet(problem, gap=gap, time_limit_s=time_limit_s)
-        carrier = Carrier(problem) if (problem.rates_per_s > 0).any() else None
-        prices = problem.usd_per_hour
-        rows = list(alone.rows)
-        if alone.bound_usd_per_hour:
-            rows.append(prices / alone.bound_usd_per_hour)
-        found.append(Window(problem, alone, carrier, rows, {}))
-    return found
+def window_of(problem: FleetProblem, *, gap: float | None, time_limit_s: float | None) -> Window:
+    """A window planned by itself, with the rows that came of it."""
+    alone = plan_fleet(problem, gap=gap, time_limit_s=time_limit_s)
+    carrier = Carrier(problem) if (problem.rates_per_s > 0).any() else None
+    rows = list(alone.rows)
+    if alone.bound_usd_per_hour:
+        rows.append(problem.usd_per_hour / alone.bound_usd_per_hour)
+    return Window(problem, alone, carrier, rows, {})
 
 
 def build(day: Day, parts: list[Window], *, static: bool, whole: bool) -> Model:

@@ -108,7 +108,7 @@ def keep_promise(
         eased = replace(problem, max_tput_per_s=problem.max_tput_per_s / headroom)
         fleet = plan_fleet(eased, gap=gap, time_limit_s=time_limit_s)
         deployments = [serving.deployment(c, n) if n else None for c, n in zip(candidates, fleet.counts, strict=True)]
-        checked = check(fleet, deployments, grid.cell, trace, capacity.slo, capacity.seed)
+        checked = check(fleet.slices, deployments, grid.cell, trace, capacity.slo, capacity.seed)
         done.append(Round(problem=eased, fleet=fleet, headroom=headroom, checked=checked))
         missed = [r is not None and r.attainment < capacity.slo.attainment for r in checked.results]
         if checked.attainment >= capacity.slo.attainment or not any(missed):
