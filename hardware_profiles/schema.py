@@ -262,8 +262,8 @@ class Site:
     """Carbon intensity of the electricity, yearly mean [g CO2e/kWh]. Default: world in 2024, Ember, Global Electricity
     Review 2025."""
     usd_per_kwh: float = 0.0815
-    """Price of electricity, paid by who owns the devices [$/kWh]. Default: mean of industrial customers in the USA in 2024,
-    EIA Electric Power Monthly, table 5.3."""
+    """Price of electricity, paid by whoever owns the devices [$/kWh]. Default: mean of industrial customers in the USA in 2024,
+    EIA Electric Power Monthly, table 5.3 (from memory)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
