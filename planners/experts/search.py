@@ -113,7 +113,7 @@ def check_instance(num_experts: int, topology: Topology, settings: SearchSetting
         )
 
 
-def _balance_all(demand: Demand, ranks: int, limit_s: float) -> tuple[Ints, Floats]:
+def balance_layers(demand: Demand, ranks: int, limit_s: float) -> tuple[Ints, Floats]:
     """(int64[L, E] ranks, float64[L] bound of the busiest rank): swaps, then ILP 1 where a small layer's bound is not met."""
     placed, bounds = [], np.empty(demand.num_layers)
     for layer, load in enumerate(demand.loads):
@@ -129,9 +129,10 @@ def _balance_all(demand: Demand, ranks: int, limit_s: float) -> tuple[Ints, Floa
     return np.stack(placed), bounds
 
 
-def _tuned(demand: Demand, renamed: Ints, topology: Topology, most: Floats, sweeps: int) -> Ints:
-    """Local search under the limit of balance from the renamed placement, and from exact nodes where these keep the limit."""
-    starts, ranks = [renamed], topology.num_ranks
+def _tuned(demand: Demand, balanced: Ints, renamed: Ints, topology: Topology, most: Floats, sweeps: int) -> Ints:
+    """Local search under the limit of balance from the balanced placement as it is and renamed, and from exact nodes where
+    these keep the limit."""
+    starts, ranks = [renamed, balanced], topology.num_ranks
     nodes = nodes_first(demand, topology)
     if nodes is not None:
         dealt = to_ranks(rename_ranks(demand, from_ranks(nodes, ranks), topology, sweeps))
@@ -154,13 +155,13 @@ def plan_experts(demand: Demand, topology: Topology, settings: SearchSettings) -
         return _with_copies(demand, topology, settings)
     ranks = topology.num_ranks
     linear = linear_ranks(demand.num_layers, demand.num_experts, ranks)
-    lpt, bounds = _balance_all(demand, ranks, settings.layer_limit_s)
+    lpt, bounds = balance_layers(demand, ranks, settings.layer_limit_s)
     least = np.array([busiest(load, row, ranks) for load, row in zip(demand.loads, lpt, strict=True)])
     most = np.maximum(least, bounds * (1.0 + settings.slack))
     free = np.full(demand.num_layers, np.inf)
     renamed = to_ranks(rename_ranks(demand, from_ranks(lpt, ranks), topology, settings.sweeps))
     affinity = sweep_experts(demand, linear, topology, free, settings.sweeps)
-    tuned = _tuned(demand, renamed, topology, most, settings.sweeps)
+    tuned = _tuned(demand, lpt, renamed, topology, most, settings.sweeps)
     proven = number_of_states(demand.num_experts, ranks) <= MOST_STATES
     work = IlpWork()
     if proven:
@@ -200,7 +201,7 @@ def _with_copies(demand: Demand, topology: Topology, settings: SearchSettings) -
     least = np.array([busiest(load, row, ranks) for load, row in zip(job.loads, held, strict=True)])
     most = np.maximum(least, bounds * (1.0 + settings.slack))
     renamed = to_ranks(rename_ranks(job, from_ranks(held, ranks), topology, settings.sweeps))
-    tuned = _tuned(job, renamed, topology, most, settings.sweeps)
+    tuned = _tuned(job, held, renamed, topology, most, settings.sweeps)
     tuned, work = improve_layers(job, tuned, topology, most, settings.ilp_steps)
     chosen = _candidate("tuned", moved(copied, tuned), demand, topology)
     return ExpertPlan(

@@ -32,26 +32,33 @@ def expert_costs(demand: Demand, ranks: Ints, layer: int, topology: Topology) ->
 def swap_layer(cost: Floats, load: Floats, ranks: Ints, most: float) -> Ints:
     """Exchange experts of one layer, the best pair first, while traffic falls and no rank rises above ``most`` tokens.
 
-    A rank that is above it already must not rise.
+    A rank that is above it already must not rise. The table of gains is kept: a swap changes the lines of two ranks.
     """
     ranks, experts = ranks.copy(), np.arange(len(load))
     total = np.bincount(ranks, weights=load, minlength=cost.shape[1])
-    change = load[None, :] - load[:, None]  # what the rank of the first gains when it takes the second
+
+    def lines(of: Ints) -> Floats:
+        """What swapping each expert of ``of`` with any other gains; 0 where it may not be."""
+        here, its, others = cost[experts, ranks], ranks[of][:, None], ranks[None, :]
+        gain = here[of][:, None] + here[None, :] - cost[of][:, ranks] - cost[:, ranks[of]].T
+        change = load[None, :] - load[of][:, None]  # what the rank of the first gains when it takes the second
+        limit = np.maximum(most, total) + TINY
+        allowed = (total[its] + change <= limit[its]) & (total[others] - change <= limit[others]) & (its != others)
+        kept: Floats = np.where(allowed, gain, 0.0)
+        return kept
+
+    gains = lines(experts)
     while True:
-        here = cost[experts, ranks]
-        gain = here[:, None] + here[None, :] - cost[:, ranks] - cost[:, ranks].T
-        limit = np.maximum(most, total[ranks]) + TINY
-        allowed = (total[ranks][:, None] + change <= limit[:, None]) & (
-            total[ranks][None, :] - change <= limit[None, :]
-        )
-        gain = np.where(allowed & (ranks[:, None] != ranks[None, :]), gain, 0.0)
-        best = int(np.argmax(gain))
-        if gain.flat[best] <= 1e-6:
+        best = int(np.argmax(gains))
+        if gains.flat[best] <= 1e-6:
             return ranks
         i, j = divmod(best, len(load))
-        total[ranks[i]] += change[i, j]
-        total[ranks[j]] -= change[i, j]
+        total[ranks[i]] += load[j] - load[i]
+        total[ranks[j]] -= load[j] - load[i]
         ranks[i], ranks[j] = ranks[j], ranks[i]
+        touched = np.flatnonzero((ranks == ranks[i]) | (ranks == ranks[j]))
+        fresh = lines(touched)
+        gains[touched], gains[:, touched] = fresh, fresh.T
 
 
 def rename_ranks(demand: Demand, placement: Placement, topology: Topology, sweeps: int) -> Placement:
