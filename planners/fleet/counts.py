@@ -22,7 +22,7 @@ from planners.solver import relative_gap, solve
 
 ROUNDS = 150
 COARSE = 0.01
-NODES = 5_000
+NODES, DEEP_NODES = 5_000, 300
 """Branch-and-bound nodes of one master; unlike time, the same everywhere."""
 SCALE = 1000.0
 """Of rows: solvers keep them to 1e-6, which must not hide a part of an instance."""
@@ -82,8 +82,28 @@ def _round(fleet: FleetProblem, carrier: Carrier, found: Search, gap: float, tim
         return False
     if carried.all:
         return other is not None
-    _repair(fleet, carrier, counts, found)
+    if gap:
+        _deepest(fleet, carrier, found, gap, time_limit_s)
+    else:
+        _repair(fleet, carrier, counts, found)
     return True
+
+
+def _deepest(fleet: FleetProblem, carrier: Carrier, found: Search, gap: float, time_limit_s: float | None) -> None:
+    """Try the instances that keep all rows with the most to spare among those cheap enough to end the search: they are
+    likelier to carry everything than the cheapest, and the row that excludes them is central."""
+    import pulp
+
+    problem, B = build(fleet, found.rows)
+    dollars, spare = problem.objective, problem.add_variable("spare", 0, 10)
+    problem.setObjective(-1 * spare)
+    problem += dollars <= found.bound / (1 - gap), "cheap_enough"
+    for i, row in enumerate(found.rows):
+        held = pulp.lpSum(value * B[j] for j, value in enumerate(row.tolist()) if value > 0)
+        problem += held - spare >= 0, f"spare_at_prices_{i}"
+    result = solve(problem, gap=1e-3, time_limit_s=time_limit_s, max_nodes=DEEP_NODES)
+    if result.has_solution:
+        _try(fleet, carrier, decode(B), found)
 
 
 def build(fleet: FleetProblem, rows: list[Floats]) -> tuple[Any, list[Any]]:
