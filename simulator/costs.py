@@ -39,6 +39,11 @@ class StepCosts:
         self._decode: dict[int, DecodeTicks] = {}
         self._ticks_per_s = clock.TICKS_PER_S
 
+    @property
+    def wait_j(self) -> float:
+        """Joules per tick of devices that wait for their host."""
+        return self.decode(1)[7]
+
     def decode(self, num_seqs: int) -> DecodeTicks:
         """Line of a decode-only step."""
         known = self._decode.get(num_seqs)

@@ -221,12 +221,12 @@ class Replica(Driver):
         core = self.core
         self._batch = core.batch
         shape = step_shape(core, self._decode, self.costs.window)
+        self._line_j = None
         self._first, self._joules = self.costs.step(shape)
         if self.cold is not None:
-            self._first += to_ticks(self.cold.wait_s(shape.decode_seqs + shape.prefill_tokens))
+            self._wait(to_ticks(self.cold.wait_s(shape.decode_seqs + shape.prefill_tokens)))
         counters = self.record.counters
         self._prompts.add(shape[0], shape[1], shape[2], self._first, self._joules)
-        self._line_j = None
         self._slope = 0
         self._steps = 1
         if core.swap_tokens:
@@ -286,8 +286,18 @@ class Replica(Driver):
 
     def _add_swap(self) -> None:
         """KV blocks move over the host link before the step, in the same stream as its kernels (vLLM v0)."""
-        self._first += to_ticks(self.core.swap_tokens * self._swap_token_s)
+        self._wait(to_ticks(self.core.swap_tokens * self._swap_token_s))
         self.core.swap_tokens = 0
+
+    def _wait(self, ticks: int) -> None:
+        """The devices wait in their next step, at the power of a device that waits for its host."""
+        self._first += ticks
+        joules = ticks * self.costs.wait_j
+        if self._line_j is None:
+            self._joules += joules
+        else:
+            base_j, token_j, window_j = self._line_j
+            self._line_j = (base_j + joules, token_j, window_j)
 
     # -- accounting -----------------------------------------------------------------------------------------------
 
