@@ -83,6 +83,15 @@ def load_cluster(cluster: Cluster | str) -> Cluster:
     return cluster if isinstance(cluster, Cluster) else parse_cluster(name_of("cluster", cluster))
 
 
+def _under(cluster: Cluster | str, terms: TermSettings) -> Cluster:
+    """The cluster under the terms given; a file's own are checked where none are."""
+    given = any(value is not None for value in terms.values())
+    known = (
+        cluster if isinstance(cluster, Cluster) else parse_cluster(name_of("cluster", cluster), check_terms=not given)
+    )
+    return with_terms(known, **terms)
+
+
 def load_trace(path: str | Path, **options: Any) -> Trace:
     """Read a trace file, a workload YAML or a bundled sample; ``options`` as workloads.options.ReadOptions, and format."""
     from workloads.spec import open_workload
@@ -246,7 +255,7 @@ def simulate(
     (frames, seconds). Raises UserError for anything impossible, with the remedy.
     """
     workload, terms, remaining = _split(settings)
-    machines = with_terms(load_cluster(cluster), **terms)
+    machines = _under(cluster, terms)
     deployment = build_deployment(model, machines, engine=engine, tp=tp, pp=pp, dp=dp, ep=ep, **remaining)
     replayed = make_trace(**workload, seed=seed)
     check_served(deployment, replayed)
@@ -321,7 +330,7 @@ def plan(
 
     workload, terms, remaining = _split(settings)
     spec = model if isinstance(model, ModelSpec) else load_model(name_of("model", model))
-    machines = with_terms(load_cluster(cluster), **terms)
+    machines = _under(cluster, terms)
     space = search_space(spec, machines, engine, quantizations, kv_cache_dtypes, remaining)
     result = plan_parallel(
         model=spec,

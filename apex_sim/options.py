@@ -124,7 +124,8 @@ def cluster_of(args: argparse.Namespace) -> Cluster:
     from hardware_profiles.cluster import parse_cluster
     from hardware_profiles.terms import with_terms
 
-    return with_terms(parse_cluster(args.cluster), **{name: getattr(args, name) for name in TERM_SETTINGS})
+    terms = {name: value for name in TERM_SETTINGS if (value := getattr(args, name)) is not None}
+    return with_terms(parse_cluster(args.cluster, check_terms=not terms), **terms)
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:

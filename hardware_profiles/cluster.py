@@ -86,16 +86,19 @@ class Host:
     source: str
 
 
-def parse_cluster(text: str | Path) -> Cluster:
-    """Return the cluster that ``text`` stands for: DEVICE[:COUNT[xNODES]], a bundled cluster's name or a YAML file."""
+def parse_cluster(text: str | Path, check_terms: bool = True) -> Cluster:
+    """Return the cluster that ``text`` stands for: DEVICE[:COUNT[xNODES]], a bundled cluster's name or a YAML file.
+
+    ``check_terms``: refuse a file whose pricing has no price; not where other terms follow (``with_terms``, which checks).
+    """
     name = str(text).strip()
     if not name:
         raise UserError(f"cluster is empty; {EXAMPLE}")
     bundled = CLUSTER_DIR / f"{normalised(name)}.yaml"
     if not is_path(name) and bundled.exists():
-        return read_cluster_file(bundled)
+        return read_cluster_file(bundled, check_terms)
     if name.lower().endswith((".yaml", ".yml")) and "device" in read_yaml(Path(name)):
-        return read_cluster_file(Path(name))
+        return read_cluster_file(Path(name), check_terms)
     if ":" not in name:
         return _cluster(name, load_device(name), 1, 1)
     match = _COUNTS.fullmatch(name)
@@ -111,7 +114,7 @@ def cluster_names() -> list[str]:
     return sorted(path.stem for path in CLUSTER_DIR.glob("*.yaml"))
 
 
-def read_cluster_file(path: Path) -> Cluster:
+def read_cluster_file(path: Path, check_terms: bool = True) -> Cluster:
     """Read one cluster file; a device given as a path is relative to it."""
     file = from_mapping(ClusterFile, read_yaml(path), where=path.name)
     device = read_device_file(path.parent / file.device) if is_path(file.device) else load_device(file.device)
@@ -131,7 +134,8 @@ def read_cluster_file(path: Path) -> Cluster:
     terms = Terms(pricing=file.pricing, purchase_usd=file.purchase_usd)
     if file.lifetime_years is not None:
         terms = dataclasses.replace(terms, lifetime_years=file.lifetime_years)
-    return checked(dataclasses.replace(cluster, node=node, site=site, terms=terms), where=f"{path.name}: ")
+    cluster = dataclasses.replace(cluster, node=node, site=site, terms=terms)
+    return checked(cluster, where=f"{path.name}: ") if check_terms else cluster
 
 
 def host_of(device: DeviceProfile) -> Host:

@@ -212,6 +212,10 @@ def _table(hint: Any, value: object, *, where: str, field: str) -> dict[str, Any
 def _text(value: object, *, where: str, field: str) -> str:
     if isinstance(value, date):  # an unquoted 2026-03-01 is a date to YAML
         return value.isoformat()
+    if isinstance(value, bool):
+        raise UserError(
+            f"{where}: {field} is {_shown(value)}; write text, in quotes: a bare no or yes is a boolean to YAML"
+        )
     if not isinstance(value, str):
         raise UserError(f"{where}: {field} is {_shown(value)}; write text, in quotes if it looks like a number")
     return value

@@ -46,8 +46,8 @@ def site_at(
     site = base or Site()
     if grid is not None:
         known = _grid(grid, where)
-        price = site.usd_per_kwh if known.usd_per_kwh is None else known.usd_per_kwh
-        site = dataclasses.replace(site, grid=grid.lower(), gco2_per_kwh=known.gco2_per_kwh, usd_per_kwh=price)
+        price = _price_without_grid(site) if known.usd_per_kwh is None else known.usd_per_kwh
+        site = dataclasses.replace(site, grid=_key(grid), gco2_per_kwh=known.gco2_per_kwh, usd_per_kwh=price)
     if pue is not None:
         if pue < 1:
             raise UserError(f"{where}pue is {pue:g}; a site uses at least what its servers do: write 1 or more")
@@ -58,12 +58,35 @@ def site_at(
     return site if usd_per_kwh is None else dataclasses.replace(site, usd_per_kwh=usd_per_kwh)
 
 
+def _price_without_grid(site: Site) -> float:
+    """The site's price of electricity, unless it is that of its grid, which another grid takes along [$/kWh]."""
+    own = grids().get(site.grid)
+    return Site().usd_per_kwh if own is not None and own.usd_per_kwh == site.usd_per_kwh else site.usd_per_kwh
+
+
 def _grid(name: str, where: str) -> Grid:
-    known = grids()
-    if name.lower() not in known:
-        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+    known, key = grids(), _key(name)
+    if key not in known:
+        near = _nearest(key)
+        hint = f"did you mean {near!r}? " if near else ""
+        figure = "give its figure in gCO2e/kWh" if where == "--" else "write its figure as gco2_per_kwh, without grid"
         raise UserError(
-            f"{where}grid is {name!r}; {hint}use one of {', '.join(known)}, or give its figure in gCO2e/kWh"
+            f"{where}grid is {name!r}; {hint}use one of the {len(known)} that 'apex-sim hardware grids' lists, such as fr or "
+            f"us-tx, or {figure}"
         )
-    return known[name.lower()]
+    return known[key]
+
+
+def _nearest(key: str) -> str | None:
+    """A grid whose name is nearly ``key``, or whose source names the country."""
+    known = grids()
+    words = {"uk": "great britain", "united kingdom": "great britain", "england": "great britain"}
+    if len(place := words.get(key, key)) > 3:
+        for name, grid in known.items():
+            if f"({place})" in grid.source.lower():
+                return name
+    return next(iter(difflib.get_close_matches(key, known, n=1, cutoff=0.6)), None)
+
+
+def _key(name: str) -> str:
+    return name.strip().lower()

@@ -49,7 +49,7 @@ def with_terms(
         "usd_per_gpu_hour": (usd_per_gpu_hour, False),
         "purchase_usd": (purchase_usd, False),
         "lifetime_years": (lifetime_years, True),
-        "pue": (pue, True),
+        "pue": (pue, False),
         "usd_per_kwh": (usd_per_kwh, False),
     }
     for name, (value, positive) in figures.items():
@@ -115,5 +115,6 @@ def _is_number(value: str | float) -> bool:
 def _number(name: str, value: object, positive: bool) -> None:
     ok = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
     if not ok or (positive and value == 0):
-        rule = "a number above zero" if positive else "a number of zero or more"
+        least = "1" if name == "pue" else "zero"
+        rule = "a number above zero" if positive else f"a number of {least} or more"
         raise UserError(f"--{name.replace('_', '-')} is {value}; it must be {rule}")
