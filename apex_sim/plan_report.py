@@ -7,10 +7,11 @@ from typing import Any
 
 from apex_sim.files import to_json, write_atomically, write_text
 from apex_sim.report import basis, describe_deployment
-from apex_sim.text import milliseconds, number, share, table
+from apex_sim.text import dollars, milliseconds, number, share, table
 from planners.figures import pareto_figure
 from planners.launch import launch_script
 from planners.parallel import Entry, PlanResult
+from planners.reasons import figure
 from simulator.figures import save
 from workloads.trace import Trace
 
@@ -62,7 +63,7 @@ def _metrics_row(entry: Entry, has_slo: bool, has_rate: bool, column: tuple[str,
     row += [
         number(m["request_goodput"]),
         number(m["usd_per_million_output_tokens"]),
-        number(m[column[1]]),
+        figure(m[column[1]]),
     ]
     row += [_rate(entry.max_rate_per_s)] if has_rate else []
     return [*row, entry.status]
@@ -79,22 +80,22 @@ def _pace(trace: Trace) -> str:
     return f" at {number(trace.request_rate_per_s)} req/s" if trace.duration_s > 0 else " at once"
 
 
-def _account(best: Entry) -> list[str]:
-    """Money and emissions of the winner."""
+def _account(best: Entry, embodied: bool) -> list[str]:
+    """Money and emissions of the winner; ``embodied``: those of manufacture are known."""
     assert best.measured is not None
     m = best.measured.metrics
     parts = []
     if m["usd_per_hour"] is not None:
-        even = [number(m[f"break_even_usd_per_million_{kind}_tokens"]) for kind in ("input", "output")]
+        even = [dollars(m[f"break_even_usd_per_million_{kind}_tokens"]) for kind in ("input", "output")]
         parts.append(
-            f"${number(m['usd_per_hour'])}/h, ${number(m['usd_per_request'])} per request, break-even ${even[0]} per 1M input "
-            f"and ${even[1]} per 1M output tokens"
+            f"{dollars(m['usd_per_hour'])}/h, {dollars(m['usd_per_request'])} per request, break-even {even[0]} per 1M input "
+            f"and {even[1]} per 1M output tokens"
         )
     parts.append(
         f"{number(m['facility_kwh_per_million_output_tokens'])} kWh at the meter and "
         f"{number(m['gco2e_per_million_output_tokens'])} gCO2e per 1M output tokens"
     )
-    return [f"best plan: {'; '.join(parts)}"]
+    return [f"best plan: {'; '.join(parts)}{'' if embodied else ' (embodied unknown)'}"]
 
 
 def plan_text(result: PlanResult, top: int) -> str:
@@ -122,7 +123,7 @@ def plan_text(result: PlanResult, top: int) -> str:
         "",
         table(header, [_metrics_row(entry, has_slo, has_rate, column) for entry in shown]),
         *_ranges(best),
-        *_account(best),
+        *_account(best, result.cluster.device.embodied_kgco2e is not None),
         "",
         "start it with:",
         f"  {result.launch_command}",
@@ -177,6 +178,8 @@ def plan_dict(result: PlanResult) -> dict[str, Any]:
         "apex_sim_version": __version__,
         "model": result.model.name,
         "cluster": result.cluster.name,
+        "terms": dataclasses.asdict(result.cluster.terms),
+        "site": dataclasses.asdict(result.cluster.site),
         "workload": {"name": result.trace.name, "source": result.trace.source, "requests": len(result.trace)},
         "slo": None if result.slo is None else dataclasses.asdict(result.slo),
         "objective": result.objective,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from apex_sim.files import to_json, to_yaml, write_atomically, write_text
-from apex_sim.text import milliseconds, number, share, table
+from apex_sim.text import dollars, milliseconds, number, share, table
 from simulator.deployment import Deployment
 from simulator.physics.efficiency import efficiency_of
 from simulator.physics.provenance import borrowed_errors
@@ -133,10 +133,10 @@ def account_lines(s: Mapping[str, Any]) -> list[str]:
 def _cost(s: Mapping[str, Any]) -> str:
     if s["usd_per_hour"] is None:
         return "unknown: the device profile has no price (--usd-per-gpu-hour)"
-    even = [_usd(s[f"break_even_usd_per_million_{kind}_tokens"]) for kind in ("input", "output")]
+    even = [dollars(s[f"break_even_usd_per_million_{kind}_tokens"]) for kind in ("input", "output")]
     return (
-        f"{_usd(s['usd_per_hour'])}/h {s['pricing']}, {_usd(s['usd_per_million_output_tokens'])} per 1M output tokens, "
-        f"{_usd(s['usd_per_request'])} per request; break-even {even[0]} per 1M input and {even[1]} per 1M output tokens"
+        f"{dollars(s['usd_per_hour'])}/h {s['pricing']}, {dollars(s['usd_per_million_output_tokens'])} per 1M output tokens, "
+        f"{dollars(s['usd_per_request'])} per request; break-even {even[0]} per 1M input and {even[1]} per 1M output tokens"
     )
 
 
@@ -161,10 +161,6 @@ def _carbon(s: Mapping[str, Any]) -> str:
 
 def _grams(value: float | None) -> str:
     return "-" if value is None else f"{number(value / 1e3)} kg" if value >= 1e3 else f"{number(value)} g"
-
-
-def _usd(value: float | None) -> str:
-    return "-" if value is None else f"${value:,.2f}" if value >= 1 else f"${value:.3g}"
 
 
 def write_run(result: SimulationResult, folder: Path, config: dict[str, Any]) -> list[Path]:

@@ -20,6 +20,16 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
+def dollars(value: float | None) -> str:
+    """Cents from a dollar on, three significant digits below, no exponents; a dash for None and NaN."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    value = float(f"{value:.3g}") if value < 1 else value
+    if value == 0 or value >= 1:
+        return f"${value:,.2f}"
+    return f"${value:.{2 - math.floor(math.log10(value))}f}"
+
+
 def milliseconds(value: float | None) -> str:
     """Milliseconds, in seconds from ten thousand on."""
     if value is None or not math.isfinite(value):

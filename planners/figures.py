@@ -13,11 +13,28 @@ if TYPE_CHECKING:
     from planners.outcome import Entry, PlanResult
 
 
+HEIGHTS = {
+    "request-cost": ("usd_per_request", "$ per request"),
+    "energy": ("joules_per_output_token", "J per output token"),
+    "kwh": ("facility_kwh_per_million_output_tokens", "kWh at the meter per 1M output tokens"),
+    "carbon": ("gco2e_per_million_output_tokens", "gCO2e per 1M output tokens"),
+}
+"""Objective -> field on the upright axis and its label; the cost of output tokens for any other."""
+
+
+def _height(result: PlanResult) -> tuple[str, str]:
+    if result.objective in HEIGHTS:
+        return HEIGHTS[result.objective]
+    if usd_per_device_hour(result.cluster.device, result.cluster.terms) is None:
+        return HEIGHTS["energy"]
+    return "usd_per_million_output_tokens", "$ per 1M output tokens"
+
+
 def pareto_figure(result: PlanResult) -> Figure:
-    """Cost (energy where the device has no price) against p95 TTFT and TPOT; the front and the best are named."""
+    """Cost (or energy or emissions, when they are the objective; energy where the device has no price) against p95 TTFT and
+    TPOT; the front and the best are named."""
     figure, axes = new_figure(1, 2, width=11, height=4.6, sharey=True)
-    priced = usd_per_device_hour(result.cluster.device, result.cluster.terms) is not None
-    cost = "usd_per_million_output_tokens" if priced else "joules_per_output_token"
+    cost, words = _height(result)
     for axis, (metric, label) in zip(axes[0], (("p95_ttft_ms", "TTFT"), ("p95_tpot_ms", "TPOT")), strict=True):
         _scatter(axis, result, metric, cost)
         limit = None if result.slo is None else getattr(result.slo, f"{label.lower()}_s")
@@ -28,7 +45,7 @@ def pareto_figure(result: PlanResult) -> Figure:
         axis.set_xscale("log")
         plain_ticks(axis)
         axis.set_xlabel(f"p95 {label} [ms]")
-    axes[0][0].set_ylabel("$ per 1M output tokens" if priced else "J per output token")
+    axes[0][0].set_ylabel(words)
     axes[0][0].set_ylim(0, 1.06 * axes[0][0].get_ylim()[1])
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, ncols=4, loc="outside lower center")

@@ -299,7 +299,8 @@ class _Search:
         name, _, words = OBJECTIVES[self.objective]
         entry.reason = (
             f"not simulated: at best {reasons.figure(self._at_best(entry))} {words} by its bounds, "
-            f"another layout has {reasons.figure(best.metrics[name])} on {best.metrics['num_gpus']} GPUs"
+            f"another layout has {reasons.figure(best.metrics[name])} on {best.metrics['num_gpus']} GPU"
+            + ("s" if best.metrics["num_gpus"] > 1 else "")
         )
         return False
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from planners.bounds import Bounds
 from planners.outcome import OBJECTIVES, Objective, ties_with
 from planners.pool import Measured
@@ -9,8 +11,12 @@ from workloads.slo import Slo
 
 
 def figure(value: float | None) -> str:
-    """Three digits, thousands separated."""
-    return "-" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    """Three digits, thousands separated, no exponents for small figures (dollars per request)."""
+    if value is None:
+        return "-"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.{2 - math.floor(math.log10(value))}f}" if 0 < value < 1e-4 else f"{value:.3g}"
 
 
 def out_of_reach(bounds: Bounds, slo: Slo | None, offered_per_s: float) -> str:

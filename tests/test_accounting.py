@@ -251,3 +251,85 @@ def test_a_clean_grid_only_changes_the_carbon() -> None:
         "gco2e_per_request",
         "gco2e_per_million_output_tokens",
     }
+
+
+def test_options_replace_what_a_file_lacks(tmp_path: Path) -> None:
+    file = tmp_path / "ours.yaml"
+    file.write_text("device: h20\npricing: owned\n")
+    with pytest.raises(UserError, match=r"ours\.yaml: pricing is owned, but h20 has no purchase_usd"):
+        apex.simulate("llama-3.1-8b", str(file), num_requests=10)
+    settings: dict[str, object] = {"num_requests": 10, "purchase_usd": 20_000.0}
+    assert apex.simulate("llama-3.1-8b", str(file), **settings).summary["usd_per_hour"] > 0.4  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="h20 has no purchase_usd"):
+        apex.simulate("llama-3.1-8b", str(file), num_requests=10, pue=1.1)
+
+
+def test_another_grid_leaves_the_price_of_the_last_behind() -> None:
+    california = with_terms(H100, grid="us-ca")
+    assert california.site.usd_per_kwh == grids()["us-ca"].usd_per_kwh != H100.site.usd_per_kwh
+    assert with_terms(california, grid=" FR ").site == with_terms(H100, grid="fr").site
+    own = with_terms(california, usd_per_kwh=0.05)
+    assert with_terms(own, grid="fr").site.usd_per_kwh == 0.05
+
+
+@pytest.mark.parametrize(
+    "site, words",
+    [
+        ("{grid: no}", "in quotes: a bare no or yes is a boolean"),
+        ("{grid: germany}", "did you mean 'de'?"),
+        ("{grid: uk}", "did you mean 'gb'?"),
+        ("{grid: '56'}", "gco2_per_kwh"),
+        ("{pue: 0.5}", "site.pue is 0.5"),
+    ],
+)
+def test_a_wrong_site_of_a_file_is_one_line(tmp_path: Path, site: str, words: str) -> None:
+    file = tmp_path / "ours.yaml"
+    file.write_text(f"device: h100-sxm\nsite: {site}\n")
+    with pytest.raises(UserError) as error:
+        parse_cluster(file)
+    assert (
+        words in str(error.value) and str(error.value).startswith("ours.yaml: site.") and "\n" not in str(error.value)
+    )
+
+
+def test_devices_that_wait_for_a_compiler_or_for_swapped_blocks_draw_power() -> None:
+    settings: dict[str, object] = {"tp": 8, "arrival": "closed(4)", "input_len": "uniform(300,1500)", "output_len": 60}
+    cold, warm = (
+        apex.simulate("mixtral-8x7b", "h100-sxm:8", cold_start=cold, num_requests=40, **settings).usage  # type: ignore[arg-type]
+        for cold in (True, False)
+    )
+    waited_s = cold.duration_s - warm.duration_s
+    assert waited_s > 5
+    assert (cold.device_j - warm.device_j) / (8 * waited_s) == pytest.approx(140, rel=0.15), "base power of an H100 [W]"
+    crowded: dict[str, object] = {
+        "engine": "vllm-v0",
+        "rate": 50,
+        "input_len": "uniform(500,2000)",
+        "output_len": "uniform(300,600)",
+        "num_requests": 100,
+    }
+    runs = [
+        apex.simulate("llama-3.1-8b", "rtx-4090:1", preemption_mode="swap", exact_steps=exact, **crowded)  # type: ignore[arg-type]
+        for exact in (False, True)
+    ]
+    assert runs[0].summary["num_preemptions"] > 0
+    assert runs[0].energy_j == pytest.approx(runs[1].energy_j, rel=1e-12)
+
+
+def test_dollars_have_no_exponents() -> None:
+    from apex_sim.text import dollars
+
+    shown = [dollars(value) for value in (None, 0.0, 3.07e-5, 0.154, 0.9999, 1.0, 12345.678)]
+    assert shown == ["-", "$0.00", "$0.0000307", "$0.154", "$1.00", "$1.00", "$12,345.68"]
+
+
+def test_a_plan_shows_its_objective_and_says_under_which_terms() -> None:
+    from apex_sim.plan_report import plan_dict, plan_text
+
+    settings: dict[str, object] = {"num_requests": 60, "grid": "fr", "pricing": "owned", "purchase_usd": 9_000.0}
+    result = apex.plan("llama-3.1-8b", "h20:1", objective="request-cost", **settings)  # type: ignore[arg-type]
+    written = plan_dict(result)
+    assert written["site"]["grid"] == "fr" and written["terms"]["pricing"] == "owned"
+    assert apex.pareto_figure(result).axes[0].get_ylabel() == "$ per request"
+    text = plan_text(result, 1)
+    assert "(embodied unknown)" in text and "e-0" not in text
