@@ -71,6 +71,8 @@ class Carrier:
         if result.status != "optimal" or result.objective is None:
             return None
         prices = np.array([abs(row.pi or 0.0) for row in self._rows])
+        if not prices.any():  # no dual prices, no row
+            return None
         shares = np.zeros_like(self._loads)
         for (b, j), variable in self._x.items():
             shares[b, j] = max(0.0, variable.value() or 0.0)
