@@ -85,9 +85,10 @@ def solve_balance(
     equal_sizes: bool = True,
     goal: Goal = "max",
     start: Ints | None = None,
+    gap: float | None = None,
     time_limit_s: float | None = None,
 ) -> LayerBalance:
     """Build, solve and decode ILP 1 for one layer."""
     problem, x = build_balance(load, num_ranks, equal_sizes=equal_sizes, goal=goal, start=start)
-    result = solve(problem, time_limit_s=time_limit_s, warm_start=start is not None)
+    result = solve(problem, time_limit_s=time_limit_s, gap=gap, warm_start=start is not None)
     return LayerBalance(ranks=decode_balance(x, len(load)) if result.has_solution else None, result=result)

@@ -30,6 +30,10 @@ SLACK = 0.01
 MOST_BINARIES = 128
 """Experts times ranks of a layer up to which ILP 1 is solved when swaps do not meet its bound: proven in seconds."""
 
+EXACT_BINARIES = 32
+"""Up to which ILP 1 is solved to the end (8 experts on 4 ranks); beyond, from a gap of NEAR to half of it."""
+NEAR = 2e-3
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
@@ -118,8 +122,10 @@ def balance_layers(demand: Demand, ranks: int, limit_s: float) -> tuple[Ints, Fl
     placed, bounds = [], np.empty(demand.num_layers)
     for layer, load in enumerate(demand.loads):
         best, bound = balanced(load, ranks), balance_bound(load, ranks)
-        if busiest(load, best, ranks) > bound + 1e-6 and len(load) * ranks <= MOST_BINARIES:
-            proven = solve_balance(load, ranks, time_limit_s=limit_s)
+        exact = len(load) * ranks <= EXACT_BINARIES
+        near = bound + 1e-6 if exact else bound * (1.0 + NEAR)
+        if busiest(load, best, ranks) > near and len(load) * ranks <= MOST_BINARIES:
+            proven = solve_balance(load, ranks, gap=None if exact else NEAR / 2, time_limit_s=limit_s)
             if proven.ranks is not None and busiest(load, proven.ranks, ranks) < busiest(load, best, ranks):
                 best = proven.ranks
             if proven.result.bound is not None:
