@@ -91,6 +91,8 @@ def _account(best: Entry, embodied: bool) -> list[str]:
             f"{dollars(m['usd_per_hour'])}/h, {dollars(m['usd_per_request'])} per request, break-even {even[0]} per 1M input "
             f"and {even[1]} per 1M output tokens"
         )
+    if m["joules_per_output_token"] is None:
+        return [f"best plan: {'; '.join([*parts, 'energy unknown'])}"]
     parts.append(
         f"{number(m['facility_kwh_per_million_output_tokens'])} kWh at the meter and "
         f"{number(m['gco2e_per_million_output_tokens'])} gCO2e per 1M output tokens"

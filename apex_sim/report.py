@@ -141,6 +141,8 @@ def _cost(s: Mapping[str, Any]) -> str:
 
 
 def _energy(s: Mapping[str, Any]) -> str:
+    if s["energy_j"] is None:
+        return "unknown: the device profile has neither tdp_w nor power"
     parts = [s[f"{part}_energy_j"] / s["energy_j"] if s["energy_j"] else 0.0 for part in ("prefill", "decode", "idle")]
     return (
         f"{number(s['average_power_w'])} W on average, {number(s['joules_per_output_token'])} J per output token (prefill "
@@ -150,6 +152,8 @@ def _energy(s: Mapping[str, Any]) -> str:
 
 
 def _carbon(s: Mapping[str, Any]) -> str:
+    if s["operational_gco2e"] is None:
+        return "unknown, as the energy is"
     embodied = s["embodied_gco2e"]
     made = "embodied unknown" if embodied is None else f"{_grams(embodied)} embodied"
     million = _grams(s["gco2e_per_million_output_tokens"])

@@ -77,7 +77,7 @@ def _scatter(axis: Any, result: PlanResult, metric: str, cost: str) -> None:
         x_value, y_value = _point(entry, metric, cost)
         if x_value is None or y_value is None or x_value != x_value:
             continue
-        if any(abs(x_value / x - 1) < 0.15 and abs(y_value / y - 1) < 0.04 for x, y in placed):
+        if any(abs(x_value - x) < 0.15 * x and abs(y_value - y) <= 0.04 * y for x, y in placed):
             continue
         placed.append((x_value, y_value))
         axis.annotate(_name(entry), (x_value, y_value), xytext=(0, 9), textcoords="offset points", fontsize=8,

@@ -34,7 +34,7 @@ from planners.outcome import (
 from planners.pareto import pareto_front
 from planners.pool import RATE_TOLERANCE, Evaluator, Measured
 from planners.space import Candidate, SearchSpace, build, enumerate_layouts, limit_variants
-from simulator.accounting.rates import Rates
+from simulator.accounting.rates import Rates, power_known
 from simulator.deployment import Deployment
 from simulator.physics.power import idle_w_of, power_fit_of
 from workloads.model import ModelSpec
@@ -84,6 +84,11 @@ def plan_parallel(
         raise UserError(
             f"{cluster.device.name} has no price in its profile, so --objective {objective} has no meaning; give "
             "--usd-per-gpu-hour or choose another objective"
+        )
+    if objective in ("energy", "kwh", "carbon") and not power_known(cluster.device):
+        raise UserError(
+            f"{cluster.device.name} has neither tdp_w nor power in its profile, so --objective {objective} has no meaning; "
+            "give one of them in a device file or choose another objective"
         )
     if find_max_rate:
         _check_rate(trace, slo)

@@ -333,3 +333,22 @@ def test_a_plan_shows_its_objective_and_says_under_which_terms() -> None:
     assert apex.pareto_figure(result).axes[0].get_ylabel() == "$ per request"
     text = plan_text(result, 1)
     assert "(embodied unknown)" in text and "e-0" not in text
+
+
+def test_unknown_power_is_said_so_and_no_objective() -> None:
+    from apex_sim.report import summary_text
+
+    result = apex.simulate("llama-3.2-1b", "m2-ultra:1", num_requests=10)
+    s = result.summary
+    unknown = {"energy_j", "average_power_w", "facility_kwh", "operational_gco2e", "gco2e_per_request"}
+    assert all(s[name] is None for name in unknown) and s["pue"] == 1.56
+    assert "energy       unknown: the device profile has neither tdp_w nor power" in summary_text(result)
+    for objective in ("energy", "kwh", "carbon"):
+        with pytest.raises(UserError, match=f"neither tdp_w nor power in its profile, so --objective {objective}"):
+            apex.plan("llama-3.2-1b", "m2-ultra:1", num_requests=10, objective=objective)  # type: ignore[arg-type]
+
+
+def test_free_devices_can_be_planned_and_plotted() -> None:
+    result = apex.plan("llama-3.1-8b", "h100-sxm:2", num_requests=40, usd_per_gpu_hour=0.0)
+    assert result.best.candidate.num_devices == 1
+    assert apex.pareto_figure(result).axes

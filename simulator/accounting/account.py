@@ -39,7 +39,11 @@ class Usage:
 
 def account(usage: Usage, rates: Rates) -> dict[str, Any]:
     """Fields of the summary: energy by part, dollars, emissions; None where a figure is not known or nothing was done."""
-    return {**_energy(usage, rates), **_money(usage, rates), **_carbon(usage, rates)}
+    energy, carbon = _energy(usage, rates), _carbon(usage, rates)
+    if not rates.power_known:
+        energy = {name: value if name == "pue" else None for name, value in energy.items()}
+        carbon = {name: value if name in ("gco2_per_kwh", "embodied_gco2e") else None for name, value in carbon.items()}
+    return {**energy, **_money(usage, rates), **carbon}
 
 
 def _energy(usage: Usage, rates: Rates) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hardware_profiles.schema import Cluster
+from hardware_profiles.schema import Cluster, DeviceProfile
 from hardware_profiles.terms import HOURS_PER_YEAR, usd_per_device_hour
 from simulator.physics.server import host_power_of
 
@@ -33,6 +33,8 @@ class Rates:
     gco2_per_kwh: float
     embodied_g_per_device_hour: float | None
     """Of the device and, where known, its share of the host; None: not known."""
+    power_known: bool = True
+    """False: the profile has neither TDP nor power, so the joules of its devices count as 0."""
 
     @classmethod
     def of(cls, cluster: Cluster) -> Rates:
@@ -46,6 +48,7 @@ class Rates:
             host_slope=host.slope,
             gco2_per_kwh=cluster.site.gco2_per_kwh,
             embodied_g_per_device_hour=_embodied_g_per_device_hour(cluster),
+            power_known=power_known(cluster.device),
         )
 
     def host_j(self, device_s: float, device_j: float) -> float:
@@ -82,6 +85,11 @@ def full_power_usd_per_hour(cluster: Cluster) -> float | None:
     without a price."""
     hour_s, watts = SECONDS_PER_HOUR * cluster.num_devices, cluster.device.tdp_w or 0.0
     return Rates.of(cluster).usd(hour_s, watts * hour_s)
+
+
+def power_known(device: DeviceProfile) -> bool:
+    """The profile says what the device draws, or at least its TDP."""
+    return device.power is not None or device.tdp_w is not None
 
 
 def _embodied_g_per_device_hour(cluster: Cluster) -> float | None:
