@@ -45,6 +45,8 @@ class Driver:
         """Between the engine and the clients, where that takes time; set before the first event."""
         self._sent = 0
         """When the tokens of the step that ends now reach the clients [ticks]."""
+        self._ended = 0
+        """When the latest step ended [ticks]."""
         self._on_finish = on_finish
         self._swap_token_s = swap_token_s
 
@@ -99,9 +101,18 @@ class Driver:
             core.note_peak()
             while (done := lane.pop_finished()) is not None:
                 self._leave(done, now)
-        timeline = self.record.timeline
-        if now >= timeline.next_tick:
-            timeline.add(now, core.num_running, len(core.waiting), core.used_blocks(), self.record.counters)
+        self._ended = now
+        if now >= self.record.timeline.next_tick:
+            self._sample()
+
+    def _sample(self) -> None:
+        core, record = self.core, self.record
+        record.timeline.add(self._ended, core.num_running, len(core.waiting), core.used_blocks(), record.counters)
+
+    def close(self) -> None:
+        """The run is over: the last step is the last sample, so that the samples hold all of the energy."""
+        if self._ended > self.record.timeline.last_tick:
+            self._sample()
 
     def _leave(self, request: Request, now: int) -> None:
         """A request has all its tokens: it is done, or (static batching) waits for the rest of its batch."""

@@ -45,6 +45,12 @@ def marks_of(end_s: float) -> Floats:
     return marks if end_s - marks[-1] < 1e-9 and len(marks) > 1 else np.append(marks, end_s)
 
 
+def _last_token_s(result: SimulationResult) -> float:
+    """When a client has the last token; engines that stream slower than they compute are idle then [s]."""
+    arrival_s = result.column("arrival_s")
+    return float(np.nanmin(arrival_s)) + result.duration_s if result.duration_s else 0.0
+
+
 def server_table(result: SimulationResult) -> pd.DataFrame:
     """One row per period and server: time_s (its end), server, devices_w, host_w, server_w, mean powers in it.
 
@@ -54,7 +60,8 @@ def server_table(result: SimulationResult) -> pd.DataFrame:
 
     plan, cluster = result.deployment.plan, result.deployment.cluster
     timeline = result.timeline
-    marks = marks_of(max(float(timeline["time_s"].max()), FINEST_S) if len(timeline) else FINEST_S)
+    last_step_s = float(timeline["time_s"].max()) if len(timeline) else 0.0
+    marks = marks_of(max(last_step_s, _last_token_s(result), FINEST_S))
     size, per_node = plan.devices_per_replica, cluster.node.num_devices
     used = -(-plan.num_devices // per_node)
     devices_w, devices = np.zeros((used, len(marks) - 1)), np.zeros(used)

@@ -41,7 +41,8 @@ class Counters:
 
 
 class Timeline:
-    """Samples of a replica's state at step boundaries, thinned by doubling the interval when there are too many."""
+    """Samples of a replica's state at step boundaries, thinned by doubling the interval when there are too many; the last
+    one stays."""
 
     LIMIT = 4096
     COLUMNS = 6
@@ -49,6 +50,7 @@ class Timeline:
     def __init__(self) -> None:
         self.rows = array("d")
         self.next_tick = 0
+        self.last_tick = 0
         self._interval = clock.to_ticks(0.01)
 
     def add(self, tick: int, running: int, waiting: int, used_blocks: int, counters: Counters) -> None:
@@ -59,10 +61,11 @@ class Timeline:
         if len(self.rows) >= self.COLUMNS * self.LIMIT:
             self._thin()
         self.next_tick = tick + self._interval
+        self.last_tick = tick
 
     def _thin(self) -> None:
         kept = array("d")
-        for begin in range(0, len(self.rows), 2 * self.COLUMNS):
+        for begin in range(self.COLUMNS, len(self.rows), 2 * self.COLUMNS):
             kept.extend(self.rows[begin : begin + self.COLUMNS])
         self.rows = kept
         self._interval *= 2

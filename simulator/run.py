@@ -217,6 +217,7 @@ class Simulation:
             self.clock.run()
         for replica in self.replicas:
             counters, core = replica.record.counters, replica.core
+            replica.close()
             counters.peak_blocks = core.peak_blocks
             counters.preemptions = core.num_preemptions
             counters.swapped_tokens = core.swapped_tokens_total

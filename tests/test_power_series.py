@@ -8,6 +8,7 @@ import pytest
 import apex_sim as apex
 from apex_sim.cli import main
 from simulator.power_series import marks_of, replica_w, server_table
+from simulator.recorder import Counters, Timeline
 
 LOAD = {"rate": 6.0, "input_len": 900, "output_len": 60, "num_requests": 60}
 
@@ -18,6 +19,8 @@ LOAD = {"rate": 6.0, "input_len": 900, "output_len": 60, "num_requests": 60}
         ("a100-sxm:8", {"tp": 2, "dp": 2}, 1),
         ("a100-sxm:2x4", {"tp": 2, "dp": 3}, 3),
         ("a100-sxm:2x2", {"tp": 2, "pp": 2}, 2),
+        ("a100-sxm:8", {"tp": 2, "pp": 2, "dp": 2}, 1),
+        ("a100-sxm:4", {"tp": 2, "dp": 2, "engine": "sglang"}, 1),
     ],
 )
 def test_device_and_host_make_a_server_and_the_series_the_energy(cluster, layout, servers):
@@ -29,10 +32,19 @@ def test_device_and_host_make_a_server_and_the_series_the_energy(cluster, layout
     joules = (table["devices_w"].to_numpy().reshape(servers, -1) @ periods).sum()
     arrival_s = float(result.requests["arrival_s"].min())
     before_j = result.replica_idle_w * result.deployment.plan.dp * arrival_s
-    assert joules == pytest.approx(result.energy_j + before_j, rel=1e-6)
+    assert joules == pytest.approx(result.energy_j + before_j, rel=1e-9)
     seconds = result.deployment.plan.num_devices * periods.sum()
     host_j = (table["host_w"].to_numpy().reshape(servers, -1) @ periods).sum()
     assert host_j == pytest.approx(125.0 * seconds + 0.09 * joules, rel=1e-9)
+
+
+def test_thinning_keeps_the_last_sample():
+    timeline, counters = Timeline(), Counters()
+    for tick in range(1, Timeline.LIMIT + 1):
+        counters.joules = float(tick)
+        timeline.add(tick, 0, 0, 0, counters)
+    rows = np.frombuffer(timeline.rows).reshape(-1, Timeline.COLUMNS)
+    assert len(rows) == Timeline.LIMIT // 2 and rows[-1, 4] == Timeline.LIMIT
 
 
 def test_a_replica_that_is_done_is_idle():
