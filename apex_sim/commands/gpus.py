@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from apex_sim import gpus_inputs as inputs
 from apex_sim import options
-
-if TYPE_CHECKING:
-    from planners.fleet.problem import FleetProblem
-    from planners.fleet.simulated import Candidate
-    from workloads.trace import Trace
-
-STARTUP = "300s"
-"""From asking for an instance to its first token: boot, weights, warm-up take minutes."""
-MOST_WINDOWS = 200
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -96,16 +86,16 @@ def _from_profile(args: argparse.Namespace, file: Path | None, figure: Path | No
         trace, rate = options.workload_of(args), None
         profile, cell, beyond = profile.of_trace(trace)
     names = tuple(profile.usd_per_hour)
-    prices, limits = _pairs(args.price, "--price", names), _pairs(args.limit, "--limit", names)
+    prices, limits = inputs.pairs(args.price, "--price", names), inputs.pairs(args.limit, "--limit", names)
     whole = {name: int(value) for name, value in limits.items()}
-    problem, skipped = _served(profile.problem(rate, args.slice_factor, prices, whole), args.skip_unserved)
+    problem, skipped = inputs.served(profile.problem(rate, args.slice_factor, prices, whole), args.skip_unserved)
     if args.autoscale is not None:
         if trace is None or cell is None:
             raise UserError("--autoscale needs arrivals over time; give --trace FILE, or --arrival with --input-len")
-        day, _ = day_of(problem, cell, trace, *_window(args, trace))
+        day, _ = day_of(problem, cell, trace, *inputs.window_of(args, trace))
         ones = np.ones((len(day.windows), len(problem.types)))
         plan = plan_day(day, ones, [None] * len(ones), gap=args.gap or None, time_limit_s=args.time_limit)
-        emit_day(plan, _notes(problem, skipped, beyond), None, args.json, file, figure)
+        emit_day(plan, inputs.notes(problem, skipped, beyond), None, args.json, file, figure)
         return 0
     fleet = plan_fleet(problem, gap=args.gap or None, time_limit_s=args.time_limit)
     emit(problem, fleet, skipped, None, args.json, file, beyond)
@@ -133,11 +123,11 @@ def _from_simulator(args: argparse.Namespace, file: Path | None, figure: Path | 
     slo = parse_slo(args.slo)
     settings = options.engine_settings(args)
     serving = Serving(model=load_model(args.model), engine=args.engine, settings=settings)
-    candidates = _candidates(args)
+    candidates = inputs.candidates_of(args)
     trace = options.workload_of(args)
     grid = histogram(trace)
-    window = None if args.autoscale is None else _window(args, trace)
-    capacity = Capacity(slo=slo, seed=args.seed, folder=None if args.no_cache else _cache(args.cache))
+    window = None if args.autoscale is None else inputs.window_of(args, trace)
+    capacity = Capacity(slo=slo, seed=args.seed, folder=None if args.no_cache else inputs.cache_folder(args.cache))
     with ProgressBar("throughputs") as progress:
         tput = measure(serving, candidates, grid, capacity, progress)
     full = FleetProblem(
@@ -146,103 +136,13 @@ def _from_simulator(args: argparse.Namespace, file: Path | None, figure: Path | 
         max_tput_per_s=tput,
         slice_factor=8 if args.slice_factor is None else args.slice_factor,
     )
-    problem, skipped = _served(full, args.skip_unserved)
+    problem, skipped = inputs.served(full, args.skip_unserved)
     most, limits = 0 if args.no_headroom else ROUNDS, {"gap": args.gap or None, "time_limit_s": args.time_limit}
     if window is not None:
         day, of = day_of(problem, grid.cell, trace, *window)
         plan = keep_day_promise(day, of, serving, candidates, grid.cell, trace, capacity, rounds=most, **limits)
-        emit_day(plan, _notes(problem, skipped, 0), slo, args.json, file, figure)
+        emit_day(plan, inputs.notes(problem, skipped, 0), slo, args.json, file, figure)
         return 0
     rounds = keep_promise(problem, serving, candidates, grid, trace, capacity, rounds=most, **limits)
     emit(problem, rounds[-1].fleet, skipped, (slo, rounds), args.json, file)
     return 0
-
-
-def _window(args: argparse.Namespace, trace: Trace) -> tuple[float, float]:
-    """(length of a window, start-up time) [s]."""
-    from hardware_profiles.errors import UserError
-    from workloads.slo import parse_seconds
-
-    window_s = parse_seconds(args.autoscale, "--autoscale")
-    none = args.startup is not None and args.startup.strip() in ("0", "0s")
-    startup_s = 0.0 if none else parse_seconds(args.startup or STARTUP, "--startup")
-    if startup_s > window_s:
-        raise UserError(
-            f"--startup {args.startup or STARTUP} is longer than a window of --autoscale {args.autoscale}: an instance "
-            "would start before the window in which it is wanted is foreseen; use longer windows"
-        )
-    if trace.duration_s > MOST_WINDOWS * window_s:
-        raise UserError(
-            f"--autoscale {args.autoscale} makes {trace.duration_s / window_s:.0f} windows of this trace; "
-            f"at most {MOST_WINDOWS} are planned together: use longer windows or a part of the trace"
-        )
-    return window_s, startup_s
-
-
-def _notes(problem: FleetProblem, skipped: tuple[int, ...], beyond: int) -> dict[str, Any]:
-    """What the plan leaves out."""
-    return {"unserved": [problem.sizes[b].name for b in skipped], "requests_beyond_grid": beyond}
-
-
-def _served(problem: FleetProblem, skip: bool) -> tuple[FleetProblem, tuple[int, ...]]:
-    """The problem without the requests that nothing serves, and which sizes these are."""
-    import dataclasses
-
-    skipped = problem.unserved
-    if not skip or not skipped:
-        return problem, ()
-    sizes = [dataclasses.replace(s, rate_per_s=0.0) if b in skipped else s for b, s in enumerate(problem.sizes)]
-    return dataclasses.replace(problem, sizes=tuple(sizes)), skipped
-
-
-def _candidates(args: argparse.Namespace) -> list[Candidate]:
-    """Types of instances from --gpus, with their prices and limits."""
-    from hardware_profiles.cluster import parse_cluster
-    from hardware_profiles.errors import UserError
-    from planners.fleet.problem import GpuType
-    from planners.fleet.simulated import Candidate
-    from simulator.accounting.rates import full_power_usd_per_hour
-
-    names = [name.strip() for name in args.gpus.split(",") if name.strip()]
-    if not names or len(set(names)) < len(names):
-        raise UserError(f"--gpus is {args.gpus!r}; name each type once, for example h100-sxm,h100-sxm:2,l4")
-    prices, limits = _pairs(args.price, "--price", names), _pairs(args.limit, "--limit", names)
-    found = []
-    for name in names:
-        cluster = parse_cluster(name)
-        if cluster.num_nodes > 1:
-            raise UserError(f"--gpus {name}: an instance is one node; write {name.split('x')[0]}")
-        price = prices.get(name, full_power_usd_per_hour(cluster))
-        if price is None:
-            raise UserError(f"--gpus {name}: its profile has no price; give one: --price {name}=2.50")
-        limit = int(limits[name]) if name in limits else None
-        kind = GpuType(name=name, usd_per_hour=price, limit=limit)
-        found.append(Candidate(kind=kind, device=cluster.device.name, tp=cluster.num_devices))
-    return found
-
-
-def _pairs(items: list[str], flag: str, names: list[str] | tuple[str, ...]) -> dict[str, float]:
-    """NAME=NUMBER options: prices, and limits (whole numbers)."""
-    from hardware_profiles.errors import UserError, unknown_name
-
-    found: dict[str, float] = {}
-    for item in (part.strip() for text in items for part in text.split(",")):
-        name, _, text = (piece.strip() for piece in item.partition("="))
-        if name not in names:
-            raise UserError(f"{flag} {item}: {unknown_name('type', name, names)}")
-        try:
-            value = float(int(text) if flag == "--limit" else float(text))
-        except ValueError:
-            value = -1.0
-        if not 0 <= value < float("inf"):
-            kind = "a whole number" if flag == "--limit" else "a number of dollars per hour"
-            raise UserError(f"{flag} {item}: {text!r} must be {kind} of at least 0; write {flag} {name}=2")
-        found[name] = value
-    return found
-
-
-def _cache(folder: str | None) -> Path:
-    if folder is not None:
-        return Path(folder)
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "apex-sim" / "fleet"
