@@ -74,6 +74,15 @@ def test_the_plan_costs_what_brute_force_finds(rates, tputs, prices, limits):
     assert (fleet.slices.sum(axis=1) == np.where(problem.rates_per_s > 0, 3, 0)).all()
 
 
+@pytest.mark.parametrize("scale", [1e-10, 1e-6, 1e-3])
+def test_small_rates_take_one_instance_of_a_type_that_serves_them(scale):
+    rates, tput = [195 * scale, 22.9 * scale, 199 * scale], [[38.0, 44.0], [44.0, 0.0], [0.0, 4.5]]
+    fleet = plan_fleet(_problem(rates, tput, [8.28, 0.54], [20, None], 4))
+    assert fleet.counts == (1, 1) and fleet.optimal and fleet.bound_usd_per_hour == pytest.approx(8.82)
+    (alone,) = plan_fleet(_problem([scale], [[54.0]], [8.78], [3], 5)).counts
+    assert alone == 1 and instances(0.0) == 0
+
+
 @pytest.mark.skipif(not CASES, reason="../shared/data/melange is not here")
 @pytest.mark.parametrize("path", CASES, ids=[path.stem for path in CASES])
 def test_parity_with_the_published_cases(path):

@@ -53,7 +53,7 @@ def search(fleet: FleetProblem, *, gap: float, time_limit_s: float | None) -> Se
     """
     started, found = time.perf_counter(), Search()
     carrier = Carrier(fleet)
-    found.rows = [row for row in (carrier.row(fleet.usd_per_hour),) if row.any()]
+    found.rows = [row for row in (carrier.row(fleet.usd_per_hour), *least_rows(fleet)) if row.any()]
     most = carrier.carry(_most(fleet))
     if most is not None and not most.all:
         found.carries = False
@@ -64,6 +64,18 @@ def search(fleet: FleetProblem, *, gap: float, time_limit_s: float | None) -> Se
             if found.gap <= aim or (left is not None and left <= 0) or not _round(fleet, carrier, found, aim, left):
                 break
     return found
+
+
+def least_rows(fleet: FleetProblem) -> list[Floats]:
+    """However small a size's rate, one instance of some type that serves it: 1 for each such type. Of two sets of types,
+    the larger says nothing that the smaller does not."""
+    served = np.isfinite(fleet.loads[fleet.rates_per_s > 0])
+    sets = sorted({tuple(row) for row in served.tolist()}, key=lambda row: (sum(row), row))
+    least: list[Floats] = []
+    for row in (np.array(types, dtype=np.float64) for types in sets):
+        if not any((other <= row).all() for other in least):
+            least.append(row)
+    return least
 
 
 def _round(fleet: FleetProblem, carrier: Carrier, found: Search, gap: float, time_limit_s: float | None) -> bool:

@@ -100,8 +100,8 @@ class Fleet:
 
 
 def instances(load: float) -> int:
-    """Whole instances that hold a load."""
-    return math.ceil(load - FULL * max(1.0, load))
+    """Whole instances that hold a load; one for the smallest load."""
+    return max(math.ceil(load - FULL * max(1.0, load)), int(load > 0))
 
 
 def cost_of(fleet: FleetProblem, slices: Slices) -> float:
