@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apex_sim.files import to_json, write_atomically, write_text
+from apex_sim.gpus_account import account_lines, with_account
 from apex_sim.text import number, share, table
+from planners.fleet.account import Spent
 from planners.fleet.day import DayPlan
 from planners.fleet.schedule import started, stopped
 from workloads.slo import Slo
@@ -18,10 +20,18 @@ if TYPE_CHECKING:
 
 
 def emit_day(
-    plan: DayPlan, notes: dict[str, Any], slo: Slo | None, json: str | None, file: Path | None, figure: Path | None
+    plan: DayPlan,
+    notes: dict[str, Any],
+    slo: Slo | None,
+    json: str | None,
+    file: Path | None,
+    figure: Path | None,
+    spent: list[Spent] | None = None,
 ) -> None:
-    """Print the day (text, or JSON for '-') and write the files. ``notes``: further fields, such as sizes left out."""
+    """Print the day (text, or JSON for '-') and write the files. ``notes``: further fields, such as sizes left out.
+    ``spent``: by each simulated type."""
     data = day_dict(plan, slo) | notes
+    data = data if spent is None else with_account(data, spent, 3600.0 * float(plan.day.hours.sum()))
     print(to_json(data) if json == "-" else day_text(data), end="" if json == "-" else "\n")
     if file is not None:
         write_text(file, to_json(data))
@@ -127,6 +137,8 @@ def day_text(data: dict[str, Any]) -> str:
         if any(any(w["headroom"]) for w in data["windows"]):
             most = max(max(w["headroom"]) for w in data["windows"])
             lines.append(f"  with headroom of up to {share(most)} on types that missed it; both costs above include it")
+    if "account" in data:
+        lines += ["", *account_lines(data["account"])]
     return "\n".join(lines)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hardware_profiles.schema import Cluster
     from planners.fleet.problem import FleetProblem
     from planners.fleet.simulated import Candidate
     from workloads.trace import Trace
@@ -45,8 +47,6 @@ def notes(problem: FleetProblem, skipped: tuple[int, ...], beyond: int) -> dict[
 
 def served(problem: FleetProblem, skip: bool) -> tuple[FleetProblem, tuple[int, ...]]:
     """The problem without the requests that nothing serves, and which sizes these are."""
-    import dataclasses
-
     skipped = problem.unserved
     if not skip or not skipped:
         return problem, ()
@@ -68,16 +68,36 @@ def candidates_of(args: argparse.Namespace) -> list[Candidate]:
     prices, limits = pairs(args.price, "--price", names), pairs(args.limit, "--limit", names)
     found = []
     for name in names:
-        cluster = parse_cluster(name)
+        cluster = parse_cluster(name, check_terms=False)
         if cluster.num_nodes > 1:
             raise UserError(f"--gpus {name}: an instance is one node; write {name.split('x')[0]}")
+        cluster = _with_terms(args, name, cluster, prices.get(name))
         price = prices.get(name, full_power_usd_per_hour(cluster))
         if price is None:
             raise UserError(f"--gpus {name}: its profile has no price; give one: --price {name}=2.50")
         limit = int(limits[name]) if name in limits else None
-        kind = GpuType(name=name, usd_per_hour=price, limit=limit)
-        found.append(Candidate(kind=kind, device=cluster.device.name, tp=cluster.num_devices))
+        found.append(Candidate(kind=GpuType(name=name, usd_per_hour=price, limit=limit), cluster=cluster))
     return found
+
+
+def _with_terms(args: argparse.Namespace, name: str, cluster: Cluster, price: float | None) -> Cluster:
+    """An instance under the terms of the arguments. ``price``: its rent [$/h], which wins over every pricing."""
+    from hardware_profiles.errors import UserError, unknown_name
+    from hardware_profiles.terms import PRICINGS, usd_per_device_hour, with_terms
+
+    if args.pricing is not None and args.pricing not in PRICINGS:
+        raise unknown_name("pricing", args.pricing, PRICINGS)
+    pricing = cluster.terms.pricing if args.pricing is None else args.pricing
+    terms = dataclasses.replace(cluster.terms, pricing=pricing)
+    if price is not None:
+        terms = dataclasses.replace(terms, pricing="on-demand", usd_per_gpu_hour=price / cluster.num_devices)
+    elif pricing != "on-demand" and usd_per_device_hour(cluster.device, terms) is None:
+        raise UserError(
+            f"--gpus {name}: its profile has no price for --pricing {pricing}; give one: --price {name}=2.50, or choose "
+            "another pricing"
+        )
+    figures = {name: getattr(args, name) for name in ("lifetime_years", "grid", "pue", "usd_per_kwh")}
+    return with_terms(dataclasses.replace(cluster, terms=terms), **figures)
 
 
 def pairs(items: list[str], flag: str, names: list[str] | tuple[str, ...]) -> dict[str, float]:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from apex_sim.files import to_json, write_text
+from apex_sim.gpus_account import account_lines, with_account
 from apex_sim.text import number, share, table
+from planners.fleet.account import Spent
 from planners.fleet.bounds import lp_bound, single_type
 from planners.fleet.problem import Fleet, FleetProblem, type_loads
 from planners.fleet.simulated import Round
@@ -24,9 +26,13 @@ def emit(
     json: str | None,
     file: Path | None,
     beyond: int = 0,
+    account: tuple[list[Spent], float] | None = None,
 ) -> None:
-    """Print the plan (text, or JSON for '-') and write the file; the solver's time goes to stderr, as it varies."""
+    """Print the plan (text, or JSON for '-') and write the file; the solver's time goes to stderr, as it varies.
+
+    ``account``: what each simulated type spent, and over which time [s]."""
     data = fleet_dict(problem, fleet, skipped, promise) | {"requests_beyond_grid": beyond}
+    data = data if account is None else with_account(data, *account)
     print(to_json(data) if json == "-" else fleet_text(data), end="" if json == "-" else "\n")
     if file is not None:
         write_text(file, to_json(data))
@@ -146,7 +152,8 @@ def fleet_text(data: dict[str, Any]) -> str:
         lines += ["", "Left out, as no type serves them within the SLO: " + ", ".join(data["unserved"])]
     if data.get("requests_beyond_grid"):
         lines += ["", f"{data['requests_beyond_grid']} requests exceed the last tick and count as the last"]
-    return "\n".join(lines + (_promise_lines(data) if "slo" in data else []))
+    lines += _promise_lines(data) if "slo" in data else []
+    return "\n".join(lines + (["", *account_lines(data["account"])] if "account" in data else []))
 
 
 def _type_rows(data: dict[str, Any]) -> list[list[str]]:

@@ -97,18 +97,20 @@ def add_deployment(parser: argparse.ArgumentParser, *, fixed: bool = True) -> No
     power.add_argument("--gpu-clock", type=float, metavar="MHZ", help="locked clock, as nvidia-smi -lgc")
 
 
-def add_terms(parser: argparse.ArgumentParser) -> None:
-    """--pricing and what else turns device-hours and joules into money and emissions."""
+def add_terms(parser: argparse.ArgumentParser, *, fixed: bool = True) -> None:
+    """--pricing and what else turns device-hours and joules into money and emissions; not ``fixed``: of several types of
+    device, whose prices have an option of their own."""
     group = parser.add_argument_group("cost and carbon (docs/costs.md)")
     group.add_argument(
         "--pricing", metavar="TERMS", help="on-demand (default), spot, reserved-1y, reserved-3y or owned"
     )
-    group.add_argument(
-        "--usd-per-gpu-hour", type=float, metavar="USD", help="rent of a device, instead of the profile's"
-    )
-    group.add_argument(
-        "--purchase-usd", type=float, metavar="USD", help="owned: price of a device with its share of the server"
-    )
+    if fixed:
+        group.add_argument(
+            "--usd-per-gpu-hour", type=float, metavar="USD", help="rent of a device, instead of the profile's"
+        )
+        group.add_argument(
+            "--purchase-usd", type=float, metavar="USD", help="owned: price of a device with its share of the server"
+        )
     group.add_argument(
         "--lifetime-years", type=float, metavar="YEARS", help="over which purchase and manufacture count (default 5)"
     )

@@ -38,6 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     group.add_argument("--cache", metavar="DIR", help="where throughputs are kept (default ~/.cache/apex-sim/fleet)")
     group.add_argument("--no-cache", action="store_true", help="measure every throughput anew, keep none")
+    options.add_terms(parser, fixed=False)
     day = parser.add_argument_group("fleet that changes over the day")
     day.add_argument("--autoscale", metavar="WINDOW", help="plan each window of the trace, for example 1h")
     day.add_argument("--startup", metavar="TIME", help="paid for every start of an instance (default 300s)")
@@ -74,7 +75,7 @@ def _from_profile(args: argparse.Namespace, file: Path | None, figure: Path | No
     from planners.fleet.profile import read_profile
     from planners.fleet.schedule import day_of
 
-    for name in ("gpus", "slo", "model"):
+    for name in ("gpus", "slo", "model", "pricing", "lifetime_years", "grid", "pue", "usd_per_kwh"):
         if getattr(args, name) is not None:
             raise UserError(
                 f"--{name.replace('_', '-')} has no meaning beside --profile, whose table says it; drop one"
@@ -108,6 +109,7 @@ def _from_simulator(args: argparse.Namespace, file: Path | None, figure: Path | 
     from apex_sim.gpus_report import emit
     from apex_sim.text import ProgressBar
     from hardware_profiles.errors import UserError
+    from planners.fleet.account import day_account, fleet_account, fleet_span_s
     from planners.fleet.capacity import Capacity
     from planners.fleet.day import keep_day_promise
     from planners.fleet.grid import histogram
@@ -141,8 +143,12 @@ def _from_simulator(args: argparse.Namespace, file: Path | None, figure: Path | 
     if window is not None:
         day, of = day_of(problem, grid.cell, trace, *window)
         plan = keep_day_promise(day, of, serving, candidates, grid.cell, trace, capacity, rounds=most, **limits)
-        emit_day(plan, inputs.notes(problem, skipped, 0), slo, args.json, file, figure)
+        notes = inputs.notes(problem, skipped, 0)
+        emit_day(plan, notes, slo, args.json, file, figure, day_account(candidates, plan))
         return 0
     rounds = keep_promise(problem, serving, candidates, grid, trace, capacity, rounds=most, **limits)
-    emit(problem, rounds[-1].fleet, skipped, (slo, rounds), args.json, file)
+    last = rounds[-1]
+    span_s = fleet_span_s(last.checked, trace)
+    account = fleet_account(candidates, last.fleet.counts, last.checked, span_s), span_s
+    emit(problem, last.fleet, skipped, (slo, rounds), args.json, file, account=account)
     return 0

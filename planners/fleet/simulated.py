@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hardware_profiles.cluster import parse_cluster
+from hardware_profiles.schema import Cluster, Site, Terms
 from planners.fleet.capacity import Capacity
 from planners.fleet.check import Checked, check
 from planners.fleet.grid import Histogram
@@ -30,8 +30,13 @@ class Candidate:
     """A type of instance and how it serves the model."""
 
     kind: GpuType
-    device: str
-    tp: int
+    cluster: Cluster
+    """One instance: a node whose devices are one tensor-parallel group; with the terms of its price and its site."""
+
+    @property
+    def tp(self) -> int:
+        """Devices of an instance."""
+        return self.cluster.num_devices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +49,8 @@ class Serving:
 
     def deployment(self, candidate: Candidate, count: int) -> Deployment:
         """``count`` instances of a type, one replica each."""
-        cluster = parse_cluster(f"{candidate.device}:{candidate.tp}x{count}")
+        name = f"{candidate.cluster.device.name}:{candidate.tp}x{count}"
+        cluster = replace(candidate.cluster, name=name, num_nodes=count)
         return build_deployment(self.model, cluster, engine=self.engine, tp=candidate.tp, dp=count, **self.settings)
 
 
@@ -71,7 +77,8 @@ def measure(
 
     tput = np.zeros((len(grid.sizes), len(candidates)))
     for j, candidate in enumerate(candidates):
-        deployment = serving.deployment(candidate, 1)
+        plain = replace(candidate.cluster, terms=Terms(), site=Site())  # throughputs depend on neither
+        deployment = serving.deployment(replace(candidate, cluster=plain), 1)
         try:
             fits = deployment.memory.num_blocks > 0
         except UserError:  # the model does not fit this type: it serves nothing
