@@ -80,7 +80,7 @@ def balance_table(tokens: int) -> None:
         for ranks in (n for n in EP_SIZES if experts % n == 0 and n < experts):
 
             def place(job: Demand = job, ranks: int = ranks) -> tuple[Ints, Floats]:
-                return balance_layers(job, ranks, 10.0)
+                return balance_layers(job, ranks)
 
             (placed, bounds), wall, _ = timed(place)
             top = sum(busiest(load, row, ranks) for load, row in zip(job.loads, placed, strict=True))

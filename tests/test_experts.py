@@ -118,7 +118,7 @@ def traffic(job: Demand, ranks: np.ndarray, topology: Topology) -> float:
 def test_the_plan_keeps_its_limits_and_beats_what_it_starts_from(seed: int, sizes: tuple[int, int, int]) -> None:
     experts, ranks, per_node = sizes
     topology, job = two_level(ranks, per_node, 6.0), demand(seed, experts, 4)
-    plan = plan_experts(job, topology, SearchSettings(layer_limit_s=5.0))
+    plan = plan_experts(job, topology, SearchSettings())
     named = {c.name: c for c in plan.candidates}
     held = to_ranks(plan.chosen.placement)
     assert all((np.bincount(row, minlength=ranks) == experts // ranks).all() for row in held)

@@ -86,9 +86,9 @@ def solve_balance(
     goal: Goal = "max",
     start: Ints | None = None,
     gap: float | None = None,
-    time_limit_s: float | None = None,
+    max_nodes: int | None = None,
 ) -> LayerBalance:
-    """Build, solve and decode ILP 1 for one layer."""
+    """Build, solve and decode ILP 1 for one layer; without cuts, whose rare errors would make a bound too high."""
     problem, x = build_balance(load, num_ranks, equal_sizes=equal_sizes, goal=goal, start=start)
-    result = solve(problem, time_limit_s=time_limit_s, gap=gap, warm_start=start is not None)
+    result = solve(problem, gap=gap, warm_start=start is not None, cuts=False, max_nodes=max_nodes)
     return LayerBalance(ranks=decode_balance(x, len(load)) if result.has_solution else None, result=result)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hardware_profiles.errors import UserError
-from planners.experts.balance import balance_bound, balanced, busiest
+from planners.experts.balance import balance_bound, balanced, best_split, busiest
 from planners.experts.balance_ilp import solve_balance
 from planners.experts.exact import MOST_STATES, best_path, number_of_states
 from planners.experts.layer_ilp import IlpWork, improve_layers
@@ -28,11 +28,10 @@ from planners.solver import relative_gap
 SLACK = 0.01
 """Tokens that the busiest rank may have above the bound, in favour of traffic."""
 MOST_BINARIES = 128
-"""Experts times ranks of a layer up to which ILP 1 is solved when swaps do not meet its bound: proven in seconds."""
-
-EXACT_BINARIES = 32
-"""Up to which ILP 1 is solved to the end (8 experts on 4 ranks); beyond, from a gap of NEAR to half of it."""
-NEAR = 2e-3
+"""Experts times ranks of a layer up to which ILP 1 is solved when splits and swaps do not meet its bound."""
+NEAR, MOST_NODES = 2e-3, 2000
+"""ILP 1 starts from a gap of NEAR and stops at half of it, or at a number of nodes: never at a time, which would make plans
+depend on the machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +84,6 @@ class SearchSettings:
     slack: float = SLACK
     redundant: int = 0
     sweeps: int = 6
-    layer_limit_s: float = 10.0
     groups: int | None = None
     ilp_steps: int = 24
 
@@ -117,22 +115,31 @@ def check_instance(num_experts: int, topology: Topology, settings: SearchSetting
         )
 
 
-def balance_layers(demand: Demand, ranks: int, limit_s: float) -> tuple[Ints, Floats]:
-    """(int64[L, E] ranks, float64[L] bound of the busiest rank): swaps, then ILP 1 where a small layer's bound is not met."""
+def balance_layers(demand: Demand, ranks: int) -> tuple[Ints, Floats]:
+    """(int64[L, E] ranks, float64[L] bound of the busiest rank): the best of all where it is known how to find it, else splits
+    and swaps, then ILP 1 where a small layer's bound is not met."""
     placed, bounds = [], np.empty(demand.num_layers)
     for layer, load in enumerate(demand.loads):
-        best, bound = balanced(load, ranks), balance_bound(load, ranks)
-        exact = len(load) * ranks <= EXACT_BINARIES
-        near = bound + 1e-6 if exact else bound * (1.0 + NEAR)
-        if busiest(load, best, ranks) > near and len(load) * ranks <= MOST_BINARIES:
-            proven = solve_balance(load, ranks, gap=None if exact else NEAR / 2, time_limit_s=limit_s)
-            if proven.ranks is not None and busiest(load, proven.ranks, ranks) < busiest(load, best, ranks):
-                best = proven.ranks
-            if proven.result.bound is not None:
-                bound = max(bound, min(proven.result.bound, busiest(load, best, ranks)))
+        best, bound = best_split(load, ranks), balance_bound(load, ranks)
+        if best is not None:
+            bound = busiest(load, best, ranks)
+        else:
+            best = balanced(load, ranks)
+            if busiest(load, best, ranks) > bound * (1.0 + NEAR) and len(load) * ranks <= MOST_BINARIES:
+                best, bound = _by_ilp(load, best, bound, ranks)
         placed.append(best)
         bounds[layer] = bound
     return np.stack(placed), bounds
+
+
+def _by_ilp(load: Floats, best: Ints, bound: float, ranks: int) -> tuple[Ints, float]:
+    """ILP 1 of one layer: the better placement and the higher bound."""
+    proven = solve_balance(load, ranks, gap=NEAR / 2, max_nodes=MOST_NODES)
+    if proven.ranks is not None and busiest(load, proven.ranks, ranks) < busiest(load, best, ranks):
+        best = proven.ranks
+    if proven.result.bound is not None:
+        bound = max(bound, min(proven.result.bound, busiest(load, best, ranks)))
+    return best, bound
 
 
 def _tuned(demand: Demand, balanced: Ints, renamed: Ints, topology: Topology, most: Floats, sweeps: int) -> Ints:
@@ -155,13 +162,13 @@ def _candidate(name: str, placement: Placement, demand: Demand, topology: Topolo
 
 
 def plan_experts(demand: Demand, topology: Topology, settings: SearchSettings) -> ExpertPlan:
-    """Place the experts of all layers. Deterministic unless a time limit of ILP 1 is met."""
+    """Place the experts of all layers. Deterministic: no limit is a time."""
     check_instance(demand.num_experts, topology, settings)
     if settings.redundant:
         return _with_copies(demand, topology, settings)
     ranks = topology.num_ranks
     linear = linear_ranks(demand.num_layers, demand.num_experts, ranks)
-    lpt, bounds = balance_layers(demand, ranks, settings.layer_limit_s)
+    lpt, bounds = balance_layers(demand, ranks)
     least = np.array([busiest(load, row, ranks) for load, row in zip(demand.loads, lpt, strict=True)])
     most = np.maximum(least, bounds * (1.0 + settings.slack))
     free = np.full(demand.num_layers, np.inf)
