@@ -1,28 +1,28 @@
-"""What ``apex-sim power`` prints, writes and draws."""
+"""What ``apex-sim power`` prints and writes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import dataclasses
+import math
+from typing import Any
 
+from apex_sim.power_account import account_dict, account_text
+from apex_sim.power_figure import series_dict
 from apex_sim.text import number, share, table
 from planners.oversubscribe.planning import StaticPlan
-from planners.oversubscribe.row import readings
+from planners.oversubscribe.row import DAY_S
 from planners.oversubscribe.services import PRIORITIES
 from planners.oversubscribe.study import Outcome, Study, most_servers
-from simulator.physics.server import host_power_of
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-HOUR_S = 3600.0
-MINUTE_S = 60
 
 
 def power_text(
     study: Study, static: StaticPlan, outcomes: list[Outcome], searched: dict[str, list[Outcome]] | None
 ) -> str:
     """The whole report; the first outcome is the one asked for, the others are compared with it."""
-    parts = [_row_text(study), _static_text(study, static), _impact_text(outcomes[0]), _policies_text(outcomes)]
+    first, site = outcomes[0], study.setting.deployment.cluster.site
+    parts = [_row_text(study), _static_text(study, static), _impact_text(study, first)]
+    parts.append(account_text(site, study.base_day, first.day, f"{first.num_servers} under {_thresholds(first)}"))
+    parts.append(_policies_text(outcomes))
     if searched is not None:
         parts.append(_search_text(study, searched))
     return "\n\n".join(parts)
@@ -63,7 +63,7 @@ def _static_text(study: Study, static: StaticPlan) -> str:
     return head + "\n" + table(["class", "servers", "settings"], rows)
 
 
-def _impact_text(outcome: Outcome) -> str:
+def _impact_text(study: Study, outcome: Outcome) -> str:
     rows = [
         [
             i.service.label,
@@ -79,7 +79,18 @@ def _impact_text(outcome: Outcome) -> str:
     ]
     header = ["class", "servers", "p50", "p99", "p50 capped", "p99 capped", "closed-loop loss", "SLO"]
     head = f"{outcome.num_servers} servers under {_thresholds(outcome)}: {_verdict(outcome)}"
-    return head + "\n" + table(header, rows)
+    return "\n".join((head, *_rack_warning(study, outcome), table(header, rows)))
+
+
+def _rack_warning(study: Study, outcome: Outcome) -> list[str]:
+    """The manager caps the row and sees no rack: a row that fits may stand on racks that do not."""
+    if not outcome.rack_over_s or outcome.rack_peak is None or study.rack_budget_w is None:
+        return []
+    need_kw = math.ceil(10 * outcome.rack_peak * study.rack_budget_w / 1e3) / 10
+    return [
+        f"warning: a rack is above its budget {share(outcome.rack_over_s / outcome.row.seconds)} of the time; the manager "
+        f"watches the row alone. Racks need {need_kw:.1f} kW each (--rack-budget-kw), or fewer servers"
+    ]
 
 
 def _verdict(outcome: Outcome) -> str:
@@ -141,7 +152,8 @@ def outcome_dict(study: Study, outcome: Outcome) -> dict[str, Any]:
         "uncapped_peak_share": outcome.uncapped_peak,
         "peak_share": outcome.peak,
         "mean_share": outcome.mean,
-        **_energy(study, outcome),
+        "per_day": account_dict(outcome.day),
+        **_energy(outcome),
         "rack_peak_share": outcome.rack_peak,
         "rack_over_budget_s": outcome.rack_over_s,
         "capped_time_share": {p: outcome.capped_share[p] for p in PRIORITIES},
@@ -162,40 +174,11 @@ def outcome_dict(study: Study, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _energy(study: Study, outcome: Outcome) -> dict[str, float]:
-    """Of the row: hosts and devices are its two parts, each linear in the other's sum."""
-    plan, cluster = study.setting.deployment.plan, study.setting.deployment.cluster
-    total_j, seconds = float(outcome.run.power_w.sum()), outcome.row.seconds
-    host = host_power_of(cluster)
-    fixed_j = host.idle_w * plan.devices_per_replica * outcome.num_servers * seconds
-    devices_j = (total_j - fixed_j) / (1 + host.slope)
-    parts = {"energy": total_j, "devices_energy": devices_j, "host_energy": fixed_j + host.slope * devices_j}
-    return {f"{name}_kwh": joules / HOUR_S / 1e3 for name, joules in parts.items()}
-
-
-def series_dict(study: Study, outcome: Outcome) -> dict[str, Any]:
-    """The row over time, minute by minute: mean and highest power, clocks, and its racks."""
-    run, uncapped = outcome.run, outcome.row.uncapped_w(study.library.max_mhz)
-    data: dict[str, Any] = {
-        "period_s": MINUTE_S,
-        "power_w": _rounded(readings(run.power_w, MINUTE_S)),
-        "highest_power_w": _rounded(_minutes(run.power_w).max(axis=-1)),
-        "uncapped_power_w": _rounded(readings(uncapped, MINUTE_S)),
-        "braked_s": _minutes(run.braked).sum(axis=-1).tolist(),
-        "clock_mhz": {p: _rounded(readings(run.clock_mhz[p], MINUTE_S)) for p in PRIORITIES},
-    }
-    if outcome.rack_w is not None:
-        data["rack_power_w"] = [_rounded(rack) for rack in readings(outcome.rack_w, MINUTE_S)]
-    return data
-
-
-def _minutes(values: Any) -> Any:
-    whole = len(values) // MINUTE_S * MINUTE_S
-    return values[:whole].reshape(-1, MINUTE_S)
-
-
-def _rounded(values: Any) -> list[float]:
-    return [round(float(value), 1) for value in values]
+def _energy(outcome: Outcome) -> dict[str, float]:
+    """Of the row over the whole run, and its two parts."""
+    day, days = outcome.day, outcome.row.seconds / DAY_S
+    parts = {"energy": day.server_kwh, "devices_energy": day.devices_kwh, "host_energy": day.host_kwh}
+    return {f"{name}_kwh": kwh * days for name, kwh in parts.items()}
 
 
 def power_dict(
@@ -213,7 +196,9 @@ def power_dict(
             "peak_share": study.base_peak_w / study.budget_w,
             "mean_share": study.base_mean_w / study.budget_w,
             "largest_rise_share": study.base_rise_w / study.budget_w,
+            "per_day": account_dict(study.base_day),
         },
+        "site": dataclasses.asdict(study.setting.deployment.cluster.site),
         "fixed_settings": {
             "status": plan.solver.status,
             "solver": plan.solver.solver,
@@ -239,42 +224,3 @@ def power_dict(
     if searched is not None:
         data["search"] = [outcome_dict(study, o) for many in searched.values() for o in many]
     return data
-
-
-def power_figure(study: Study, outcome: Outcome) -> Figure:
-    """Power of the row with and without control against the budget, and the clocks, minute by minute."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    uncapped = outcome.row.uncapped_w(study.library.max_mhz)
-    for label, power, colour in (("uncapped", uncapped, "0.7"), ("controlled", outcome.run.power_w, "tab:blue")):
-        minutes = _minutes(power) / study.budget_w
-        hours = _hours(minutes.shape[0])
-        top.fill_between(hours, minutes.min(axis=1), minutes.max(axis=1), color=colour, alpha=0.3, linewidth=0)
-        top.plot(hours, minutes.mean(axis=1), color=colour, label=label, linewidth=1)
-    if outcome.rack_w is not None and study.rack_budget_w is not None:
-        racks = _minutes(outcome.rack_w.T.reshape(-1, outcome.rack_w.shape[0]).max(axis=1)) / study.rack_budget_w
-        top.plot(
-            _hours(len(racks)), racks.max(axis=1), color="tab:olive", linewidth=0.8, label="fullest rack / its budget"
-        )
-    top.axhline(1.0, color="tab:red", linewidth=1, label="budget")
-    for threshold in sorted({rule.threshold for rule in outcome.policy.rules}):
-        top.axhline(threshold, color="tab:orange", linewidth=0.8, linestyle="--")
-    top.set_ylabel("row power / budget (minute: mean, range)")
-    top.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
-    for priority, colour in zip(PRIORITIES, ("tab:green", "tab:purple"), strict=True):
-        clocks = outcome.run.clock_mhz[priority][::MINUTE_S]
-        bottom.step(
-            _hours(len(clocks)), clocks, where="post", color=colour, label=f"{priority} priority", linewidth=0.8
-        )
-    bottom.set_ylabel("clock [MHz]")
-    bottom.set_xlabel("time [h]")
-    bottom.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
-    return figure
-
-
-def _hours(minutes: int) -> Any:
-    import numpy as np
-
-    return np.arange(minutes) * MINUTE_S / HOUR_S

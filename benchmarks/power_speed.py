@@ -45,7 +45,7 @@ def row(days: float) -> None:
         services=PAPER_MIX,
         num_servers=40,
         shape=LoadShape(),
-        peak_load=0.35,
+        peak_load=0.25,
         peak_utilisation=0.79,
         caps_w=(350.0, 300.0),
         seconds=round(days * DAY_S),

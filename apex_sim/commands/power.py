@@ -48,7 +48,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--rack-budget-kw", type=float, metavar="KW", help="power budget of each rack (default: its share of the row's)"
     )
     load = parser.add_argument_group("load")
-    load.add_argument("--load", type=float, default=0.35, metavar="SHARE", help="peak rate, of a server's capacity")
+    load.add_argument(
+        "--load", type=float, default=0.25, metavar="SHARE", help="peak rate, of a server's capacity (default 0.25)"
+    )
     load.add_argument("--valley", type=float, default=0.5, metavar="SHARE", help="load at night, of the peak")
     load.add_argument("--burst", type=float, default=0.2, metavar="SHARE", help="largest burst, of the peak")
     load.add_argument("--days", type=float, default=1.0, metavar="N", help="time to simulate (default 1)")
@@ -67,6 +69,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--high-first", action="store_true", help="ILP: all that high priority can have, then low, instead of 10 to 1"
     )
     policy.add_argument("--search", action="store_true", help="try pairs of thresholds with 0 to 40 %% more servers")
+    site = parser.add_argument_group("energy and carbon (docs/costs.md)")
+    site.add_argument("--grid", metavar="NAME|G", help="grid, such as fr or us-tx, or gCO2e per kWh (default world)")
+    site.add_argument("--pue", type=float, metavar="RATIO", help="power usage effectiveness of the site (default 1.56)")
+    site.add_argument("--usd-per-kwh", type=float, metavar="USD", help="price of electricity")
+    site.add_argument("--lifetime-years", type=float, metavar="YEARS", help="over which manufacture counts (default 5)")
     output = parser.add_argument_group("output")
     output.add_argument("--json", metavar="FILE", help="write everything ('-': stdout)")
     output.add_argument("--plot", metavar="FILE", help="write power and clocks over time (.png, .svg, .pdf)")
@@ -142,9 +149,11 @@ def run(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from apex_sim.files import prepare_figure, prepare_file, to_json, write_atomically, write_text
-    from apex_sim.power_report import power_dict, power_figure, power_text
+    from apex_sim.power_figure import power_figure
+    from apex_sim.power_report import power_dict, power_text
     from apex_sim.text import ProgressBar
     from hardware_profiles.cluster import parse_cluster
+    from hardware_profiles.terms import with_terms
     from planners.oversubscribe.planning import plan_static
     from planners.oversubscribe.policy import baselines, polca
     from planners.oversubscribe.row import DAY_S, LoadShape
@@ -153,7 +162,13 @@ def run(args: argparse.Namespace) -> int:
     from simulator.build import build_deployment
 
     services = PAPER_MIX if args.services is None else read_services(args.services)
-    cluster = parse_cluster(args.cluster)
+    cluster = with_terms(
+        parse_cluster(args.cluster),
+        grid=args.grid,
+        pue=args.pue,
+        usd_per_kwh=args.usd_per_kwh,
+        lifetime_years=args.lifetime_years,
+    )
     deployment = build_deployment(
         args.model, cluster, engine=args.engine, tp=cluster.num_devices, max_model_len=args.max_model_len
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from hardware_profiles.errors import UserError
 from planners.oversubscribe.controller import ControlRun
 from planners.oversubscribe.library import LEVELS, Library
 from planners.oversubscribe.policy import BRAKE_SHARE
@@ -66,6 +67,10 @@ def _weighted(sample: Floats, requests: float) -> tuple[Floats, Floats]:
 
 
 def _impact(service: Service, before: list[tuple[Floats, Floats]], after: list[tuple[Floats, Floats]]) -> Impact:
+    if not sum(weights.sum() for _, weights in before):
+        raise UserError(
+            f"service {service.label}: no request in the simulated time; raise --days, --load, --valley or --servers"
+        )
     p50, p99, mean = _statistics(before)
     new_p50, new_p99, new_mean = _statistics(after)
     return Impact(

@@ -28,6 +28,8 @@ LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 WARM_UP_S = 120
 TRACE_S = 1800
 """Seconds of a run: the first are dropped, the rest repeat in the row from an offset of each server's own."""
+MOST_REQUESTS = 50_000
+"""In one run; a few dozen runs are made for each kind of request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,8 @@ class Entry:
     """End-to-end latency of each request [s]: the same requests at every clock."""
     rate_per_s: float
     """Requests per second that arrive."""
+    output_tokens: float = 0.0
+    """Of a request, mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +121,13 @@ def _entry(deployment: Deployment, service: Service, rate_per_s: float, seed: in
             "raise --load or shorten its requests"
         )
     power_w = server_w(deployment, per_second_w(result, seconds)[WARM_UP_S:])
-    return Entry(power_w=power_w, e2e_s=result.column("e2e_s")[result.completed], rate_per_s=rate_per_s)
+    done = result.completed
+    return Entry(
+        power_w=power_w,
+        e2e_s=result.column("e2e_s")[done],
+        rate_per_s=rate_per_s,
+        output_tokens=float(result.column("output_tokens")[done].mean()),
+    )
 
 
 def build_library(
@@ -140,6 +150,13 @@ def build_library(
     wanted = sorted({(s.lengths, mhz, False) for s in services for mhz in clocks_mhz[s.priority]})
     wanted += [(lengths, cap_w, True) for lengths in sorted(by_lengths) for cap_w in by_cap]
     capacity = {lengths: capacity_per_s(deployment, s, seed) for lengths, s in by_lengths.items()}
+    for lengths, service in by_lengths.items():
+        most = LEVELS[-1] * peak_load * capacity[lengths] * (WARM_UP_S + TRACE_S)
+        if most > MOST_REQUESTS:
+            raise UserError(
+                f"service {service.name}: a server takes {most:,.0f} of its short requests in {WARM_UP_S + TRACE_S} s, more "
+                f"than the {MOST_REQUESTS:,} that are simulated; lower --load or lengthen them"
+            )
     entries: dict[tuple[tuple[str, str], float, int], Entry] = {}
     capped: dict[tuple[tuple[str, str], float, int], Entry] = {}
     for done, (lengths, value, is_cap) in enumerate(wanted):

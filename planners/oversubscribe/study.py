@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hardware_profiles.errors import UserError
+from planners.oversubscribe.account import Day, day_of
 from planners.oversubscribe.controller import ControlRun, clock_mhz, control, rack_power_w
 from planners.oversubscribe.impact import Impact, impacts
 from planners.oversubscribe.library import Library, build_library, server_w
 from planners.oversubscribe.policy import BRAKE_SHARE, Policy
 from planners.oversubscribe.row import DAY_S, LoadShape, Row, build_row, largest_rise_w, load_of, readings
-from planners.oversubscribe.services import PRIORITIES, Priority, Service
+from planners.oversubscribe.services import PRIORITIES, Priority, Service, allot
 from simulator.deployment import Deployment
 from simulator.physics.frequency import dynamic_share, max_clock_mhz
 from simulator.physics.power import idle_w_of
@@ -69,6 +70,7 @@ class Outcome:
     """Highest reading of any rack, as a share of a rack's budget."""
     rack_over_s: int = 0
     """Seconds of readings with a rack above its budget."""
+    day: Day
 
     @property
     def holds(self) -> bool:
@@ -90,6 +92,8 @@ class Study:
     base_rise_w: float
     """Largest rise of the row as it was within the time of one command [W]."""
     brake_server_w: float
+    base_day: Day
+    """Account of the row as it was."""
     rack_budget_w: float | None = None
     _rows: dict[int, Row] = field(default_factory=dict)
 
@@ -109,6 +113,12 @@ def prepare(
     setting: Setting, policies: tuple[Policy, ...], progress: Callable[[int, int], None] | None = None
 ) -> Study:
     """Simulate the servers at every clock the policies use, and the row as it was."""
+    for service, count in zip(setting.services, allot(setting.num_servers, setting.services), strict=True):
+        if not count:
+            raise UserError(
+                f"--servers is {setting.num_servers}: service {service.label} gets none of them; give more servers, or a "
+                "larger share in --services"
+            )
     max_mhz = max_clock_mhz(setting.deployment.cluster.device)
     shares = {p: {c for policy in policies for c in policy.clock_shares(p)} | {1.0} for p in PRIORITIES}
     clocks = {p: tuple(sorted((clock_mhz(c, max_mhz) for c in shares[p]), reverse=True)) for p in PRIORITIES}
@@ -135,6 +145,7 @@ def prepare(
         base_mean_w=float(power_w.mean()),
         base_rise_w=largest_rise_w(power_w, policies[0].command_s),
         brake_server_w=_brake_server_w(setting.deployment),
+        base_day=day_of(setting.deployment, library, setting.services, row, power_w),
         rack_budget_w=(setting.rack_budget_w or budget_w / setting.racks) if setting.racks > 1 else None,
     )
     if study.rack_budget_w is not None:
@@ -181,6 +192,7 @@ def evaluate(study: Study, num_servers: int, policy: Policy) -> Outcome:
         rack_w=rack_w,
         rack_peak=rack_peak,
         rack_over_s=rack_over_s,
+        day=day_of(study.setting.deployment, study.library, study.setting.services, row, run.power_w, run.braked),
     )
 
 
