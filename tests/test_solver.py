@@ -13,7 +13,7 @@ from planners.solver import solve
 def _knapsack(sense: int, size: int = 12) -> pulp.LpProblem:
     chance = random.Random(1)
     problem = pulp.LpProblem("knapsack", sense)
-    xs = [pulp.LpVariable(f"x{i}", cat="Binary") for i in range(size)]
+    xs = [problem.add_variable(f"x{i}", cat="Binary") for i in range(size)]
     weights = [chance.randint(10, 99) for _ in xs]
     values = [chance.randint(10, 99) for _ in xs]
     problem += pulp.lpDot(values, xs) + 7
@@ -30,17 +30,17 @@ def test_optimum_counts_the_constant_and_leaves_the_problem_as_it_was(sense):
     assert result.status == "optimal" and result.gap == 0
     assert str(problem) == before
     assert result.objective == pytest.approx(pulp.value(problem.objective))
-    assert all(c.valid(1e-6) for c in problem.constraints.values())
+    assert all(c.valid(1e-6) for c in problem.constraints())
 
 
 def test_infeasible_and_unbounded_are_told_apart():
     problem = pulp.LpProblem("infeasible", pulp.LpMinimize)
-    x = pulp.LpVariable("x", 0, 3, cat="Integer")
+    x = problem.add_variable("x", 0, 3, cat="Integer")
     problem += x
     problem += x >= 4, "too_much"
     assert solve(problem).status == "infeasible"
     problem = pulp.LpProblem("unbounded", pulp.LpMaximize)
-    y = pulp.LpVariable("y", 0, cat="Integer")
+    y = problem.add_variable("y", 0, cat="Integer")
     problem += y
     problem += y >= 1, "some"
     result = solve(problem)
@@ -51,11 +51,11 @@ def _hard(size: int = 60) -> pulp.LpProblem:
     """A market-split instance: feasible with slack, but no solver closes it quickly."""
     chance = random.Random(5)
     problem = pulp.LpProblem("market_split", pulp.LpMinimize)
-    xs = [pulp.LpVariable(f"x{i}", cat="Binary") for i in range(size)]
+    xs = [problem.add_variable(f"x{i}", cat="Binary") for i in range(size)]
     slack = []
     for row in range(6):
         weights = [chance.randint(0, 99) for _ in xs]
-        over, under = pulp.LpVariable(f"o{row}", 0), pulp.LpVariable(f"u{row}", 0)
+        over, under = problem.add_variable(f"o{row}", 0), problem.add_variable(f"u{row}", 0)
         problem += pulp.lpDot(weights, xs) - over + under == sum(weights) // 2, f"split_{row}"
         slack += [over, under]
     problem += pulp.lpSum(slack) + 1
