@@ -59,6 +59,13 @@ def packs(problem: RowProblem, powers: list[float]) -> bool:
     )
 
 
+def within(server: ServerClass) -> list[Option]:
+    """Options that keep both limits, not by the planner's own rule."""
+    late = {o.name for o in server.options if o.latency_factor > server.slo_latency_factor}
+    late |= {o.name for o in server.options if o.median_factor > server.slo_median_factor}
+    return [o for o in server.options if o.name not in late]
+
+
 def brute(problem: RowProblem, only: float | None = None, least: float | None = None) -> float | None:
     """Best objective over all ways to set whole servers, exhaustively. ``only``: of the classes of that weight, unweighted
     otherwise as the programme's; ``least``: throughput that the classes of the largest weight must have."""
@@ -66,7 +73,7 @@ def brute(problem: RowProblem, only: float | None = None, least: float | None = 
 
     def splits(server: ServerClass) -> list[tuple[int, tuple[int, ...]]]:
         top = server.count if server.max_count is None else server.max_count
-        ways = itertools.product(range(top + 1), repeat=len(allowed(server)))
+        ways = itertools.product(range(top + 1), repeat=len(within(server)))
         return [(sum(way), way) for way in ways if server.count <= sum(way) <= top]
 
     installed = sum(s.count for s in problem.classes)
@@ -76,11 +83,11 @@ def brute(problem: RowProblem, only: float | None = None, least: float | None = 
         pairs = list(zip(problem.classes, combination, strict=True))
         if problem.keep_mix and any(abs(k - s.count / installed * total) > 1 + 1e-9 for s, (k, _) in pairs):
             continue
-        power = sum(o.power * k for s, (_, way) in pairs for o, k in zip(allowed(s), way, strict=True))
+        power = sum(o.power * k for s, (_, way) in pairs for o, k in zip(within(s), way, strict=True))
         if power > problem.usable + 1e-9:
             continue
-        powers = [o.power for s, (_, way) in pairs for o, k in zip(allowed(s), way, strict=True) for _ in range(k)]
-        parts = [(s, sum(o.throughput * k for o, k in zip(allowed(s), w, strict=True))) for s, (_, w) in pairs]
+        powers = [o.power for s, (_, way) in pairs for o, k in zip(within(s), way, strict=True) for _ in range(k)]
+        parts = [(s, sum(o.throughput * k for o, k in zip(within(s), w, strict=True))) for s, (_, w) in pairs]
         if least is not None and sum(t for s, t in parts if s.weight == top_weight) < least - 1e-6:
             continue
         value = sum(s.weight * t for s, t in parts if only is None or s.weight == only)
@@ -97,9 +104,10 @@ def problems(draw: st.DrawFn) -> RowProblem:
             power=draw(st.integers(1, 20)) / 20,
             throughput=draw(st.integers(1, 20)) / 20,
             latency_factor=draw(st.sampled_from([1.0, 1.1, 2.0])),
+            median_factor=draw(st.sampled_from([1.0, 1.02, 1.2])),
         )
 
-    racks = draw(st.sampled_from([1, 1, 2]))
+    racks = draw(st.sampled_from([1, 1, 2, 3]))
     classes = []
     for name in ("high", "low"):
         count = draw(st.integers(1, 3))
@@ -109,6 +117,7 @@ def problems(draw: st.DrawFn) -> RowProblem:
                 count=count,
                 weight=draw(st.sampled_from([1, 10])),
                 slo_latency_factor=draw(st.sampled_from([1.05, 1.5])),
+                slo_median_factor=draw(st.sampled_from([1.01, 1.05, float("inf")])),
                 options=tuple(option(mhz) for mhz in (1410, 1275, 1110)[: draw(st.integers(1, 3))]),
                 max_count=draw(st.sampled_from([None, count + 1])),
             )
