@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hardware_profiles.schema import Cluster
+    from planners.fleet.instance import Candidate
     from planners.fleet.problem import FleetProblem
-    from planners.fleet.simulated import Candidate
     from workloads.trace import Trace
 
 STARTUP = "300s"
@@ -47,9 +47,17 @@ def notes(problem: FleetProblem, skipped: tuple[int, ...], beyond: int) -> dict[
 
 def served(problem: FleetProblem, skip: bool) -> tuple[FleetProblem, tuple[int, ...]]:
     """The problem without the requests that nothing serves, and which sizes these are."""
+    import numpy as np
+
+    from hardware_profiles.errors import UserError
+
     skipped = problem.unserved
     if not skip or not skipped:
         return problem, ()
+    if len(skipped) == np.count_nonzero(problem.rates_per_s):
+        raise UserError(
+            "no GPU type serves any size within the SLO, so nothing is left to plan: relax it or add a type"
+        )
     sizes = [dataclasses.replace(s, rate_per_s=0.0) if b in skipped else s for b, s in enumerate(problem.sizes)]
     return dataclasses.replace(problem, sizes=tuple(sizes)), skipped
 
@@ -58,8 +66,8 @@ def candidates_of(args: argparse.Namespace) -> list[Candidate]:
     """Types of instances from --gpus, with their prices and limits."""
     from hardware_profiles.cluster import parse_cluster
     from hardware_profiles.errors import UserError
+    from planners.fleet.instance import Candidate
     from planners.fleet.problem import GpuType
-    from planners.fleet.simulated import Candidate
     from simulator.accounting.rates import full_power_usd_per_hour
 
     names = [name.strip() for name in args.gpus.split(",") if name.strip()]

@@ -43,9 +43,9 @@ def fleet_dict(
     problem: FleetProblem, fleet: Fleet, skipped: tuple[int, ...], promise: Promise | None
 ) -> dict[str, Any]:
     """Everything about a plan as plain values. Throughputs and loads are those measured; with headroom on a type its
-    utilisation falls accordingly."""
+    utilisation falls accordingly. Fleets of one type have the plan's headroom, hence never cost less than the plan."""
     loads = type_loads(problem, fleet.slices).tolist()
-    alone = single_type(problem)
+    alone = single_type(problem if promise is None else promise[1][-1].problem)
     types = [
         {
             "name": kind.name,
@@ -114,11 +114,14 @@ def _promise(promise: Promise | None) -> dict[str, Any]:
     if promise is None:
         return {}
     slo, rounds = promise
+    last = rounds[-1]
     return {
         "slo": str(slo),
         "promised_attainment": slo.attainment,
-        "simulated_attainment": rounds[-1].checked.attainment,
-        "kept": rounds[-1].checked.attainment >= slo.attainment,
+        "simulated_attainment": last.checked.attainment,
+        "kept": last.checked.attainment >= slo.attainment,
+        "idle_attainment": last.idle_attainment,
+        "requests_left_out": last.checked.left_out,
         "rounds": [
             {
                 "usd_per_hour": r.fleet.usd_per_hour,
@@ -176,6 +179,8 @@ def _promise_lines(data: dict[str, Any]) -> list[str]:
         f"SLO {data['slo']}: promised {share(data['promised_attainment'])}, "
         f"simulated {share(data['simulated_attainment'])}: {word}",
     ]
+    if data["requests_left_out"]:
+        lines[-1] += f" (without the {data['requests_left_out']} requests left out)"
     lines += [
         f"  {t['name']}: {t['requests']} requests, {share(t['attainment'])} good, p95 TTFT "
         f"{number(t['p95_ttft_ms'])} ms, p95 TPOT {number(t['p95_tpot_ms'])} ms, headroom {share(t['headroom'])}"
@@ -186,5 +191,10 @@ def _promise_lines(data: dict[str, Any]) -> list[str]:
         lines.append(
             f"  without headroom: ${first['usd_per_hour']:.3f}/h, {share(first['simulated_attainment'])} good; "
             f"{len(data['rounds']) - 1} rounds of headroom to ${last['usd_per_hour']:.3f}/h"
+        )
+    if not data["kept"] and data["idle_attainment"] is not None:
+        lines.append(
+            f"  {share(data['idle_attainment'])} would be good with an idle instance for each: what is missing to that, more "
+            "instances may mend; the rest needs a faster type or another SLO"
         )
     return lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from apex_sim.api import make_trace
@@ -11,8 +12,8 @@ from apex_sim.cli import main
 from hardware_profiles.cluster import parse_cluster
 from planners.fleet.account import fleet_account, fleet_span_s, spent_on, total, unit_costs, usage_over
 from planners.fleet.check import Checked
+from planners.fleet.instance import Candidate, Serving
 from planners.fleet.problem import GpuType
-from planners.fleet.simulated import Candidate, Serving
 from simulator.accounting.rates import Rates
 from simulator.physics.power import idle_w_of
 from simulator.simulate import simulate_deployment
@@ -69,7 +70,7 @@ def test_over_its_own_time_a_type_spends_what_its_summary_says_and_later_only_id
         assert spent[name] == pytest.approx(summary[name]), name
     later = spent_on(usage_over(candidate, 2, result, result.duration_s + 100), rates)
     assert later["energy_j"] - spent["energy_j"] == pytest.approx(200 * idle_w_of(candidate.cluster.device))
-    checked = Checked(attainment=1.0, results=(result, None))
+    checked = Checked(attainment=1.0, left_out=0, types=np.zeros(60, dtype=np.int64), results=(result, None))
     span_s = fleet_span_s(checked, trace)
     assert span_s == pytest.approx(result.duration_s)
     both = fleet_account([candidate, _candidate("a10g")], [2, 3], checked, span_s)

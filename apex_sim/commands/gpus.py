@@ -113,9 +113,10 @@ def _from_simulator(args: argparse.Namespace, file: Path | None, figure: Path | 
     from planners.fleet.capacity import Capacity
     from planners.fleet.day import keep_day_promise
     from planners.fleet.grid import histogram
+    from planners.fleet.instance import Serving
     from planners.fleet.problem import FleetProblem
     from planners.fleet.schedule import day_of
-    from planners.fleet.simulated import ROUNDS, Serving, keep_promise, measure
+    from planners.fleet.simulated import ROUNDS, keep_promise, measure
     from workloads.catalog import load_model
     from workloads.slo import parse_slo
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from planners.fleet.check import Checked
 from planners.fleet.day import DayPlan
+from planners.fleet.instance import Candidate
 from planners.fleet.schedule import started
-from planners.fleet.simulated import Candidate
 from simulator.accounting.account import Usage, account
 from simulator.accounting.rates import SECONDS_PER_HOUR, Rates
 from simulator.physics.power import idle_w_of

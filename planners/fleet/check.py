@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,11 @@ class Checked:
     """What the simulation of a fleet said."""
 
     attainment: float
-    """Share of all requests that met the SLO; requests of sizes left out count as missing it."""
+    """Share of the requests that met the SLO, those of sizes left out not counted; 0 when all are left out."""
+    left_out: int
+    """Requests of sizes that the plan leaves out."""
+    types: npt.NDArray[np.int64]
+    """int64[requests]: type of each, -1 where left out."""
     results: tuple[SimulationResult | None, ...]
     """Per type; None where it has no requests."""
 
@@ -71,14 +76,27 @@ def check(
         rows = np.flatnonzero(types == j)
         result = None
         if len(rows) and deployment is not None:
-            part = Trace(
-                arrival_s=trace.arrival_s[rows],
-                input_tokens=trace.input_tokens[rows],
-                output_tokens=trace.output_tokens[rows],
-                name=trace.name,
-                source=trace.source,
-            )
-            result = simulate_deployment(deployment, part, slo=slo, seed=seed)
+            result = simulate_deployment(deployment, _part(trace, rows), slo=slo, seed=seed)
             good += int(result.good.sum())
         results.append(result)
-    return Checked(attainment=good / len(trace), results=tuple(results))
+    left_out = int((types < 0).sum())
+    attainment = good / max(1, len(trace) - left_out)
+    return Checked(attainment=attainment, left_out=left_out, types=types, results=tuple(results))
+
+
+def good_alone(
+    deployment: Deployment, trace: Trace, rows: npt.NDArray[np.int64], slo: Slo, seed: int
+) -> npt.NDArray[np.bool_]:
+    """bool[rows]: requests that meet the SLO one at a time on an otherwise idle instance: more instances help no other."""
+    part = dataclasses.replace(_part(trace, rows), concurrency=1)
+    return simulate_deployment(deployment, part, slo=slo, seed=seed).good
+
+
+def _part(trace: Trace, rows: npt.NDArray[np.int64]) -> Trace:
+    return Trace(
+        arrival_s=trace.arrival_s[rows],
+        input_tokens=trace.input_tokens[rows],
+        output_tokens=trace.output_tokens[rows],
+        name=trace.name,
+        source=trace.source,
+    )

@@ -11,10 +11,11 @@ import numpy.typing as npt
 from hardware_profiles.errors import UserError
 from planners.fleet.capacity import Capacity
 from planners.fleet.check import Checked, check
+from planners.fleet.instance import Candidate, Serving
 from planners.fleet.problem import Fleet, FleetProblem, Floats, type_loads
 from planners.fleet.schedule import Day, Schedule
 from planners.fleet.schedule_ilp import Window, plan_day, window_of
-from planners.fleet.simulated import STEP, Candidate, Serving
+from planners.fleet.simulated import STEP
 from workloads.trace import Trace
 
 
@@ -70,11 +71,18 @@ def keep_day_promise(
     rounds: int,
 ) -> DayPlan:
     """Plan, simulate and, while a window misses the SLO's share, plan again with headroom on the types that missed it
-    there. Windows are simulated apart: what one leaves in its queues is not carried to the next."""
+    there, as far as limits leave room. Windows are simulated apart: what one leaves in its queues is not carried to the
+    next."""
     headroom = np.ones((len(day.windows), len(candidates)))
     known: list[Window | None] = [None] * len(day.windows)
+    found: DayPlan | None = None
     for left in range(rounds, -1, -1):
-        found = plan(day, headroom, known, gap=gap, time_limit_s=time_limit_s)
+        try:
+            found = plan(day, headroom, known, gap=gap, time_limit_s=time_limit_s)
+        except UserError:
+            if found is None:
+                raise
+            break  # limits leave no room for the headroom
         checked = tuple(
             simulate_window(found, w, np.flatnonzero(of == w), serving, candidates, cell, trace, capacity)
             for w in range(len(day.windows))
@@ -88,6 +96,7 @@ def keep_day_promise(
             if any(row):
                 headroom[w] = np.where(row, _more(found, w), headroom[w])
                 known[w] = None
+    assert found is not None
     return found
 
 

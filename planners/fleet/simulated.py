@@ -4,54 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from hardware_profiles.schema import Cluster, Site, Terms
+from hardware_profiles.errors import UserError
+from hardware_profiles.schema import Site, Terms
 from planners.fleet.capacity import Capacity
 from planners.fleet.check import Checked, check
 from planners.fleet.grid import Histogram
+from planners.fleet.idle import Idle
 from planners.fleet.ilp import plan_fleet
-from planners.fleet.problem import Fleet, FleetProblem, Floats, GpuType, type_loads
-from simulator.build import build_deployment
-from simulator.deployment import Deployment
-from workloads.model import ModelSpec
+from planners.fleet.instance import Candidate, Serving
+from planners.fleet.problem import Fleet, FleetProblem, Floats, type_loads
 from workloads.trace import Trace
 
 ROUNDS = 8
 """Of buying headroom."""
 STEP = 1.1
 """A type that missed its promise has its throughputs divided by this for the next round."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A type of instance and how it serves the model."""
-
-    kind: GpuType
-    cluster: Cluster
-    """One instance: a node whose devices are one tensor-parallel group; with the terms of its price and its site."""
-
-    @property
-    def tp(self) -> int:
-        """Devices of an instance."""
-        return self.cluster.num_devices
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Serving:
-    """What all instances run."""
-
-    model: ModelSpec
-    engine: str
-    settings: dict[str, Any]
-
-    def deployment(self, candidate: Candidate, count: int) -> Deployment:
-        """``count`` instances of a type, one replica each."""
-        name = f"{candidate.cluster.device.name}:{candidate.tp}x{count}"
-        cluster = replace(candidate.cluster, name=name, num_nodes=count)
-        return build_deployment(self.model, cluster, engine=self.engine, tp=candidate.tp, dp=count, **self.settings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -63,6 +33,8 @@ class Round:
     headroom: Floats
     """float64[types]: by how much the type's throughputs were divided."""
     checked: Checked
+    idle_attainment: float | None = None
+    """Share of the requests that would meet the SLO if each had an idle instance of its type; None where not looked at."""
 
 
 def measure(
@@ -73,8 +45,6 @@ def measure(
     progress: Callable[[int, int], None] | None = None,
 ) -> Floats:
     """float64[sizes, types]: MaxTput of every pair [1/s]."""
-    from hardware_profiles.errors import UserError
-
     tput = np.zeros((len(grid.sizes), len(candidates)))
     for j, candidate in enumerate(candidates):
         plain = replace(candidate.cluster, terms=Terms(), site=Site())  # throughputs depend on neither
@@ -107,20 +77,35 @@ def keep_promise(
     """Plan, simulate and, while the SLO's share is missed, plan again with headroom on the types that missed it.
 
     Mixed sizes disturb each other and arrivals come in bursts, which a throughput per size does not know; the paper
-    over-provisions by scaling the rate. The last round is the plan.
+    over-provisions by scaling the rate. A size whose requests miss the SLO even on an idle instance of its type, its mean
+    notwithstanding, goes to other types. It ends where idle instances would miss the share as well, or where limits leave
+    no room. The last round is the plan.
     """
     headroom = np.ones(len(candidates))
+    idle = Idle(serving, candidates, grid, trace, capacity)
     done: list[Round] = []
     for _ in range(rounds + 1):
         eased = replace(problem, max_tput_per_s=problem.max_tput_per_s / headroom)
-        fleet = plan_fleet(eased, gap=gap, time_limit_s=time_limit_s)
+        try:
+            fleet = plan_fleet(eased, gap=gap, time_limit_s=time_limit_s)
+        except UserError:
+            if not done:
+                raise
+            break
         deployments = [serving.deployment(c, n) if n else None for c, n in zip(candidates, fleet.counts, strict=True)]
         checked = check(fleet.slices, deployments, grid.cell, trace, capacity.slo, capacity.seed)
         done.append(Round(problem=eased, fleet=fleet, headroom=headroom, checked=checked))
         missed = [r is not None and r.attainment < capacity.slo.attainment for r in checked.results]
-        if checked.attainment >= capacity.slo.attainment or not any(missed):
+        if checked.attainment >= capacity.slo.attainment or not any(missed) or not rounds:
             break
-        headroom = np.where(missed, _next(problem, fleet, headroom), headroom)
+        best = idle.attainment(checked)
+        done[-1] = replace(done[-1], idle_attainment=best)
+        tput = idle.without_hopeless(problem, checked, missed)
+        if (tput == problem.max_tput_per_s).all():
+            if best < capacity.slo.attainment:
+                break
+            headroom = np.where(missed, _next(problem, fleet, headroom), headroom)
+        problem = replace(problem, max_tput_per_s=tput)
     return done
 
 
