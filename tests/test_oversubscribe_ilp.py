@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planners.oversubscribe.ilp import Option, RowPlan, RowProblem, ServerClass, allowed, build, plan_row
+from planners.oversubscribe.ilp import Option, RowPlan, RowProblem, ServerClass, build, plan_row
 
 CASES = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "power"
 SLACK = 1e-6
