@@ -121,3 +121,23 @@ def test_mistakes_are_one_line(profile, capsys, changes, options, words):
     assert main(["gpus", "--profile", profile(**changes), *options]) == 2
     captured = capsys.readouterr()
     assert words in captured.err and captured.err.count("\n") == 1 and not captured.out
+
+
+def test_a_day_moves_sizes_off_types_too_slow_for_their_longer_requests(tmp_path, capsys):
+    command = [
+        "gpus",
+        "--model",
+        "llama-3.1-8b",
+        "--gpus",
+        "a10g,h100-sxm",
+        "--input-len",
+        "uniform(low=1010,high=2000)",
+    ]
+    command += ["--output-len", "60", "--arrival", "diurnal(0.5,3,600)", "--num-requests", "500", "--slo", "ttft=450ms"]
+    command += ["--autoscale", "2min", "--startup", "30s", "--cache", str(tmp_path), "--json", "-"]
+    assert main([*command, "--price", "h100-sxm=200"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["kept"] and all(w["counts"]["a10g"] == 0 < w["counts"]["h100-sxm"] for w in data["windows"])
+    assert main([*command, "--limit", "h100-sxm=0"]) == 0
+    slow = json.loads(capsys.readouterr().out)
+    assert not slow["kept"] and not any(any(w["headroom"]) for w in slow["windows"])

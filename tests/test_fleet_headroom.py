@@ -30,7 +30,7 @@ def keep(monkeypatch):
             return SimpleNamespace(attainment=min(shares), results=results)
 
         alone = SimpleNamespace(
-            attainment=lambda checked: idle, without_hopeless=lambda problem, checked, missed: problem.max_tput_per_s
+            attainment=lambda checked: idle, without_hopeless=lambda problem, missed: problem.max_tput_per_s
         )
         monkeypatch.setattr(simulated, "check", check)
         monkeypatch.setattr(simulated, "Idle", lambda *parts: alone)

@@ -84,11 +84,9 @@ def check(
     return Checked(attainment=attainment, left_out=left_out, types=types, results=tuple(results))
 
 
-def good_alone(
-    deployment: Deployment, trace: Trace, rows: npt.NDArray[np.int64], slo: Slo, seed: int
-) -> npt.NDArray[np.bool_]:
-    """bool[rows]: requests that meet the SLO one at a time on an otherwise idle instance: more instances help no other."""
-    part = dataclasses.replace(_part(trace, rows), concurrency=1)
+def good_alone(deployment: Deployment, trace: Trace, slo: Slo, seed: int) -> npt.NDArray[np.bool_]:
+    """bool[requests]: those that meet the SLO one at a time on an otherwise idle instance; more instances help no other."""
+    part = dataclasses.replace(_part(trace, np.arange(len(trace))), concurrency=1)
     return simulate_deployment(deployment, part, slo=slo, seed=seed).good
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from hardware_profiles.errors import UserError
 from planners.fleet.capacity import Capacity
 from planners.fleet.check import Checked, check
+from planners.fleet.idle import Idle
 from planners.fleet.instance import Candidate, Serving
 from planners.fleet.problem import Fleet, FleetProblem, Floats, type_loads
 from planners.fleet.schedule import Day, Schedule
@@ -75,6 +76,9 @@ def keep_day_promise(
     next."""
     headroom = np.ones((len(day.windows), len(candidates)))
     known: list[Window | None] = [None] * len(day.windows)
+    idle = Idle(serving, candidates, cell, trace, capacity)
+    rows = [np.flatnonzero(of == w) for w in range(len(day.windows))]
+    simulated: dict[tuple[int, bytes, bytes], Checked | None] = {}
     found: DayPlan | None = None
     for left in range(rounds, -1, -1):
         try:
@@ -83,19 +87,28 @@ def keep_day_promise(
             if found is None:
                 raise
             break  # limits leave no room for the headroom
-        checked = tuple(
-            simulate_window(found, w, np.flatnonzero(of == w), serving, candidates, cell, trace, capacity)
-            for w in range(len(day.windows))
-        )
-        found = replace(found, checked=checked)
+        checked = []
+        for w, (counts, slices) in enumerate(zip(found.schedule.counts, found.schedule.slices, strict=True)):
+            key = (w, counts.tobytes(), slices.tobytes())
+            if key not in simulated:
+                simulated[key] = simulate_window(found, w, rows[w], serving, candidates, cell, trace, capacity)
+            checked.append(simulated[key])
+        found = replace(found, checked=tuple(checked))
         missed = [_missed(result, capacity.slo.attainment, len(candidates)) for result in checked]
         if not left or not any(any(row) for row in missed):
             break
-        headroom = headroom.copy()
-        for w, row in enumerate(missed):
-            if any(row):
+        headroom, changed = headroom.copy(), False
+        tput = idle.without_hopeless(day.windows[0], np.any(missed, axis=0).tolist())
+        if (tput != day.windows[0].max_tput_per_s).any():
+            day = replace(day, windows=tuple(replace(window, max_tput_per_s=tput) for window in day.windows))
+            known = [None] * len(day.windows)
+            continue
+        for w, (row, result) in enumerate(zip(missed, checked, strict=True)):
+            if any(row) and result is not None and idle.attainment(result, rows[w]) >= capacity.slo.attainment:
                 headroom[w] = np.where(row, _more(found, w), headroom[w])
-                known[w] = None
+                known[w], changed = None, True
+        if not changed:
+            break
     assert found is not None
     return found
 

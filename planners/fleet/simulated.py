@@ -18,7 +18,7 @@ from planners.fleet.instance import Candidate, Serving
 from planners.fleet.problem import Fleet, FleetProblem, Floats, type_loads
 from workloads.trace import Trace
 
-ROUNDS = 8
+ROUNDS = 24
 """Of buying headroom."""
 STEP = 1.1
 """A type that missed its promise has its throughputs divided by this for the next round."""
@@ -82,7 +82,7 @@ def keep_promise(
     no room. The last round is the plan.
     """
     headroom = np.ones(len(candidates))
-    idle = Idle(serving, candidates, grid, trace, capacity)
+    idle = Idle(serving, candidates, grid.cell, trace, capacity)
     done: list[Round] = []
     for _ in range(rounds + 1):
         eased = replace(problem, max_tput_per_s=problem.max_tput_per_s / headroom)
@@ -100,7 +100,7 @@ def keep_promise(
             break
         best = idle.attainment(checked)
         done[-1] = replace(done[-1], idle_attainment=best)
-        tput = idle.without_hopeless(problem, checked, missed)
+        tput = idle.without_hopeless(problem, missed)
         if (tput == problem.max_tput_per_s).all():
             if best < capacity.slo.attainment:
                 break
