@@ -10,20 +10,27 @@ from planners.experts.effect import Effect
 from planners.experts.outcome import Answer
 
 LATENCIES = ("median_ttft_ms", "p99_ttft_ms", "median_tpot_ms", "p99_tpot_ms")
-EXCHANGES = {"home": "tokens return to their rank after each layer", "onward": "tokens go on from expert to expert"}
+LEGEND = """busiest/mean: tokens of the busiest GPU over those of the mean GPU, all layers together and in the worst layer;
+change GPU, node: share of the steps from an expert to one of the next layer that leave the GPU, the node;
+traffic: those steps, each weighted by the cost of its link"""
+EXCHANGES = {
+    "home": "tokens return to their rank after each layer, so that traffic above does not count",
+    "onward": "tokens go on from expert to expert",
+}
 
 
 def experts_text(answer: Answer) -> str:
     """What the terminal shows."""
     parts = [_headline(answer), _placements(answer), _proof(answer), _effects(answer), _change(answer), *_drift(answer)]
     basis = answer.question.deployment.step_model.provenance
-    return "\n\n".join(parts) + f"\nbasis: {basis} kernel efficiencies; routing: {answer.question.routing.name}\n"
+    return "\n\n".join(parts) + f"\nbasis: {basis} kernel efficiencies\nrouting: {answer.question.routing.name}\n"
 
 
 def _headline(answer: Answer) -> str:
     question, plan = answer.question, answer.question.deployment.plan
     routing, topology = question.routing, answer.topology
-    nodes = f" in {topology.num_nodes} nodes (a token between nodes costs {topology.network_weight:.3g} inside one)"
+    link = f"a token sent to another node costs {topology.network_weight:.3g} times one sent inside"
+    nodes = f" in {topology.num_nodes} nodes\n{link}"
     return (
         f"{question.deployment.model.name} on {topology.num_ranks} of {question.deployment.cluster.name} "
         f"(tp={plan.tp} dp={plan.dp} ep={plan.ep}){nodes if topology.num_nodes > 1 else ''}\n"
@@ -50,7 +57,7 @@ def _placements(answer: Answer) -> str:
             ]
         )
     header = ["placement", "busiest/mean", "worst layer", "change GPU", "change node", "traffic"]
-    return table(header, rows)
+    return table(header, rows) + f"\n{LEGEND}; {answer.plan.candidates[0].name}: 1"
 
 
 def _proof(answer: Answer) -> str:
@@ -74,8 +81,12 @@ def _proof(answer: Answer) -> str:
     work = plan.ilp
     if work.problems:
         lines.append(
-            f"ILP 2     {work.problems} layers re-placed between their neighbours, {work.improved} improved: "
-            f"traffic -{100 * work.saved / max(1.0, traffic * linear + work.saved):.3f}%"
+            f"ILP 2     {work.problems} layers re-placed between their neighbours, "
+            + (
+                f"{work.improved} improved: traffic -{100 * work.saved / max(1.0, traffic * linear + work.saved):.3g}%"
+                if work.improved
+                else "none improved"
+            )
         )
     return "\n".join(lines)
 
@@ -99,21 +110,37 @@ def _drift(answer: Answer) -> list[str]:
             ("tuned again", drift.replanned, drift.replanned_effect),
         )
     ]
-    header = ["after the drift", "busiest/mean", "change GPU", "change node", "decode step", "experts", "exchange"]
+    header = ["after drift", "busiest/mean", "change GPU", "node", "decode step", "experts", "exchange"]
     text = table([*header, "TTFT p50", "p99", "TPOT p50", "p99"], rows)
     return [text + f"\n{drift.tokens:,} tokens of the new popularity; as many others were planned on"]
 
 
 def _effects(answer: Answer) -> str:
-    rows = []
+    rows, slo = [], answer.question.slo is not None
     for candidate, effect in zip(answer.plan.candidates, answer.effects, strict=True):
         steps = [milliseconds(1e3 * s) for s in (effect.decode_s, effect.experts_s, effect.exchange_s)]
         rows.append([candidate.name, *steps, *(milliseconds(effect.summary.get(name)) for name in LATENCIES)])
-    question = answer.question
-    header = ["simulated", "decode step", "experts", "exchange", "TTFT p50", "p99", "TPOT p50", "p99"]
-    what = f"decode step of {question.batch} sequences per replica; {EXCHANGES[question.exchange]}"
+        if slo:
+            rows[-1].append(share(effect.summary["slo_attainment"]))
+    question, plan = answer.question, answer.question.deployment.plan
+    exchange = f"all-to-alls ({EXCHANGES[question.exchange]})" if plan.ep > plan.tp else "all-reduces"
+    header = [
+        "simulated",
+        "decode step",
+        "experts",
+        "exchange",
+        "TTFT p50",
+        "p99",
+        "TPOT p50",
+        "p99",
+        *(["in SLO"] if slo else []),
+    ]
+    what = (
+        f"decode step: {question.batch} sequences per replica; experts: of that step, on the slowest GPU;\n"
+        f"exchange: {exchange} of that step"
+    )
     if question.trace is not None:
-        what += f"; workload {question.trace.name}, {len(question.trace.arrival_s):,} requests"
+        what += f";\nTTFT, TPOT: workload {question.trace.name}, {len(question.trace.arrival_s):,} requests"
     return table(header, rows) + f"\n{what}"
 
 
@@ -124,7 +151,7 @@ def _change(answer: Answer) -> str:
     first, last = answer.effects[0], answer.effects[-1]
 
     def change(before: float | None, after: float | None) -> str:
-        return f"{100 * (after / before - 1):+.1f}%" if before and after is not None else "-"
+        return f"{round(100 * (after / before - 1), 1) + 0.0:+.1f}%" if before and after is not None else "-"
 
     def steps(effect: Effect) -> tuple[float, float, float]:
         return effect.decode_s, effect.experts_s, effect.exchange_s
@@ -136,7 +163,7 @@ def _change(answer: Answer) -> str:
         f"{label} {change(first.summary.get(name), last.summary.get(name))}"
         for label, name in zip(labels, LATENCIES, strict=True)
     ]
-    return f"tuned against {answer.plan.candidates[0].name}: " + ", ".join(parts)
+    return f"tuned against {answer.plan.candidates[0].name}: " + ", ".join(parts[:3]) + ",\n  " + ", ".join(parts[3:])
 
 
 def experts_dict(answer: Answer) -> dict[str, Any]:

@@ -21,9 +21,10 @@ from planners.experts.layer_ilp import improve_layers, solve_layer
 from planners.experts.placement import Placement, figures_of, from_ranks, linear_ranks
 from planners.experts.placement_files import placement_dict, read_placement
 from planners.experts.replicate import replicated_by_groups
-from planners.experts.routing import Demand
+from planners.experts.routing import Demand, demand_of
 from planners.experts.search import SearchSettings, plan_experts
 from planners.experts.topology import two_level
+from planners.experts.trace_files import read_routing
 from planners.experts.traffic import rename_ranks
 
 seeds = st.integers(0, 10_000)
@@ -63,6 +64,7 @@ BAD: list[tuple[Any, str]] = [
     ({"physical_to_logical_map": [[0, 1, 2, 3, 4, 4]] * 3}, "leaves out expert 5 in row 0"),
     ({"physical_to_logical_map": [[0, 1, 2, 3, 4, 5, 5]] * 3}, "7 slots per layer do not divide by 2"),
     ({"physical_to_logical_map": [list(range(6))] * 3, "ep_size": 3}, "ep_size is 3"),
+    ({"physical_to_logical_map": [list(range(6))] * 3, "ep_size": "2"}, "ep_size is '2'"),
     ({"physical_to_logical_map": [list(range(6))] * 3, "logical_to_physical_map": [[[0]] * 6] * 3}, "not the inverse"),
     ({"physical_to_logical_map": [list(range(6))] * 3, "logical_to_physical_map": 5}, "not the inverse"),
 ]
@@ -178,9 +180,54 @@ def test_a_placement_written_is_judged_beside_the_others(tmp_path: Path, capsys:
         (("--ilp-steps", "-1"), "--ilp-steps is -1"),
         (("--expert-groups", "3"), "--expert-groups is 3"),
         (("--placement", "none.json"), "no such file"),
+        (("--redundant", "4000000"), "more than is left for KV"),
+        (("--out", "a.json", "--json", "a.json"), "name the same file"),
     ],
 )
 def test_mistakes_are_one_line(more: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SMALL, *more]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_alone_and_numbers_out_of_range_are_refused(tmp_path: Path) -> None:
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, np.zeros((4, 2, 1), dtype=int))
+    with pytest.raises(UserError, match="cannot be read as npz"):
+        read_routing(tmp_path / "array.npz", 8)
+    for wrong in (np.full((4, 2, 1), 1e300), np.full((4, 2, 1), 2**63 + 5, dtype=np.uint64)):
+        np.savez(tmp_path / "r.npz", experts=wrong)
+        with pytest.raises(UserError, match="beyond 32,767"):
+            read_routing(tmp_path / "r.npz", 8)
+
+
+@pytest.mark.parametrize("names", [("expert_a", "expert_1"), ("expert_0", "expert_2"), ("expert_1", "expert_2")])
+def test_columns_that_are_no_choices_are_refused(names: tuple[str, str], tmp_path: Path) -> None:
+    pd = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    frame = pd.DataFrame({"token": [0, 1], "layer": [0, 0], names[0]: [0, 1], names[1]: [2, 3]})
+    frame.to_parquet(tmp_path / "r.parquet")
+    with pytest.raises(UserError, match="they must be expert_0, expert_1"):
+        read_routing(tmp_path / "r.parquet", 8)
+
+
+@pytest.mark.parametrize(
+    "more", [("--cluster", "h100-sxm:4x2"), ("--drift", "0.5"), ("--tp", "4"), ("--slo", "ttft=1s")]
+)
+def test_lines_fit_into_120_columns_and_explain_the_tables(
+    more: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*SMALL, *more]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 120
+    assert "busiest/mean: tokens of the busiest GPU" in text and "on the slowest GPU" in text
+    assert ("all-reduces of that step" in text) == ("--tp" in more) and ("in SLO" in text) == ("--slo" in more)
+    assert "-0.0%" not in text
+
+
+def test_load_ignored_never_costs_more_traffic_than_load_kept() -> None:
+    routing = generate_routing(num_experts=8, num_layers=32, top_k=2, tokens=1000, skew=1.4, affinity=1.0, seed=1)
+    plan = plan_experts(demand_of(routing), two_level(8, 4, 9.8), SearchSettings())
+    affinity = next(c for c in plan.candidates if c.name == "affinity only")
+    assert affinity.figures.traffic <= plan.chosen.figures.traffic

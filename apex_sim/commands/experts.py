@@ -204,6 +204,8 @@ def run(args: argparse.Namespace) -> int:
     _, numbers, layers = moe_layers(deployment.model)
     named = {"--out": args.out, "--json": args.json, "--save-routing": args.save_routing}
     files = {flag: prepare_file(p, flag) for flag, p in named.items() if p is not None and (flag, p) != ("--json", "-")}
+    if len(set(files.values())) < len(files):
+        raise UserError(f"{', '.join(files)}: two of them name the same file; name one each")
     if args.save_routing is not None and not args.save_routing.endswith(".npz"):
         raise UserError(f"--save-routing {args.save_routing}: the ending must be .npz")
     trace = options.workload_of(args)

@@ -110,9 +110,8 @@ def measure(
     )
 
 
-def _with_copies(deployment: Deployment, placement: Placement) -> Deployment:
-    """KV memory without what copies of experts take on each device."""
-    extra = (placement.slots.shape[1] - placement.num_experts) / placement.num_ranks
+def with_copies(deployment: Deployment, extra: float) -> Deployment:
+    """KV memory without what ``extra`` more experts per device take; UserError when none is left."""
     if not extra:
         return deployment
     stages = deployment.step_model.stages
@@ -147,7 +146,8 @@ def effect_of(
 ) -> Effect:
     """Simulate a deployment whose experts are placed so: one decode step of ``batch`` sequences per replica, and a trace."""
     measured = measure(routing, placement, group_sizes(deployment, placement.num_ranks), exchange)
-    placed = dataclasses.replace(_with_copies(deployment, placement), expert_routing=measured, _cache={})
+    extra = (placement.slots.shape[1] - placement.num_experts) / placement.num_ranks
+    placed = dataclasses.replace(with_copies(deployment, extra), expert_routing=measured, _cache={})
     shape = StepShape(batch, batch * context, batch * context, 0, 0, 0, 0, 0, batch)
     costs = placed.step_model.explain(shape)
     summary = {} if trace is None else simulate_deployment(placed, trace, slo=slo, seed=seed).summary

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from planners.experts.drift import Drift, drift_of
-from planners.experts.effect import Effect, Exchange, effect_of
+from planners.experts.effect import Effect, Exchange, effect_of, with_copies
 from planners.experts.placement import Figures, Placement, figures_of
 from planners.experts.routing import Routing, demand_of
 from planners.experts.search import Candidate, ExpertPlan, SearchSettings, check_instance, plan_experts
@@ -43,6 +43,7 @@ class Question:
         """UserError for what cannot be placed or does not fit into memory."""
         check_instance(self.routing.num_experts, self.topology, self.settings)
         _ = self.deployment.memory, self.deployment.step_model
+        with_copies(self.deployment, self.settings.redundant / self.topology.num_ranks)
 
     def effect(self, routing: Routing, placement: Placement) -> Effect:
         """A placement simulated."""

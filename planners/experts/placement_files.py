@@ -85,7 +85,7 @@ def read_placement(
             f"{name}: {slots.shape[1]} slots per layer do not divide by {num_ranks} GPUs. Use the --ep of the file"
         )
     if content.get("ep_size", num_ranks) != num_ranks:
-        raise UserError(f"{name}: ep_size is {content['ep_size']}; asked for are {num_ranks} GPUs. Use the same --ep")
+        raise UserError(f"{name}: ep_size is {content['ep_size']!r}; asked for are {num_ranks} GPUs. Use the same --ep")
     placement = Placement(slots=slots, num_experts=num_experts, num_ranks=num_ranks)
     missing = np.argwhere(placement.copies() == 0)
     if len(missing):

@@ -107,7 +107,7 @@ def check_instance(num_experts: int, topology: Topology, settings: SearchSetting
         valid = -(-num_experts // ranks) * ranks - num_experts
         remedy = f"Use --redundant {valid + ranks if settings.redundant > valid else valid}"
         if not settings.redundant:
-            divisors = [str(g) for g in range(1, num_experts + 1) if num_experts % g == 0]
+            divisors = [str(g) for g in range(2, num_experts + 1) if num_experts % g == 0]
             remedy = f"Use --ep {', '.join(divisors)}, or --redundant {valid}"
         raise UserError(
             f"{num_experts + settings.redundant} experts per layer do not divide by {ranks} ranks, each of which holds "
@@ -173,7 +173,6 @@ def plan_experts(demand: Demand, topology: Topology, settings: SearchSettings) -
     most = np.maximum(least, bounds * (1.0 + settings.slack))
     free = np.full(demand.num_layers, np.inf)
     renamed = to_ranks(rename_ranks(demand, from_ranks(lpt, ranks), topology, settings.sweeps))
-    affinity = sweep_experts(demand, linear, topology, free, settings.sweeps)
     tuned = _tuned(demand, lpt, renamed, topology, most, settings.sweeps)
     proven = number_of_states(demand.num_experts, ranks) <= MOST_STATES
     work = IlpWork()
@@ -182,6 +181,8 @@ def plan_experts(demand: Demand, topology: Topology, settings: SearchSettings) -
         affinity, _ = best_path(demand, topology, free)
     else:
         tuned, work = improve_layers(demand, tuned, topology, most, settings.ilp_steps)
+        ends = [sweep_experts(demand, start, topology, free, settings.sweeps) for start in (linear, tuned)]
+        affinity = min(ends, key=lambda end: figures_of(demand, from_ranks(end, ranks), topology).traffic)
     named = {"linear": linear, "greedy balance": lpt, "affinity only": affinity, "balance, renamed": renamed}
     candidates = [_candidate(n, from_ranks(r, ranks), demand, topology) for n, r in named.items()]
     chosen = _candidate("tuned", from_ranks(tuned, ranks), demand, topology)

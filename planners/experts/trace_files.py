@@ -14,6 +14,8 @@ from planners.experts.routing import Ints, Routing
 
 ARRAY = "experts"
 COLUMNS = ("token", "layer")
+MOST_EXPERTS = 32_767
+"""Largest number of an expert that a file may hold: what --save-routing writes has 16 bits."""
 
 
 def read_routing(path: str | Path, num_experts: int) -> Routing:
@@ -40,14 +42,19 @@ def _whole(array: npt.NDArray[Any], name: str) -> Ints:
         raise UserError(f"{name}: {ARRAY} holds {array.dtype}; it must hold whole numbers, the chosen experts")
     if np.issubdtype(array.dtype, np.floating) and not (np.isfinite(array).all() and (array == np.floor(array)).all()):
         raise UserError(f"{name}: {ARRAY} has entries that are no whole numbers (missing choices?); drop those tokens")
+    if array.size and max(abs(float(array.max())), abs(float(array.min()))) > MOST_EXPERTS:
+        raise UserError(f"{name}: {ARRAY} has entries beyond {MOST_EXPERTS:,}; it must hold the chosen experts, from 0")
     return np.asarray(array, dtype=np.int64)
 
 
 def _read_npz(file: Path) -> npt.NDArray[Any]:
     try:
-        with np.load(file, allow_pickle=False) as content:
-            if not hasattr(content, "files") or ARRAY not in content.files:
-                found = ", ".join(getattr(content, "files", [])) or "none"
+        loaded = np.load(file, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):  # an array alone, as numpy.save writes it
+            raise ValueError
+        with loaded as content:
+            if ARRAY not in content.files:
+                found = ", ".join(content.files) or "none"
                 raise UserError(
                     f"{file.name}: no array {ARRAY!r}; it has {found}. Save tokens x layers x top-k under that name"
                 )
@@ -73,7 +80,11 @@ def _read_parquet(file: Path) -> npt.NDArray[Any]:
     missing = [c for c in COLUMNS if c not in frame.columns] + ([] if names else ["expert_0"])
     if missing:
         raise UserError(f"{file.name}: no column {missing[0]!r}; needed are token, layer, expert_0 ... expert_(k-1)")
-    names.sort(key=lambda name: int(name.rpartition("_")[2]) if name.rpartition("_")[2].isdigit() else 0)
+    if names != ["expert"]:
+        wanted = [f"expert_{i}" for i in range(len(names))]
+        if sorted(map(str, names)) != sorted(wanted):
+            raise UserError(f"{file.name}: columns {', '.join(map(str, names))}; they must be {', '.join(wanted)}")
+        names = wanted
     if frame[[*COLUMNS, *names]].isna().to_numpy().any():
         raise UserError(f"{file.name}: has empty cells; every token needs its experts in every layer")
     tokens, layers = frame["token"].nunique(), frame["layer"].nunique()
