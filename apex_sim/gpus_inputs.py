@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 STARTUP = "300s"
 """From asking for an instance to its first token: boot, weights, warm-up take minutes."""
 MOST_WINDOWS = 200
+REDRAWS = 2
+"""Of a synthetic workload: a plan that one draw of its arrivals filled to the brim misses the SLO on the next."""
 
 
 def window_of(args: argparse.Namespace, trace: Trace) -> tuple[float, float]:
@@ -38,6 +40,15 @@ def window_of(args: argparse.Namespace, trace: Trace) -> tuple[float, float]:
             f"at most {MOST_WINDOWS} are planned together: use longer windows or a part of the trace"
         )
     return window_s, startup_s
+
+
+def redraws_of(args: argparse.Namespace) -> list[Trace]:
+    """Other draws of a synthetic workload; none of a trace."""
+    from apex_sim.options import workload_of
+
+    if args.trace is not None or args.input_len is None:
+        return []
+    return [workload_of(argparse.Namespace(**{**vars(args), "seed": args.seed + 1 + i})) for i in range(REDRAWS)]
 
 
 def notes(problem: FleetProblem, skipped: tuple[int, ...], beyond: int) -> dict[str, Any]:

@@ -119,7 +119,8 @@ def _promise(promise: Promise | None) -> dict[str, Any]:
         "slo": str(slo),
         "promised_attainment": slo.attainment,
         "simulated_attainment": last.checked.attainment,
-        "kept": last.checked.attainment >= slo.attainment,
+        "redrawn_attainment": list(last.redrawn),
+        "kept": min(last.checked.attainment, *last.redrawn, 1.0) >= slo.attainment,
         "idle_attainment": last.idle_attainment,
         "requests_left_out": last.checked.left_out,
         "rounds": [
@@ -179,6 +180,9 @@ def _promise_lines(data: dict[str, Any]) -> list[str]:
         f"SLO {data['slo']}: promised {share(data['promised_attainment'])}, "
         f"simulated {share(data['simulated_attainment'])}: {word}",
     ]
+    if data["redrawn_attainment"]:
+        draws = ", ".join(share(value) for value in data["redrawn_attainment"])
+        lines[-1] = lines[-1].replace(f": {word}", f" (other draws of the workload: {draws}): {word}")
     if data["requests_left_out"]:
         lines[-1] += f" (without the {data['requests_left_out']} requests left out)"
     lines += [

@@ -12,8 +12,10 @@ import pytest
 from apex_sim.cli import main
 from planners.fleet import simulated
 from planners.fleet.capacity import Capacity
+from planners.fleet.grid import histogram, nearest
 from planners.fleet.problem import FleetProblem, GpuType, Size
 from workloads.slo import Slo
+from workloads.trace import Trace
 
 
 @pytest.fixture
@@ -23,9 +25,10 @@ def keep(monkeypatch):
     sizes = (Size(name="s", rate_per_s=4.0), Size(name="t", rate_per_s=4.0))
     problem = FleetProblem(types=types, sizes=sizes, max_tput_per_s=np.array([[2.0, 0.0], [0.0, 2.0]]))
 
-    def run(enough, rounds=8, limits=(None, None), idle=1.0):
+    def run(enough, rounds=8, limits=(None, None), idle=1.0, redraws=()):
         def check(slices, deployments, cell, trace, slo, seed):
-            shares = [1.0 if n >= least else 0.5 for n, least in zip(deployments, enough, strict=True)]
+            needed = enough if trace is None else trace  # a fake redraw is what it takes to keep its SLO
+            shares = [1.0 if n >= least else 0.5 for n, least in zip(deployments, needed, strict=True)]
             results = tuple(SimpleNamespace(attainment=share) for share in shares)
             return SimpleNamespace(attainment=min(shares), results=results)
 
@@ -33,6 +36,7 @@ def keep(monkeypatch):
             attainment=lambda checked: idle, without_hopeless=lambda problem, missed: problem.max_tput_per_s
         )
         monkeypatch.setattr(simulated, "check", check)
+        monkeypatch.setattr(simulated, "nearest", lambda grid, trace: None)
         monkeypatch.setattr(simulated, "Idle", lambda *parts: alone)
         serving = SimpleNamespace(deployment=lambda candidate, count: count)
         grid, capacity = SimpleNamespace(cell=None), Capacity(slo=Slo(tpot_s=1.0))
@@ -47,6 +51,7 @@ def keep(monkeypatch):
             gap=None,
             time_limit_s=None,
             rounds=rounds,
+            redraws=redraws,
         )
 
     return run
@@ -80,6 +85,26 @@ def test_no_headroom_is_bought_where_idle_instances_would_miss_the_slo_too(keep)
     (only,) = keep([1000, 2], idle=0.93)
     assert only.idle_attainment == 0.93 and only.fleet.counts == (2, 2)
     assert len(keep([1000, 2], rounds=0)) == 1
+
+
+def test_the_promise_holds_on_other_draws_too(keep):
+    rounds = keep([2, 2], redraws=[(3, 2), (2, 4)])
+    assert rounds[0].redrawn == (0.5, 0.5) and rounds[0].checked.attainment == 1.0
+    assert rounds[-1].fleet.counts == (3, 4) and rounds[-1].redrawn == (1.0, 1.0)
+
+
+def test_requests_of_another_draw_lie_in_the_cell_with_the_nearest_mean():
+    def draw(lengths):
+        return Trace(
+            arrival_s=np.arange(len(lengths)) / 2,
+            input_tokens=lengths,
+            output_tokens=np.full(len(lengths), 9),
+            name="t",
+        )
+
+    grid = histogram(draw(np.array([90, 110, 900])))
+    assert [size.input_tokens for size in grid.sizes] == [90, 110, 900]
+    assert nearest(grid, draw(np.array([101, 5000, 90, 300, 1]))).tolist() == [1, 2, 0, 1, 0]
 
 
 def _command(tmp_path, capsys, *options):

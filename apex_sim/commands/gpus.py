@@ -147,7 +147,8 @@ def _from_simulator(args: argparse.Namespace, file: Path | None, figure: Path | 
         notes = inputs.notes(problem, skipped, 0)
         emit_day(plan, notes, slo, args.json, file, figure, day_account(candidates, plan))
         return 0
-    rounds = keep_promise(problem, serving, candidates, grid, trace, capacity, rounds=most, **limits)
+    redraws = inputs.redraws_of(args)
+    rounds = keep_promise(problem, serving, candidates, grid, trace, capacity, rounds=most, redraws=redraws, **limits)
     last = rounds[-1]
     span_s = fleet_span_s(last.checked, trace)
     account = fleet_account(candidates, last.fleet.counts, last.checked, span_s), span_s

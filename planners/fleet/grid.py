@@ -67,6 +67,14 @@ def histogram(trace: Trace) -> Histogram:
     return Histogram(sizes=sizes, cell=cell.astype(np.int64))
 
 
+def nearest(grid: Histogram, trace: Trace) -> npt.NDArray[np.int64]:
+    """int64[requests]: cell of ``grid`` whose mean is nearest to each request of another trace, by ratios of lengths."""
+    means = np.log(np.array([(size.input_tokens or 1.0, size.output_tokens or 1.0) for size in grid.sizes]))
+    lengths, back = np.unique(np.stack((trace.input_tokens, trace.output_tokens), axis=1), axis=0, return_inverse=True)
+    cell = np.array([int(np.argmin(((means - row) ** 2).sum(axis=1))) for row in np.log(lengths)], dtype=np.int64)
+    return cell[back.ravel()]
+
+
 def _name(key: int, inputs: float, outputs: float) -> str:
     """By the cell's upper ends; beyond the last tick, by its mean."""
     row, column = divmod(key, len(OUTPUT_TICKS))

@@ -11,7 +11,7 @@ from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Site, Terms
 from planners.fleet.capacity import Capacity
 from planners.fleet.check import Checked, check
-from planners.fleet.grid import Histogram
+from planners.fleet.grid import Histogram, nearest
 from planners.fleet.idle import Idle
 from planners.fleet.ilp import plan_fleet
 from planners.fleet.instance import Candidate, Serving
@@ -33,6 +33,8 @@ class Round:
     headroom: Floats
     """float64[types]: by how much the type's throughputs were divided."""
     checked: Checked
+    redrawn: tuple[float, ...] = ()
+    """Attainment on other draws of the workload."""
     idle_attainment: float | None = None
     """Share of the requests that would meet the SLO if each had an idle instance of its type; None where not looked at."""
 
@@ -73,17 +75,19 @@ def keep_promise(
     gap: float | None,
     time_limit_s: float | None,
     rounds: int = ROUNDS,
+    redraws: Sequence[Trace] = (),
 ) -> list[Round]:
     """Plan, simulate and, while the SLO's share is missed, plan again with headroom on the types that missed it.
 
     Mixed sizes disturb each other and arrivals come in bursts, which a throughput per size does not know; the paper
     over-provisions by scaling the rate. A size whose requests miss the SLO even on an idle instance of its type, its mean
     notwithstanding, goes to other types. It ends where idle instances would miss the share as well, or where limits leave
-    no room. The last round is the plan.
+    no room. The last round is the plan. ``redraws``: of the same workload, on which the promise must hold too.
     """
     headroom = np.ones(len(candidates))
     idle = Idle(serving, candidates, grid.cell, trace, capacity)
     done: list[Round] = []
+    share, others = capacity.slo.attainment, [(nearest(grid, other), other) for other in redraws]
     for _ in range(rounds + 1):
         eased = replace(problem, max_tput_per_s=problem.max_tput_per_s / headroom)
         try:
@@ -94,19 +98,27 @@ def keep_promise(
             break
         deployments = [serving.deployment(c, n) if n else None for c, n in zip(candidates, fleet.counts, strict=True)]
         checked = check(fleet.slices, deployments, grid.cell, trace, capacity.slo, capacity.seed)
-        done.append(Round(problem=eased, fleet=fleet, headroom=headroom, checked=checked))
-        missed = [r is not None and r.attainment < capacity.slo.attainment for r in checked.results]
-        if checked.attainment >= capacity.slo.attainment or not any(missed) or not rounds:
+        redrawn = [check(fleet.slices, deployments, *pair, capacity.slo, capacity.seed) for pair in others]
+        found = Round(problem=eased, fleet=fleet, headroom=headroom, checked=checked)
+        done.append(replace(found, redrawn=tuple(other.attainment for other in redrawn)))
+        missed = np.any([_missed(one, share) for one in (checked, *redrawn)], axis=0)
+        if not missed.any() or not rounds:
             break
         best = idle.attainment(checked)
         done[-1] = replace(done[-1], idle_attainment=best)
         tput = idle.without_hopeless(problem, missed)
         if (tput == problem.max_tput_per_s).all():
-            if best < capacity.slo.attainment:
+            if best < share:
                 break
             headroom = np.where(missed, _next(problem, fleet, headroom), headroom)
         problem = replace(problem, max_tput_per_s=tput)
     return done
+
+
+def _missed(checked: Checked, share: float) -> list[bool]:
+    """Per type, where the fleet misses its promise; none where it keeps it."""
+    kept = checked.attainment >= share
+    return [not kept and result is not None and result.attainment < share for result in checked.results]
 
 
 def _next(problem: FleetProblem, fleet: Fleet, headroom: Floats) -> Floats:
