@@ -17,8 +17,29 @@ if TYPE_CHECKING:
 STARTUP = "300s"
 """From asking for an instance to its first token: boot, weights, warm-up take minutes."""
 MOST_WINDOWS = 200
+ROUTING = "least-outstanding"
+"""Among the instances of a type."""
 REDRAWS = 2
 """Of a synthetic workload: a plan that one draw of its arrivals filled to the brim misses the SLO on the next."""
+
+
+def refuse_beside_table(args: argparse.Namespace) -> None:
+    """What a table says itself, and what only simulations heed, has no meaning with --profile."""
+    from apex_sim.options import ENGINE_SETTINGS
+    from hardware_profiles.errors import UserError
+
+    said = ("gpus", "slo", "model", "pricing", "lifetime_years", "grid", "pue", "usd_per_kwh")
+    unset = (None, False, 0.0, "auto", ROUTING, "vllm-v1")
+    for name in (*said, "engine", *ENGINE_SETTINGS, "no_headroom", "cache", "no_cache"):
+        if getattr(args, name) not in unset:
+            raise UserError(
+                f"--{name.replace('_', '-')} has no meaning beside --profile, whose table says what is served; drop one"
+            )
+    workload = (args.trace, args.input_len, args.output_len)
+    if args.num_requests is not None and workload == (None, None, None):
+        raise UserError(
+            "--num-requests has no meaning with the sizes of --profile; give a trace or lengths, or drop it"
+        )
 
 
 def window_of(args: argparse.Namespace, trace: Trace) -> tuple[float, float]:

@@ -20,7 +20,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--input-len 'lognormal(median=500,sigma=1)' --output-len 150 --slo tpot=60ms,ttft=2s",
     )
     options.add_deployment(parser, fixed=False)
-    parser.set_defaults(routing="least-outstanding")
+    parser.set_defaults(routing=inputs.ROUTING)
     options.add_workload(parser)
     group = parser.add_argument_group("fleet")
     group.add_argument("--gpus", metavar="LIST", help="types of instances: DEVICE or DEVICE:TP, comma-separated")
@@ -75,11 +75,7 @@ def _from_profile(args: argparse.Namespace, file: Path | None, figure: Path | No
     from planners.fleet.profile import read_profile
     from planners.fleet.schedule import day_of
 
-    for name in ("gpus", "slo", "model", "pricing", "lifetime_years", "grid", "pue", "usd_per_kwh"):
-        if getattr(args, name) is not None:
-            raise UserError(
-                f"--{name.replace('_', '-')} has no meaning beside --profile, whose table says it; drop one"
-            )
+    inputs.refuse_beside_table(args)
     if args.rate is not None and not 0 <= args.rate < float("inf"):
         raise UserError(f"--rate is {args.rate:g}; it must be a number of requests per second of at least 0")
     profile, rate, cell, trace, beyond = read_profile(Path(args.profile)), args.rate, None, None, 0
