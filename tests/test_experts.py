@@ -339,3 +339,30 @@ def test_two_nodes_of_mixtral_are_nearly_proven() -> None:
     routing = generate_routing(num_experts=8, num_layers=32, top_k=2, tokens=2000, skew=1.4, affinity=1.0, seed=0)
     plan = plan_experts(demand_of(routing), two_level(8, 4, 9.8), SearchSettings())
     assert plan.balance_gap == 0.0 and plan.traffic_gap < 0.01
+
+
+def test_means_over_layers_cost_what_layers_cost_one_by_one() -> None:
+    """The step model takes one busiest rank for all layers; layers differ, but their cost is nearly linear in it."""
+    from dataclasses import replace
+
+    from apex_sim.api import build_deployment
+    from hardware_profiles.cluster import parse_cluster
+    from planners.experts.effect import effect_of
+
+    deployment = build_deployment("mixtral-8x7b", parse_cluster("h100-sxm:4"), tp=1, dp=4, ep=4)
+    routing = generate_routing(num_experts=8, num_layers=32, top_k=2, tokens=1000, skew=1.6, affinity=1.0, seed=3)
+    placement = from_ranks(linear_ranks(32, 8, 4), 4)
+    for batch in (8, 512):
+        whole = effect_of(deployment, routing, placement, batch=batch)
+        parts = [
+            effect_of(
+                deployment,
+                replace(routing, experts=routing.experts[:, i : i + 1]),
+                replace(placement, slots=placement.slots[i : i + 1]),
+                batch=batch,
+            )
+            for i in range(32)
+        ]
+        assert min(p.routing.busiest_rank for p in parts) < 0.95 * max(p.routing.busiest_rank for p in parts)
+        assert whole.experts_s == pytest.approx(np.mean([p.experts_s for p in parts]), rel=2e-3)
+        assert whole.exchange_s == pytest.approx(np.mean([p.exchange_s for p in parts]), rel=2e-3)
