@@ -1,4 +1,4 @@
-"""``apex-sim models``: the built-in catalog, and what a model weighs, caches and computes."""
+"""``apex-sim models``: the built-in catalog, what a model weighs, caches and computes, and formats of weights."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ FLOP_CONTEXTS = (0, 4096, 32768)
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``models`` and its two actions."""
     parser = subparsers.add_parser("models", help="list models, or show one in detail", description=DESCRIPTION)
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|formats")
     listing = actions.add_parser("list", help="the built-in catalog")
     listing.add_argument("text", nargs="?", default="", metavar="TEXT", help="only names that contain TEXT")
     listing.add_argument("--json", action="store_true", help="print JSON")
+    formats = actions.add_parser("formats", help="number formats of weights: what --quantization takes")
+    formats.add_argument("--json", action="store_true", help="print JSON")
     show = actions.add_parser("show", help="one model: layers, parameters, weights, KV cache, FLOP")
     show.add_argument("model", metavar="NAME|PATH", help="Hub name, short name, config.json or model folder")
     show.add_argument("--dtype", default="auto", help="dtype of unquantised weights: auto, bfloat16, float16, float32")
@@ -32,8 +34,33 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the list or one model; 0."""
-    return _list(args) if args.action == "list" else _show(args)
+    """Print the list, one model or the formats; 0."""
+    return {"list": _list, "show": _show, "formats": _formats}[args.action](args)
+
+
+def _formats(args: argparse.Namespace) -> int:
+    from simulator.physics.formats import FORMATS
+
+    rows = [
+        {
+            "name": name,
+            "bytes_per_weight": row.quant.bytes_per_weight,
+            "activations": row.quant.activation_dtype or "16 bits",
+            "confidence": row.confidence,
+            "source": row.source,
+        }
+        for name, row in FORMATS.items()
+    ]
+    if args.json:
+        _print_json(rows)
+        return 0
+    head = ("FORMAT", "BITS", "ACTIVATIONS", "CONFIDENCE", "SOURCE")
+    cells = [
+        (str(r["name"]), f"{8 * row.quant.bytes_per_weight:.2f}", str(r["activations"]), row.confidence, row.source)
+        for r, row in zip(rows, FORMATS.values(), strict=True)
+    ]
+    print(_table([head, *cells], right=(1,)))
+    return 0
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -101,7 +128,7 @@ def _with_dtypes(model: ModelSpec, dtype: str, quantization: str | None) -> Mode
     from dataclasses import replace
 
     from hardware_profiles.errors import unknown_name
-    from simulator.physics.precision import OVERRIDES
+    from simulator.physics.formats import OVERRIDES
     from workloads.model import FLOAT_DTYPES, full_dtype_name
 
     if dtype != "auto":

@@ -24,30 +24,13 @@ from simulator.physics.efficiency import (
     dequantised_moe,
     efficiency_of,
 )
+from simulator.physics.formats import AS_STORED, FORMATS, OVERRIDES, PLAIN, KernelShare, tensor_peak
 from simulator.plan import ParallelPlan
 from workloads.model import ModelSpec, QuantSpec
 
 _DTYPE_ALIASES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "float": "float32", "fp32": "float32"}
 _DTYPE_BYTES = {"bfloat16": 2.0, "float16": 2.0, "float32": 4.0}
 
-OVERRIDES: Mapping[str, QuantSpec] = {
-    "fp8": QuantSpec(method="fp8", weight_dtype="fp8", bytes_per_weight=1.0, activation_dtype="fp8"),
-    "fp8_block": QuantSpec(
-        method="fp8", weight_dtype="fp8_block", bytes_per_weight=1.0 + 4 / 128**2, activation_dtype="fp8"
-    ),
-    "int8": QuantSpec(method="int8", weight_dtype="int8", bytes_per_weight=1.0),
-    "w8a8": QuantSpec(method="w8a8", weight_dtype="int8", bytes_per_weight=1.0, activation_dtype="int8"),
-    "int4": QuantSpec(method="int4", weight_dtype="int4", bytes_per_weight=0.5 + 2.5 / 128),
-    "awq": QuantSpec(method="awq", weight_dtype="int4", bytes_per_weight=0.5 + 2.5 / 128),
-    "gptq": QuantSpec(method="gptq", weight_dtype="int4", bytes_per_weight=0.5 + 2.5 / 128),
-    "mxfp4": QuantSpec(method="mxfp4", weight_dtype="mxfp4", bytes_per_weight=0.5 + 1 / 32),
-    "nvfp4": QuantSpec(method="nvfp4", weight_dtype="nvfp4", bytes_per_weight=0.5 + 1 / 16, activation_dtype="nvfp4"),
-}
-"""``--quantization`` values. Scales: one float32 per 128x128 block (fp8_block), 16-bit scale and 4-bit zero point per
-group of 128 (awq, gptq), 8-bit scale per 32 (OCP MX) or 16 (NVFP4) weights; per-channel scales (fp8, int8) are left
-out."""
-
-_PEAK_OF_ACTIVATION = {"fp8": "fp8", "fp8_block": "fp8", "int8": "int8", "nvfp4": "fp4", "mxfp4": "fp4", "fp4": "fp4"}
 _ACTIVATION_BYTES = {
     "fp8": 1.0,
     "fp8_block": 1.0,
@@ -55,6 +38,9 @@ _ACTIVATION_BYTES = {
     "nvfp4": 0.5 + 1 / 16,
     "mxfp4": 0.5 + 1 / 32,
     "fp4": 0.5,
+    "int4": 0.5,
+    "int6": 0.75,
+    "w6a8": 1.0,
 }
 
 Fit = TypeVar("Fit")
@@ -72,6 +58,8 @@ class KernelFormat:
     peak_flop_per_s: float
     gemm: GemmFit
     moe: MoeFit
+    expand_bytes: float = 0.0
+    """Memory traffic per weight and step that comes before the product, in a kernel of its own [B]: decompression."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,9 +118,9 @@ def quantisation(model: ModelSpec, plan: ParallelPlan) -> QuantSpec | None:
     if plan.quantization not in OVERRIDES:
         raise unknown_name("quantization", plan.quantization, OVERRIDES)
     override = OVERRIDES[plan.quantization]
-    if model.quant is not None and model.quant.weight_dtype.split("_")[0] == override.weight_dtype.split("_")[0]:
-        return model.quant
-    return override
+    if model.quant is None or model.quant.weight_dtype.split("_")[0] != override.weight_dtype.split("_")[0]:
+        return override
+    return override if override.weight_dtype.endswith("_24") else model.quant
 
 
 def _pick(fits: Mapping[str, Fit], defaults: Mapping[str, Fit], keys: Sequence[str]) -> Fit | None:
@@ -169,6 +157,8 @@ def _weight_only(quant: QuantSpec, base: KernelFormat, efficiency: Efficiency) -
     keys = [f"{quant.weight_dtype}_wo", *([quant.weight_dtype] if quant.weight_dtype in ("int4", "mxfp4") else [])]
     gemm = next((efficiency.gemm[k] for k in keys if k in efficiency.gemm), None)
     moe = next((efficiency.moe[k] for k in keys if k in efficiency.moe), None)
+    if quant.weight_dtype in AS_STORED:
+        gemm, moe = base.gemm, base.moe
     return replace(
         base,
         name=f"{quant.weight_dtype} weights, {base.name} arithmetic",
@@ -183,7 +173,7 @@ def _quantised_format(
 ) -> KernelFormat:
     """Format of the quantised matrices; weight-only when the device has no tensor cores for the activations' dtype."""
     activation = quant.activation_dtype
-    peak = device.dense_flop_per_s.get(_PEAK_OF_ACTIVATION.get(activation or "", ""))
+    peak = tensor_peak(activation, device.dense_flop_per_s)
     if activation is None or activation in _DTYPE_BYTES or not peak:
         return _weight_only(quant, base, efficiency)
     keys = [quant.weight_dtype, activation]
@@ -194,8 +184,32 @@ def _quantised_format(
         weight_bytes=quant.bytes_per_weight,
         activation_bytes=_ACTIVATION_BYTES[activation],
         peak_flop_per_s=peak,
-        gemm=gemm if gemm is not None else base.gemm,
+        gemm=gemm if gemm is not None else replace(base.gemm, quantise=DEFAULT_GEMM["int8"].quantise),
         moe=moe if moe is not None else base.moe,
+    )
+
+
+def _as_kernel(fmt: KernelFormat, share: KernelShare) -> KernelFormat:
+    """The format with what its own kernels reach."""
+    if share == PLAIN:
+        return fmt
+    gemm, moe = fmt.gemm, fmt.moe
+    return replace(
+        fmt,
+        peak_flop_per_s=fmt.peak_flop_per_s * share.peak,
+        gemm=replace(
+            gemm,
+            compute=gemm.compute * share.compute,
+            memory=gemm.memory * share.memory,
+            norm=max(gemm.norm, share.least_norm),
+        ),
+        moe=replace(
+            moe,
+            compute=moe.compute * share.compute,
+            memory=moe.memory * share.memory,
+            norm=max(moe.norm, share.least_norm),
+        ),
+        expand_bytes=share.expand_bytes,
     )
 
 
@@ -220,6 +234,8 @@ def resolve_precision(model: ModelSpec, device: DeviceProfile, plan: ParallelPla
     base = _base_format(dtype, device, efficiency)
     quant = quantisation(model, plan)
     quantised = base if quant is None else _quantised_format(quant, base, device, efficiency)
+    if plan.quantization is not None:
+        quantised = _as_kernel(quantised, FORMATS[plan.quantization].share)
     kv_dtype, kv_bytes = _kv_dtype(plan, quant, dtype)
     kv_keys = ["fp8", *_base_keys(dtype)] if kv_dtype == "fp8" else _base_keys(kv_dtype)
     prefill = _pick(efficiency.prefill_attention, DEFAULT_PREFILL_ATTENTION, kv_keys)

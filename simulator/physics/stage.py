@@ -144,6 +144,14 @@ class Stage:
     def _matrix(self, matrix: RankMatrix, tokens: int, count: int) -> Cost:
         return self._gemm(matrix.name, tokens, matrix.n, matrix.k, matrix.format, count)
 
+    def _expansion(self, weights: list[tuple[float, KernelFormat]], name: str = "weights.expand") -> list[Cost]:
+        """Decompression of (weights, format) before their products, at the memory's speed; nothing for most formats."""
+        moved = sum(count * fmt.expand_bytes for count, fmt in weights)
+        if not moved:
+            return []
+        seconds = sum(n * f.expand_bytes / (f.gemm.memory * self._bandwidth) for n, f in weights)
+        return [Cost(name, seconds, "memory", nbytes=moved)]
+
     def _collective(self, name: str, op: CollectiveOp, nbytes: float, ranks: int, count: int) -> Cost:
         seconds = self._context.interconnect.seconds(op, nbytes, ranks)
         start_s = self._context.interconnect.seconds(op, 0.0, ranks)
@@ -270,6 +278,9 @@ class Stage:
             if layer.experts is not None:
                 costs.append(self._experts(layer.experts, tokens, count))
             costs += self._expert_exchange(layer.experts, tokens, count)
+        costs += self._expansion(
+            [(weights, fmt) for layer, count in self.layout.layers for weights, fmt in _stored(layer, count)]
+        )
         if not self.layout.is_last:
             costs.append(self._send(tokens))
         return costs
@@ -291,6 +302,7 @@ class Stage:
         context = self._context
         layout = context.layout
         costs = [self._gemm("lm_head", rows, layout.vocab_per_rank, layout.hidden, context.precision.lm_head, 1)]
+        costs += self._expansion([(layout.vocab_per_rank * layout.hidden, context.precision.lm_head)], "lm_head.expand")
         if self._ranks > 1:
             nbytes = rows * layout.padded_vocab * context.precision.element_bytes
             costs.append(self._collective("all_gather.logits", "all_gather", nbytes, self._ranks, 1))
@@ -461,6 +473,15 @@ class Stage:
         )
         tokens = self.tokens(shape.decode_seqs + shape.prefill_tokens)
         return (tokens.nbytes + self.rows(shape.logits_rows).nbytes + attention) * self._ranks
+
+
+def _stored(layer: RankLayer, count: int) -> list[tuple[float, KernelFormat]]:
+    """(weights, format) of the matrices of ``count`` blocks on one rank, all experts included."""
+    parts = [(float(count * m.n * m.k), m.format) for m in layer.matrices]
+    if layer.experts is not None:
+        e = layer.experts
+        parts.append((float(count * e.local_experts * e.num_matrices * e.hidden * e.intermediate), e.format))
+    return parts
 
 
 def _fixed_s(c: AttentionCoefficients, num_seqs: int, mixed: bool) -> float:
