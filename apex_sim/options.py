@@ -86,7 +86,8 @@ def add_deployment(parser: argparse.ArgumentParser, *, fixed: bool = True) -> No
         "--routing",
         default="round-robin",
         metavar="POLICY",
-        help="round-robin, random, least-outstanding, jsq-tokens, power-of-two",
+        help="round-robin, random, least-outstanding, jsq-tokens, power-of-two, prefix-affinity, kv-aware, session-affinity; "
+        "with parameters as in 'kv-aware(load=2)'",
     )
     engine.add_argument(
         "--cold-start", action="store_true", default=None, help="servers have just started: MoE kernels compile first"

@@ -374,6 +374,15 @@ class EngineCore:
         candidates = [(r, lane) for lane in self.lanes for r in lane.prefilling if id(r) not in busy]
         for lane in self.lanes:
             newest = lane.newest()
+    def settle_ahead(self, steps: int | None) -> None:
+        """Evict what ``steps`` decode steps, the one in flight included, certainly need; None: a step with prompts, whose
+        decode rows have what was promised. Whoever looks at the cache then sees the same however far the driver jumped."""
+        if self.prefix_cache is None:
+            return
+        lane = self.lane
+        growth = self.promised if steps is None else lane.blocks_after(steps) - lane.blocks()
+        self.prefix_cache.shrink(self.limits.num_blocks - self.used_blocks() - growth)
+
             if newest is not None:
                 candidates.append((newest, lane))
         if not candidates or self.num_running == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from hardware_profiles.errors import UserError, unknown_name
+from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Cluster
 from simulator.batching import BATCHING, RESERVING
 from simulator.cold import ColdStart
@@ -15,7 +15,7 @@ from simulator.physics.memory import MemoryPlan, memory_plan
 from simulator.physics.moe import ExpertRouting
 from simulator.physics.step_model import StepModel
 from simulator.plan import ParallelPlan
-from simulator.routing import ROUTING
+from simulator.routing import BY_PREFIX, parse_routing
 from simulator.run import ReplicaSetup
 from workloads.model import ModelSpec
 
@@ -45,9 +45,9 @@ class Deployment:
     _cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.routing not in ROUTING:
-            raise unknown_name("routing policy", self.routing, ROUTING)
         engine = self.engine
+        if parse_routing(self.routing)[0] in BY_PREFIX and not engine.prefix_caching:
+            raise UserError(f"--routing {self.routing} looks for cached prefixes; it needs --enable-prefix-caching")
         for name, value in (
             ("max_num_seqs", engine.max_num_seqs),
             ("max_num_batched_tokens", engine.max_num_batched_tokens),

@@ -10,7 +10,7 @@ from simulator.core import EngineCore
 from simulator.costs import StepCosts
 from simulator.phases import PromptShares
 from simulator.recorder import ReplicaRecord
-from simulator.request import Request
+from simulator.request import Request, RequestView
 from simulator.stream import TokenStream
 
 OnFinish = Callable[[Request, int, int], None]

@@ -183,6 +183,12 @@ class Lane:
         padding: int = sum(map(mul, self.phases, self.paddings[self.it % size]))
         return (self.private + padding) // size
 
+    def blocks_after(self, steps: int) -> int:
+        """Private KV blocks of the members when they have done ``steps`` more decode steps; O(block_size)."""
+        size = self.block_size
+        padding: int = sum(map(mul, self.phases, self.paddings[(self.it + steps) % size]))
+        return (self.private + self.num_seqs * steps + padding) // size
+
     def blocks_for_next_step(self) -> int:
         """New blocks the next decode step needs."""
         return self.phases[-self.it % self.block_size]

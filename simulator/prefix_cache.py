@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from simulator.request import Request
+from simulator.request import Request, RequestView
 
 Key = int | tuple[int, int]
 """A whole piece by its id; the ragged end of a prompt by its id and how many blocks of it there are."""
@@ -58,6 +58,11 @@ class PrefixCache:
             tokens += blocks * self.block_size
             index += 1
         return index, min(tokens, limit), tokens, idle_blocks
+
+    def tokens_by_tier(self, request: RequestView) -> tuple[int, ...]:
+        """Tokens of the prompt in device memory, from its start on."""
+        assert isinstance(request, Request)
+        return (self.match(request)[1],)
 
     def hold(self, key: Key, blocks: int) -> None:
         """Take a reference to a segment of ``blocks`` blocks."""

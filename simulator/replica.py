@@ -19,7 +19,7 @@ from simulator.costs import StepCosts
 from simulator.driver import Driver, OnFinish
 from simulator.gaps import Stragglers
 from simulator.physics.shape import StepShape, window_pairs
-from simulator.request import Request
+from simulator.request import Request, RequestView
 
 FOREVER = 1 << 62
 

@@ -32,6 +32,14 @@ class RequestView(Protocol):
     def num_preemptions(self) -> int:
         """How often it lost its KV blocks."""
 
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """Identities of the successive pieces of its prompt (with prefix caching); equal ids mean equal tokens up to there."""
+
+    @property
+    def session(self) -> int:
+        """Row of the first request of its session; its own without sessions."""
+
 
 class Request:
     """Mutable state of one request; identity semantics."""
@@ -55,9 +63,11 @@ class Request:
         "phase",
         "prefix",
         "prompt_left",
+        "prompt_pieces",
         "row",
         "scheduled_tick",
         "segments_held",
+        "session",
         "shared",
         "swapped_tokens",
     )
@@ -70,6 +80,9 @@ class Request:
         self.input_tokens = input_tokens
         self.output_tokens = output_tokens
         self.prefix = prefix
+        self.prompt_pieces = 0
+        """How many of the prefix's ids name pieces of the prompt; the rest is output, which nobody knows yet."""
+        self.session = row
         self.prompt_left = input_tokens
         self.computed = 0
         self.generated = 0
@@ -88,3 +101,8 @@ class Request:
         self.joined_it = -1
         self.num_preemptions = 0
         self.swapped_tokens = 0
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """Identities of the successive pieces of its prompt."""
+        return self.prefix[: self.prompt_pieces]

@@ -398,11 +398,21 @@ class SimulationResult:
             "peak_waiting": max(c.peak_waiting for c in counters),
             "num_preemptions": sum(c.preemptions for c in counters),
             "prefix_hit_rate": float(self.column("cached_tokens")[done].sum()) / inputs if inputs else 0.0,
+            "replica_prefix_hit_rates": self.replica_prefix_hit_rates,
             "engine_steps": sum(c.steps for c in counters),
             "utilisation": self.utilisation,
             "mfu": self.mfu,
             "itl_exact": all(replica.gaps.is_exact for replica in self.record.replicas),
         }
+
+    @cached_property
+    def replica_prefix_hit_rates(self) -> list[float]:
+        """Cached prompt tokens over prompt tokens, replica by replica; 0 where nothing was sent."""
+        replicas, done = len(self.record.replicas), self.completed
+        where = self.column("replica")[done]
+        cached = np.bincount(where, weights=self.column("cached_tokens")[done], minlength=replicas)
+        inputs = np.bincount(where, weights=self.column("input_tokens")[done], minlength=replicas)
+        return [float(c / i) if i else 0.0 for c, i in zip(cached, inputs, strict=True)]
 
     def _economics(self) -> dict[str, Any]:
         return {

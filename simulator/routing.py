@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
+from hardware_profiles.errors import unknown_name
+from simulator.cache_routing import KvAware, PrefixAffinity, SessionAffinity
 from simulator.request import RequestView
+from workloads.expressions import bind, number, parse_call
 
 
 class ReplicaView(Protocol):
@@ -20,6 +25,9 @@ class ReplicaView(Protocol):
     @property
     def outstanding_tokens(self) -> int:
         """Prompt tokens of those requests."""
+
+    def cached_tokens(self, request: RequestView) -> tuple[int, ...]:
+        """Tokens of the prompt that it has cached now, by tier: device memory, then host memory and disk where used."""
 
 
 class RoutingPolicy(Protocol):
@@ -99,5 +107,21 @@ ROUTING: dict[str, Callable[[int], RoutingPolicy]] = {
     "least-outstanding": LeastOutstanding,
     "jsq-tokens": ShortestQueueByTokens,
     "power-of-two": PowerOfTwoChoices,
+    "prefix-affinity": PrefixAffinity,
+    "kv-aware": KvAware,
+    "session-affinity": SessionAffinity,
 }
-"""Names for the CLI and YAML: name -> constructor taking the run's seed."""
+"""Names for the CLI and YAML: name -> constructor taking the run's seed and, as keywords, the policy's parameters."""
+BY_PREFIX = ("prefix-affinity", "kv-aware")
+"""Policies that make no sense without prefix caching."""
+
+
+def parse_routing(text: str) -> tuple[str, Callable[[int], RoutingPolicy]]:
+    """(name, constructor) of ``kv-aware`` or ``kv-aware(overlap=1, load=2)``. UserError for unknown names and parameters."""
+    call = parse_call(text, "--routing")
+    if call.name not in ROUTING:
+        raise unknown_name("routing policy", call.name, ROUTING)
+    policy = ROUTING[call.name]
+    names = [p.name for p in inspect.signature(policy).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    given = {name: number(call, name, value) for name, value in bind(call, (), names).items()}
+    return call.name, partial(policy, **given)

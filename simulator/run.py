@@ -67,6 +67,16 @@ def ids_per_segment(block_size: int, prefix_block_tokens: int) -> int:
     return math.lcm(block_size, prefix_block_tokens) // prefix_block_tokens
 
 
+def first_turns(trace: Trace) -> list[int]:
+    """Row of the first request of every request's session."""
+    assert trace.previous is not None
+    first = list(range(len(trace)))
+    for row, previous in enumerate(trace.previous.tolist()):  # earlier rows only, so they are known
+        if previous >= 0:
+            first[row] = first[previous]
+    return first
+
+
 class Simulation:
     """Builds and runs one event loop. Use :func:`run`."""
 
@@ -100,6 +110,7 @@ class Simulation:
             if setup.stream_token_s:
                 replica.stream = TokenStream(to_ticks(setup.stream_token_s))
         self._prefixes = trace.prefix_ids is not None and setup.prefix_caching
+        self._sessions = first_turns(trace) if num_replicas > 1 and trace.previous is not None else None
         self._followers: dict[int, list[int]] = {}
         self._start_sources()
 
@@ -182,7 +193,12 @@ class Simulation:
             assert offsets is not None and ids is not None
             each = self._ids_per_segment
             prefix = tuple(ids[offsets[row] + each - 1 : offsets[row + 1] : each].tolist())
-        return Request(row, tick, inputs, min(outputs, room - inputs), prefix)
+        request = Request(row, tick, inputs, min(outputs, room - inputs), prefix)
+        if prefix:
+            request.prompt_pieces = -(-inputs // (self._ids_per_segment * self.trace.prefix_block_tokens))
+        if self._sessions is not None:
+            request.session = self._sessions[row]
+        return request
 
     def _done(self, request: Request, tick: int, replica: int) -> None:
         self.table.finish(request, tick, replica)

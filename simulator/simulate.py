@@ -8,7 +8,7 @@ from collections.abc import Callable
 from simulator.batching import BatchingPolicy
 from simulator.deployment import Deployment
 from simulator.result import SimulationResult
-from simulator.routing import ROUTING, RoutingPolicy
+from simulator.routing import RoutingPolicy, parse_routing
 from simulator.run import Progress, run
 from workloads.slo import Slo
 from workloads.trace import Trace
@@ -38,7 +38,7 @@ def simulate_deployment(
         trace,
         setup,
         deployment.plan.dp,
-        router or ROUTING[deployment.routing](seed),
+        router or parse_routing(deployment.routing)[1](seed),
         exact_steps=exact_steps,
         progress=progress,
     )
