@@ -365,15 +365,6 @@ class EngineCore:
         if self.prefix_cache is not None:
             self.prefix_cache.shrink(self.limits.num_blocks - self.used_blocks() - self.promised)
 
-    def preempt_newest(self, spare: list[tuple[Request, int]] | None = None) -> bool:
-        """Preempt the request admitted last, never one that already has work in this step.
-
-        In a pipeline its batch may be in flight; what that pass computes for it is lost, as in vLLM.
-        """
-        busy = {id(request) for request, _ in spare} if spare else set()
-        candidates = [(r, lane) for lane in self.lanes for r in lane.prefilling if id(r) not in busy]
-        for lane in self.lanes:
-            newest = lane.newest()
     def settle_ahead(self, steps: int | None) -> None:
         """Evict what ``steps`` decode steps, the one in flight included, certainly need; None: a step with prompts, whose
         decode rows have what was promised. Whoever looks at the cache then sees the same however far the driver jumped."""
@@ -383,6 +374,15 @@ class EngineCore:
         growth = self.promised if steps is None else lane.blocks_after(steps) - lane.blocks()
         self.prefix_cache.shrink(self.limits.num_blocks - self.used_blocks() - growth)
 
+    def preempt_newest(self, spare: list[tuple[Request, int]] | None = None) -> bool:
+        """Preempt the request admitted last, never one that already has work in this step.
+
+        In a pipeline its batch may be in flight; what that pass computes for it is lost, as in vLLM.
+        """
+        busy = {id(request) for request, _ in spare} if spare else set()
+        candidates = [(r, lane) for lane in self.lanes for r in lane.prefilling if id(r) not in busy]
+        for lane in self.lanes:
+            newest = lane.newest()
             if newest is not None:
                 candidates.append((newest, lane))
         if not candidates or self.num_running == 1:

@@ -60,6 +60,11 @@ class Driver:
         if len(waiting) > counters.peak_waiting:
             counters.peak_waiting = len(waiting)
 
+    def cached_tokens(self, request: RequestView) -> tuple[int, ...]:
+        """Prompt tokens that each tier of the cache holds when the request arrives; for routers."""
+        cache = self.core.prefix_cache
+        return cache.tokens_by_tier(request) if cache is not None else (0,)
+
     def settle(self, tick: int) -> None:
         """An event at ``tick`` is about to change the queue of the sole replica: work that ends then ends first."""
 

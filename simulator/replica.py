@@ -113,6 +113,14 @@ class Replica(Driver):
         self._changed = self._changed or not self.core.waiting
         super().enqueue(request)
 
+    def cached_tokens(self, request: RequestView) -> tuple[int, ...]:
+        """As the cache is when the request arrives, in the middle of a span as well as between steps."""
+        elapsed = request.arrival_tick - self._begin
+        if self._steps and elapsed > 0 and self.core.prefix_cache is not None:
+            begun = min(self._steps, steps_until(elapsed, self._first, self._slope))
+            self.core.settle_ahead(None if self._batch else begun)
+        return super().cached_tokens(request)
+
     def settle(self, tick: int) -> None:
         """Work of the sole replica that ends at ``tick`` ends before the queue changes."""
         if self.sole and self._steps and self._end == tick:
