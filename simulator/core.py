@@ -88,6 +88,10 @@ class EngineCore:
         self.held: list[Request] = []
         """Static batching: finished requests that still occupy their place."""
         self.peak_blocks = 0
+        self.inbound = 0
+        """Requests whose prompt was computed elsewhere and that do not run here yet; see :mod:`simulator.handover`."""
+        self.in_transfer = 0
+        """Requests whose blocks are held until their KV has been sent or received."""
         self.now = 0
         reservation = limits.fixed_reservation
         self.reservation_blocks = None if reservation is None else self.blocks_for(reservation)
@@ -114,6 +118,11 @@ class EngineCore:
         """All waiting requests the scheduler has seen, in queue order; for policies that do not serve first come first
         served (``steady = False``: they must look again when somebody joins the end of the queue)."""
         return [request for request in self.waiting if request.arrival_tick <= self.admissible_until]
+
+    @property
+    def unseen(self) -> bool:
+        """Somebody came too late for the scheduler to see now: it must look again at the next step."""
+        return bool(self.waiting) and self.waiting[0].arrival_tick > self.admissible_until
 
     # -- verbs ----------------------------------------------------------------------------------------------------
 

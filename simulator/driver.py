@@ -60,6 +60,9 @@ class Driver:
         if len(waiting) > counters.peak_waiting:
             counters.peak_waiting = len(waiting)
 
+    def stir(self) -> None:
+        """Something but the queue has changed: the next :meth:`notify` must look."""
+
     def cached_tokens(self, request: RequestView) -> tuple[int, ...]:
         """Prompt tokens that each tier of the cache holds when the request arrives; for routers."""
         cache = self.core.prefix_cache
@@ -112,7 +115,8 @@ class Driver:
 
     def _sample(self) -> None:
         core, record = self.core, self.record
-        record.timeline.add(self._ended, core.num_running, len(core.waiting), core.used_blocks(), record.counters)
+        waiting = len(core.waiting) + core.inbound
+        record.timeline.add(self._ended, core.num_running, waiting, core.used_blocks(), record.counters)
 
     def close(self) -> None:
         """The run is over: the last step is the last sample, so that the samples hold all of the energy."""
@@ -132,9 +136,11 @@ class Driver:
     def _done(self, request: Request, now: int) -> None:
         self.num_outstanding -= 1
         self.outstanding_tokens -= request.input_tokens
+        request.last_token_tick = now
         self._on_finish(request, self._sent, self.index)
 
     def _count_moves(self) -> None:
         counters, core = self.record.counters, self.core
         counters.preemptions = core.num_preemptions
         counters.swapped_tokens = core.swapped_tokens_total
+        counters.peak_running = max(counters.peak_running, core.num_running)

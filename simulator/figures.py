@@ -96,7 +96,7 @@ def _short(value: float) -> str:
 
 
 def _title(result: SimulationResult) -> str:
-    return f"{result.deployment.model.name} on {result.deployment.cluster.name}, {result.trace.name}"
+    return f"{result.deployment.model.name} on {result.where}, {result.trace.name}"
 
 
 def timeline_figure(result: SimulationResult) -> Figure:

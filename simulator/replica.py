@@ -113,6 +113,10 @@ class Replica(Driver):
         self._changed = self._changed or not self.core.waiting
         super().enqueue(request)
 
+    def stir(self) -> None:
+        """Something but the queue has changed: the next :meth:`notify` must look."""
+        self._changed = True
+
     def cached_tokens(self, request: RequestView) -> tuple[int, ...]:
         """As the cache is when the request arrives, in the middle of a span as well as between steps."""
         elapsed = request.arrival_tick - self._begin
@@ -200,11 +204,11 @@ class Replica(Driver):
         self._begin = now
         self._decode = True
         core.now = now
-        if core.waiting or lane.prefilling or core.swapped or not self.policy.steady:
+        if core.waiting or lane.prefilling or core.swapped or core.inbound or not self.policy.steady:
             core.admissible_until = self._last_start if self._async else now
             core.begin_step()
             self._decode = self.policy.plan(core)
-            if self._async and not core.batch and not lane.num_seqs and core.waiting:
+            if self._async and not core.batch and not lane.num_seqs and (core.waiting or core.inbound):
                 core.admissible_until = now
                 core.begin_step()
                 self._decode = self.policy.plan(core)
@@ -214,12 +218,12 @@ class Replica(Driver):
                 self._mixed_step()
                 return True
             moved = core.preempted_now or core.resumed
-            unseen = core.waiting and core.waiting[0].arrival_tick > core.admissible_until
-            if moved or unseen or not self.policy.steady:
+            if moved or core.unseen or not self.policy.steady:
                 horizon = 1
         self._batch = []
         if not lane.num_seqs:
-            assert not (core.waiting or core.swapped), "requests wait although nothing runs"
+            waits = core.waiting or core.swapped or core.inbound
+            assert core.in_transfer or not waits, "requests wait although nothing runs"
             return False
         self._decode_span(horizon)
         return True

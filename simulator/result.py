@@ -99,13 +99,28 @@ class SimulationResult:
             f"p95 TPOT {_ms(s['p95_tpot_ms'], 1)}>"
         )
 
+    @property
+    def num_devices(self) -> int:
+        """Devices that serve."""
+        return self.deployment.plan.num_devices
+
+    @property
+    def where(self) -> str:
+        """What serves, for titles."""
+        return self.deployment.cluster.name
+
     # -- columns ---------------------------------------------------------------------------------------------------
 
     @cached_property
     def _columns(self) -> dict[str, npt.NDArray[Any]]:
-        table, response_s = self.record.table, self.deployment.engine.response_s
-        first = np.frombuffer(table.first_token_s) + response_s
-        finish = np.frombuffer(table.finish_s) + response_s
+        response_s = self.deployment.engine.response_s
+        return self._request_columns(response_s, response_s)
+
+    def _request_columns(self, first_s: float, last_s: float) -> dict[str, npt.NDArray[Any]]:
+        """``first_s``, ``last_s``: from the engine to the client, of first and last tokens [s]."""
+        table = self.record.table
+        first = np.frombuffer(table.first_token_s) + first_s
+        finish = np.frombuffer(table.finish_s) + last_s
         arrival = np.frombuffer(table.arrival_s)
         outputs = np.frombuffer(table.output_tokens, dtype=np.int64)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -283,10 +298,19 @@ class SimulationResult:
             prefill_pairs=sum(c.prefill_pairs for c in totals),
             window_pairs=sum(c.window_pairs for c in totals),
             prefill_context=sum(c.prefill_context for c in totals),
-            logits_rows=sum(c.decode_tokens for c in totals) + int(self.completed.sum()),
+            logits_rows=sum(c.decode_tokens for c in totals) + self._prompts_sampled,
         )
-        capacity = model.peak_flop_per_s * self.deployment.plan.num_devices * self.duration_s
-        return model.flop(shape) / capacity if capacity else 0.0
+        return model.flop(shape) / self.peak_flop if self.peak_flop else 0.0
+
+    @property
+    def _prompts_sampled(self) -> int:
+        """Prompts whose first token was sampled here."""
+        return int(self.completed.sum())
+
+    @property
+    def peak_flop(self) -> float:
+        """What all devices could compute in the run's time [FLOP]."""
+        return self.deployment.step_model.peak_flop_per_s * self.num_devices * self.duration_s
 
     # -- how sure --------------------------------------------------------------------------------------------------
 
@@ -369,7 +393,7 @@ class SimulationResult:
             "request_goodput": None if self.slo is None else rate(int(self.good.sum())),
             "output_throughput": rate(outputs),
             "total_token_throughput": rate(inputs + outputs),
-            "output_throughput_per_gpu": rate(outputs) / self.deployment.plan.num_devices,
+            "output_throughput_per_gpu": rate(outputs) / self.num_devices,
             "max_concurrent_requests": self.max_concurrent_requests,
             "slo": None if self.slo is None else str(self.slo),
             "slo_attainment": self.attainment if self.slo is not None else None,

@@ -16,6 +16,7 @@ from simulator.clock import Clock, to_ticks
 from simulator.cold import ColdKernels, ColdStart
 from simulator.core import CoreLimits, EngineCore, check_fits
 from simulator.costs import StepCosts, StepModelLike
+from simulator.driver import OnFinish
 from simulator.pipeline import PipelineReplica
 from simulator.prefix_cache import PrefixCache
 from simulator.recorder import REJECTED, ReplicaRecord, RequestTable
@@ -80,6 +81,8 @@ def first_turns(trace: Trace) -> list[int]:
 class Simulation:
     """Builds and runs one event loop. Use :func:`run`."""
 
+    core_type: type[EngineCore] = EngineCore
+
     def __init__(
         self,
         trace: Trace,
@@ -101,36 +104,51 @@ class Simulation:
         self._next_report = 0
         self._rows_left = 0
         self._ids_per_segment = ids_per_segment(setup.limits.block_size, trace.prefix_block_tokens)
-        costs = StepCosts(setup.step_model)
-        self.replicas = [self._replica(i, costs, exact_steps) for i in range(num_replicas)]
+        self.replicas = self._pool(setup, range(num_replicas), self._done, self.core_type, exact_steps)
         for replica in self.replicas:
             replica.sole = num_replicas == 1
-            if setup.cold is not None and isinstance(replica, Replica):
-                replica.cold = ColdKernels(setup.cold)
-            if setup.stream_token_s:
-                replica.stream = TokenStream(to_ticks(setup.stream_token_s))
         self._prefixes = trace.prefix_ids is not None and setup.prefix_caching
         self._sessions = first_turns(trace) if num_replicas > 1 and trace.previous is not None else None
         self._followers: dict[int, list[int]] = {}
         self._start_sources()
 
-    def _replica(self, index: int, costs: StepCosts, exact_steps: bool) -> Replica | PipelineReplica:
-        setup, trace = self.setup, self.trace
+    def _pool(
+        self, setup: ReplicaSetup, indices: range, on_finish: OnFinish, core_type: type[EngineCore], exact_steps: bool
+    ) -> list[Replica | PipelineReplica]:
+        """Equal replicas with the cores of their kind."""
+        costs = StepCosts(setup.step_model)
+        replicas = [self._replica(setup, index, costs, on_finish, core_type, exact_steps) for index in indices]
+        for replica in replicas:
+            if setup.cold is not None and isinstance(replica, Replica):
+                replica.cold = ColdKernels(setup.cold)
+            if setup.stream_token_s:
+                replica.stream = TokenStream(to_ticks(setup.stream_token_s))
+        return replicas
+
+    def _replica(
+        self,
+        setup: ReplicaSetup,
+        index: int,
+        costs: StepCosts,
+        on_finish: OnFinish,
+        core_type: type[EngineCore],
+        exact_steps: bool,
+    ) -> Replica | PipelineReplica:
+        trace = self.trace
         cache = None
         if setup.prefix_caching and trace.prefix_ids is not None and setup.limits.fixed_reservation is None:
             cache = PrefixCache(setup.limits.block_size, trace.prefix_block_tokens * self._ids_per_segment)
-        core = EngineCore(setup.limits, setup.stages, costs.window, cache)
+        core = core_type(setup.limits, setup.stages, costs.window, cache)
+        policy = setup.batching()
         if setup.stages > 1:
-            return PipelineReplica(
-                self.clock, index, core, setup.batching(), costs, self._done, swap_token_s=setup.swap_token_s
-            )
+            return PipelineReplica(self.clock, index, core, policy, costs, on_finish, swap_token_s=setup.swap_token_s)
         return Replica(
             self.clock,
             index,
             core,
-            setup.batching(),
+            policy,
             costs,
-            self._done,
+            on_finish,
             max_span=1 if exact_steps else FOREVER,
             async_scheduling=setup.async_scheduling,
             swap_token_s=setup.swap_token_s,
@@ -227,21 +245,26 @@ class Simulation:
 
     # -- run ------------------------------------------------------------------------------------------------------
 
+    def _everyone(self) -> list[Replica | PipelineReplica]:
+        """All replicas, in the order of their indices."""
+        return self.replicas
+
     def run(self) -> RunRecord:
         """Run until nothing is left to happen."""
         with _collector_paused():
             self.clock.run()
-        for replica in self.replicas:
+        for replica in self._everyone():
             counters, core = replica.record.counters, replica.core
             replica.close()
             counters.peak_blocks = core.peak_blocks
             counters.preemptions = core.num_preemptions
             counters.swapped_tokens = core.swapped_tokens_total
             assert core.num_running == 0 and not core.waiting and not core.swapped, "requests left behind"
+            assert not core.inbound and not core.in_transfer, "KV on its way left behind"
             assert core.used_blocks() == 0, "KV blocks left behind"
         return RunRecord(
             table=self.table,
-            replicas=[replica.record for replica in self.replicas],
+            replicas=[replica.record for replica in self._everyone()],
             end_s=max(0.0, float(np.fmax.reduce(self.table.finish_s))),
         )
 

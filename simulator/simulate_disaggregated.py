@@ -1,0 +1,42 @@
+"""simulate_disaggregated(): two pools meet a trace."""
+
+from __future__ import annotations
+
+from simulator.disaggregated import DisaggregatedDeployment
+from simulator.result_disaggregated import DisaggregatedResult
+from simulator.routing import RoutingPolicy, parse_routing
+from simulator.run import Progress
+from simulator.run_disaggregated import run_disaggregated
+from workloads.slo import Slo
+from workloads.trace import Trace
+
+DECODE_STREAM = 1
+"""Added to the seed for the router of the decode pool, so that both do not draw the same."""
+
+
+def simulate_disaggregated(
+    deployment: DisaggregatedDeployment,
+    trace: Trace,
+    *,
+    slo: Slo | None = None,
+    seed: int = 0,
+    exact_steps: bool = False,
+    progress: Progress | None = None,
+    routers: tuple[RoutingPolicy, RoutingPolicy] | None = None,
+) -> DisaggregatedResult:
+    """Run ``trace`` on both pools to the end; arguments as of :func:`simulator.simulate.simulate_deployment`.
+
+    ``routers`` replace those the pools' deployments name: of arrivals, and of complete prompts.
+    """
+    first, second = (parse_routing(pool.routing)[1] for _, pool in deployment.pools)
+    chosen = routers or (first(seed), second(seed + DECODE_STREAM))
+    record = run_disaggregated(
+        trace,
+        deployment.setups(),
+        (deployment.prefill.plan.dp, deployment.decode.plan.dp),
+        deployment.kv_path(),
+        chosen,
+        exact_steps=exact_steps,
+        progress=progress,
+    )
+    return DisaggregatedResult(deployment=deployment, trace=trace, record=record, slo=slo, seed=seed)
