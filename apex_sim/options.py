@@ -33,6 +33,7 @@ ENGINE_SETTINGS = (
     "cold_start",
     "power_cap",
     "gpu_clock",
+    "speculative_config",
 )
 """Names of the settings in arguments, API keywords and resolved configuration: the engine's own where it has them."""
 TERM_SETTINGS = ("pricing", "usd_per_gpu_hour", "purchase_usd", "lifetime_years", "pue", "grid", "usd_per_kwh")
@@ -91,6 +92,9 @@ def add_deployment(parser: argparse.ArgumentParser, *, fixed: bool = True) -> No
     )
     engine.add_argument(
         "--cold-start", action="store_true", default=None, help="servers have just started: MoE kernels compile first"
+    )
+    engine.add_argument(
+        "--speculative-config", metavar="JSON|FILE", help="draft tokens and verify them (docs/speculative.md)"
     )
     engine.add_argument("--moe-skew", type=float, default=0.0, metavar="S", help="Zipf exponent of expert popularity")
     power = parser.add_argument_group("power of the devices")

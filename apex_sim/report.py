@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from apex_sim.files import to_json, to_yaml, write_atomically, write_text
+from apex_sim.speculative_text import draft_lines
 from apex_sim.text import dollars, milliseconds, number, share, table
 from simulator.deployment import Deployment
 from simulator.physics.efficiency import efficiency_of
@@ -88,7 +89,9 @@ def summary_text(result: SimulationResult) -> str:
     lines += [
         f"engine       {share(s['utilisation'])} busy, MFU {share(s['mfu'])}, KV peak {share(s['peak_kv_usage'])} of "
         f"{s['num_gpu_blocks']:,} blocks, running/waiting at most {s['peak_running']}/{s['peak_waiting']}, "
-        f"{s['num_preemptions']:,} preemptions, prefix hits {share(s['prefix_hit_rate'])}",
+        f"{s['num_preemptions']:,} preemptions, prefix hits {share(s['prefix_hit_rate'])}"
+        + (f", {s['step_mode']}" if "step_mode" in s else ""),
+        *draft_lines(s, result.deployment),
         *account_lines(s),
     ]
     if s["failed"]:

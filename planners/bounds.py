@@ -7,6 +7,7 @@ Bounds let the planner drop candidates without simulating them, so they must hol
 * attention costs at least its slope times the context, pairs and tokens it works on, mixed step or not;
 * steps are at least as many as the batch limit, the token budget and the KV cache enforce, each with its fixed part;
 * in a pipeline the slowest stage alone needs its share of all that;
+* of drafted tokens all may be accepted, and cost no more than one token of a step;
 * of a shared prefix only what no other request has is sure to be computed.
 """
 
@@ -67,6 +68,8 @@ def bound(deployment: Deployment, stats: WorkloadStats, slo: Slo | None) -> Boun
     demand = stats.demand(deployment.effective_max_model_len, window, deployment.engine.prefix_caching)
     if not len(demand.inputs):
         return _nothing_served()
+    if deployment.speculative is not None:
+        demand = _all_accepted(demand, deployment.speculative.num_speculative_tokens + 1)
     replicas = deployment.plan.dp
     work_s = _work_s(deployment, demand)
     ttft, decode = ttft_s(deployment, demand), decode_s(deployment, demand)
@@ -106,6 +109,16 @@ def _nothing_served() -> Bounds:
         duration_s=0.0,
         served=0,
         output_tokens=0,
+    )
+
+
+def _all_accepted(demand: Demand, tokens: int) -> Demand:
+    """What is left to do if every step brought ``tokens`` tokens of a sequence and drafting took no time."""
+    return replace(
+        demand,
+        decode_tokens=demand.decode_tokens / tokens,
+        decode_context=demand.decode_context / tokens,
+        window_context=demand.window_context / tokens,
     )
 
 

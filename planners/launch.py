@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+from typing import Any
 
 from simulator.deployment import Deployment
 
@@ -25,6 +27,7 @@ VLLM_FLAGS = frozenset(
         "--no-enable-prefix-caching",
         "--no-async-scheduling",
         "--enforce-eager",
+        "--speculative-config",
         "--port",
     }
 )
@@ -94,13 +97,42 @@ def vllm_command(deployment: Deployment) -> str:
         parts.append("--no-async-scheduling")
     if engine.batching == "chunked" and engine.cuda_graphs == "none":
         parts.append("--enforce-eager")
+    if deployment.speculative is not None:
+        parts += ["--speculative-config", json.dumps(_speculative(deployment))]
     return shlex.join(parts)
+
+
+def _speculative(deployment: Deployment) -> dict[str, Any]:
+    """vLLM's fields of --speculative-config; acceptance and the like are not settings but what comes out."""
+    config, draft = deployment.speculative, deployment.draft
+    assert config is not None
+    named = config.model is not None and draft is not None
+    fields = {
+        "method": config.method,
+        "model": draft.model.name if named and draft is not None else None,
+        "num_speculative_tokens": config.num_speculative_tokens,
+        "draft_tensor_parallel_size": config.draft_tensor_parallel_size,
+        "quantization": config.quantization,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _speculative_notes(deployment: Deployment) -> list[str]:
+    config = deployment.speculative
+    if config is None:
+        return []
+    notes = []
+    if config.method in ("eagle", "eagle3") and config.model is None:
+        notes.append('Add the checkpoint of the head to --speculative-config as "model"; the plan assumes one block.')
+    if config.num_candidates is not None or config.draft_device is not None or config.draft_speedup != 1.0:
+        notes.append("vLLM drafts in a line, one token after the other, on the target's devices; the plan does not.")
+    return notes
 
 
 def launch_notes(deployment: Deployment) -> list[str]:
     """What the command alone does not say, one sentence each."""
     plan, node = deployment.plan, deployment.cluster.node
-    notes = []
+    notes = _speculative_notes(deployment)
     if deployment.engine.batching != "chunked":
         notes.append(
             f"The plan is for {deployment.engine.name}; a current vLLM batches differently from what was simulated."

@@ -37,7 +37,7 @@ class ChunkedPrefill:
     def plan(self, core: EngineCore) -> bool:
         """Decode rows cost one token each; prompts under way continue before new ones start, first come first served."""
         room = core.make_room_for_decode()
-        budget = core.max_num_batched_tokens - core.lane.num_seqs
+        budget = core.max_num_batched_tokens - core.decode_tokens
         for request in list(core.lane.prefilling):
             if budget <= 0:
                 return True
@@ -85,7 +85,7 @@ class InFlight:
     def plan(self, core: EngineCore) -> bool:
         """A prompt that does not fit into what is left of the budget waits; one longer than the budget goes alone."""
         room = core.make_room_for_decode()
-        budget = core.max_num_batched_tokens - core.lane.num_seqs
+        budget = core.max_num_batched_tokens - core.decode_tokens
         if room and core.resume_swapped(budget):
             for request in core.admissible():
                 if core.num_running >= core.max_num_seqs or (core.batch and request.prompt_left > budget):
@@ -113,7 +113,7 @@ class PrefillPriority:
     def plan(self, core: EngineCore) -> bool:
         """Continue the prompt that was cut, then start others; decode when there are none."""
         room = not self.mixed or core.make_room_for_decode()
-        rows = core.lane.num_seqs if self.mixed else 0
+        rows = core.decode_tokens if self.mixed else 0
         chunk = core.max_num_batched_tokens - rows
         start = core.max_prefill_tokens - rows
         for request in list(core.lane.prefilling):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, get_args
 
@@ -17,6 +18,7 @@ from simulator.engine import PreemptionMode, Sampling
 from simulator.engine_loader import GIB, load_engine
 from simulator.physics.powercap import check_power
 from simulator.plan import ParallelPlan
+from simulator.speculative.config import SpeculativeConfig, parse_speculative
 from workloads.catalog import load_model
 from workloads.model import ModelSpec
 
@@ -47,6 +49,7 @@ class EngineSettings(TypedDict, total=False):
     power_cap: float | None
     gpu_clock: float | None
     cold_start: bool | None
+    speculative_config: SpeculativeConfig | Mapping[str, Any] | Path | str | None
 
 
 _NUMBERS: dict[str, tuple[type, float]] = {
@@ -162,6 +165,7 @@ def build_deployment(
     if "max_num_batched_tokens" in changes and "max_num_seqs" not in changes:
         changes["max_num_seqs"] = min(profile.max_num_seqs, changes["max_num_batched_tokens"])
     swap_gib = settings.get("swap_space")
+    drafts = settings.get("speculative_config")
     return Deployment(
         model=spec,
         cluster=machines,
@@ -172,6 +176,7 @@ def build_deployment(
         routing=settings.get("routing") or "round-robin",
         moe_skew=settings.get("moe_skew") or 0.0,
         cold_start=bool(settings.get("cold_start")),
+        speculative=None if drafts is None else parse_speculative(drafts),
         swap_space_bytes=DEFAULT_SWAP_BYTES if swap_gib is None else swap_gib * GIB,
     )
 

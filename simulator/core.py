@@ -70,6 +70,8 @@ class EngineCore:
         self.swap_tokens = 0
         """Tokens whose KV entries moved between device and host since the last step; the driver turns them into time."""
         self.swapped_tokens_total = 0
+        self.queries = 1
+        """Tokens of a decoding sequence in a step: more than one with drafts to verify."""
         self.num_running = 0
         self.num_preemptions = 0
         self.preempted: list[tuple[Request, Lane]] = []
@@ -102,6 +104,11 @@ class EngineCore:
     def num_decoding(self) -> int:
         """Sequences that would produce a token in this step."""
         return self.lane.num_seqs
+
+    @property
+    def decode_tokens(self) -> int:
+        """What the decoding sequences take of the step's token budget."""
+        return self.lane.num_seqs * self.queries
 
     @property
     def prefilling(self) -> list[Request]:
@@ -224,6 +231,12 @@ class EngineCore:
 
     # -- bookkeeping used by the drivers --------------------------------------------------------------------------
 
+    def use_lane(self, lane: Lane, queries: int) -> None:
+        """Before the first event: another kind of batch, of ``queries`` tokens per decoding sequence."""
+        self.lane = self._only_lane = lane
+        self.lanes = [lane]
+        self.queries = queries
+
     def begin_step(self) -> None:
         """Forget what the last step promised; a policy is about to be asked."""
         self.batch = []
@@ -320,7 +333,8 @@ class EngineCore:
 
     def _claim(self, request: Request) -> int:
         """Blocks of a request's prompt and the reserved share of its output."""
-        return self.blocks_for(request.input_tokens + ceil(self.limits.output_reserve * request.output_tokens))
+        output = ceil(self.limits.output_reserve * request.output_tokens)
+        return self.blocks_for(request.input_tokens + output + self.queries - 1)
 
     def _claim_fits(self, request: Request) -> bool:
         return self.claimed_blocks + self._claim(request) <= self._num_blocks

@@ -40,6 +40,11 @@ class StepCosts:
         self._ticks_per_s = clock.TICKS_PER_S
 
     @property
+    def ticks_per_s(self) -> int:
+        """As the clock's when the costs were made."""
+        return self._ticks_per_s
+
+    @property
     def wait_j(self) -> float:
         """Joules per tick of devices that wait for their host."""
         return self.decode(1)[7]

@@ -10,6 +10,7 @@ from hardware_profiles.schema import Cluster
 from simulator.batching import BATCHING, RESERVING
 from simulator.cold import ColdStart
 from simulator.core import CoreLimits
+from simulator.costs import StepModelLike
 from simulator.engine import EngineProfile
 from simulator.physics.memory import MemoryPlan, memory_plan
 from simulator.physics.moe import ExpertRouting
@@ -17,6 +18,11 @@ from simulator.physics.step_model import StepModel
 from simulator.plan import ParallelPlan
 from simulator.routing import BY_PREFIX, parse_routing
 from simulator.run import ReplicaSetup
+from simulator.speculative.acceptance import Draws
+from simulator.speculative.config import SpeculativeConfig
+from simulator.speculative.counters import Speculation
+from simulator.speculative.draft import Draft, check_engine, draft_of, with_draft
+from simulator.speculative.setup import max_seqs, speculative_step_model
 from workloads.model import ModelSpec
 
 DEFAULT_SWAP_BYTES = 4.0 * 2**30
@@ -42,10 +48,14 @@ class Deployment:
     """Loads and traffic measured under a placement of experts (planners.experts); None: random routing."""
     cold_start: bool = False
     """The servers have just started: first uses of MoE kernels wait for their compiler."""
+    speculative: SpeculativeConfig | None = None
+    """How tokens are drafted; None: they are not."""
     _cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         engine = self.engine
+        if self.speculative is not None:
+            check_engine(self.speculative, engine, self.plan)
         if parse_routing(self.routing)[0] in BY_PREFIX and not engine.prefix_caching:
             raise UserError(f"--routing {self.routing} looks for cached prefixes; it needs --enable-prefix-caching")
         for name, value in (
@@ -82,6 +92,16 @@ class Deployment:
         return model
 
     @property
+    def draft(self) -> Draft | None:
+        """What drafts, if that takes time or memory."""
+        if self.speculative is None:
+            return None
+        if "draft" not in self._cache:
+            self._cache["draft"] = draft_of(self.speculative, self.model, self.cluster, self.plan)
+        draft: Draft | None = self._cache["draft"]
+        return draft
+
+    @property
     def memory(self) -> MemoryPlan:
         """Bytes and KV blocks per device. Raises UserError when the model does not fit."""
         if "memory" not in self._cache:
@@ -93,6 +113,15 @@ class Deployment:
                 max_model_len=self.max_model_len,
                 num_gpu_blocks_override=self.num_gpu_blocks_override,
             )
+            if self.draft is not None and not self.draft.apart:
+                fixed = self.num_gpu_blocks_override is not None
+                self._cache["memory"] = with_draft(
+                    self._cache["memory"],
+                    self.draft,
+                    self.engine.gpu_memory_utilization,
+                    self.engine.utilization_of,
+                    fixed,
+                )
         plan: MemoryPlan = self._cache["memory"]
         return plan
 
@@ -113,7 +142,7 @@ class Deployment:
         limits = CoreLimits(
             num_blocks=blocks,
             block_size=engine.block_size,
-            max_num_seqs=engine.max_num_seqs,
+            max_num_seqs=max_seqs(self.speculative, engine),
             max_num_batched_tokens=engine.max_num_batched_tokens,
             max_model_len=self.effective_max_model_len,
             reserve_full_prompt=engine.reserve_full_prompt,
@@ -131,7 +160,7 @@ class Deployment:
         bandwidth = host_link.bandwidth_bytes_per_s * host_link.efficiency if host_link else float("inf")
         return ReplicaSetup(
             limits=limits,
-            step_model=self.step_model,
+            step_model=self._served_model(),
             batching=BATCHING[engine.batching],
             stages=self.plan.pp,
             async_scheduling=engine.async_scheduling and self.plan.pp == 1,
@@ -142,7 +171,18 @@ class Deployment:
             stream_token_s=engine.stream_token_s * slowness,
             swap_token_s=kv_token_bytes / bandwidth,
             cold=self._cold(),
+            speculation=self._speculation(),
         )
+
+    def _speculation(self) -> Speculation | None:
+        config = self.speculative
+        return None if config is None else Speculation(draws=Draws(config.rates), queries=config.queries)
+
+    def _served_model(self) -> StepModelLike:
+        """Physics of a step, its drafts included."""
+        if self.speculative is None:
+            return self.step_model
+        return speculative_step_model(self.speculative, self.step_model, self.draft, self.engine, self.cluster)
 
     def _cold(self) -> ColdStart | None:
         """What a fresh server compiles while it serves: Triton kernels of experts in 16 bits."""

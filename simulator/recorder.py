@@ -9,6 +9,7 @@ from simulator import clock
 from simulator.gaps import TokenGaps
 from simulator.phases import PromptShares
 from simulator.request import Request
+from simulator.speculative.counters import SpeculativeCounters
 
 COMPLETED, REJECTED = 1, 2
 """Status codes of the request table; 0 is unfinished."""
@@ -79,6 +80,8 @@ class ReplicaRecord:
     gaps: TokenGaps = field(default_factory=TokenGaps)
     timeline: Timeline = field(default_factory=Timeline)
     prompts: PromptShares = field(default_factory=PromptShares)
+    speculative: SpeculativeCounters | None = None
+    """With speculative decoding."""
 
 
 class RequestTable:

@@ -18,6 +18,7 @@ from simulator.physics.power import idle_w_of
 from simulator.physics.shape import StepShape
 from simulator.recorder import COMPLETED, REJECTED
 from simulator.run import RunRecord
+from simulator.speculative.summary import speculative_summary
 from simulator.uncertainty import FAMILIES, SHARE, Interval, engine_family, interval, load_class
 from workloads.slo import Slo
 from workloads.trace import Trace
@@ -335,6 +336,8 @@ class SimulationResult:
     def intervals(self) -> dict[str, Interval]:
         """Family of metrics (ttft, tpot, itl, e2e, throughput, energy) -> factors on its predictions between which 80 % of
         measured runs of this kind lay. Families without such runs are absent."""
+        if self.deployment.speculative is not None:
+            return {}  # no measured run of the validation drafts tokens
         step_model = self.deployment.step_model
         labels = {
             "engine": engine_family(self.deployment.engine.name),
@@ -427,6 +430,7 @@ class SimulationResult:
             "utilisation": self.utilisation,
             "mfu": self.mfu,
             "itl_exact": all(replica.gaps.is_exact for replica in self.record.replicas),
+            **speculative_summary(self.deployment.speculative, [r.speculative for r in self.record.replicas]),
         }
 
     @cached_property

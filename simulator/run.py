@@ -24,6 +24,9 @@ from simulator.replica import FOREVER, Replica
 from simulator.request import Request
 from simulator.routing import RoutingPolicy
 from simulator.sources import Followers, OpenLoop
+from simulator.speculative.counters import Speculation
+from simulator.speculative.lane import speculative_lane
+from simulator.speculative.replica import SpeculativeReplica
 from simulator.stream import TokenStream
 from workloads.trace import Trace
 
@@ -46,6 +49,8 @@ class ReplicaSetup:
     response_s: float = 0.0
     stream_token_s: float = 0.0
     swap_token_s: float = 0.0
+    speculation: Speculation | None = None
+    """Drafts that every decode step verifies; None: one token per step and sequence."""
     cold: ColdStart | None = None
     """The servers have just started; None: they are warm."""
 
@@ -142,7 +147,12 @@ class Simulation:
         policy = setup.batching()
         if setup.stages > 1:
             return PipelineReplica(self.clock, index, core, policy, costs, on_finish, swap_token_s=setup.swap_token_s)
-        return Replica(
+        kind = Replica
+        if setup.speculation is not None:
+            kind = SpeculativeReplica
+            drafts = setup.speculation
+            core.use_lane(speculative_lane(setup.limits, costs.window, drafts), drafts.queries)
+        return kind(
             self.clock,
             index,
             core,

@@ -29,9 +29,12 @@ def simulate_deployment(
 
     ``exact_steps`` takes one engine step per event instead of jumping over spans of equal ones: same result, slower.
     ``batching`` (called once per replica) and ``router`` replace the policies the deployment names; see docs/policies.md.
-    Deterministic: the seed feeds random routing only. Raises UserError when the model does not fit.
+    Deterministic: the seed feeds random routing and accepted drafts only. Raises UserError when the model does not fit.
     """
     setup = deployment.replica_setup()
+    if setup.speculation is not None:
+        draws = dataclasses.replace(setup.speculation.draws, seed=seed)
+        setup = dataclasses.replace(setup, speculation=dataclasses.replace(setup.speculation, draws=draws))
     if batching is not None:
         setup = dataclasses.replace(setup, batching=batching)
     record = run(

@@ -8,7 +8,7 @@ from typing import Any
 
 from apex_sim import options
 
-PATHS = ("model", "cluster", "engine", "trace")
+PATHS = ("model", "cluster", "engine", "trace", "speculative_config")
 """Arguments that are a name or a path."""
 
 
@@ -96,6 +96,7 @@ def resolved_config(args: argparse.Namespace, deployment: Any) -> dict[str, Any]
         "max_model_len": deployment.effective_max_model_len,
         "num_gpu_blocks": deployment.memory.num_blocks,
         "routing": deployment.routing,
+        "speculative": None if deployment.speculative is None else dataclasses.asdict(deployment.speculative),
         "workload": options.workload_config(args),
         "command": _command(args),
     }
@@ -116,6 +117,10 @@ def _command(args: argparse.Namespace) -> str:
     return shlex.join(parts)
 
 
+def _is_path(text: str) -> bool:
+    return not text.lstrip().startswith("{") and Path(text).exists()
+
+
 def _flags(action: argparse.Action, value: Any) -> list[str]:
     """How one argument is written."""
     name = action.option_strings[0]
@@ -125,6 +130,6 @@ def _flags(action: argparse.Action, value: Any) -> list[str]:
         return [name] if value == action.const else []
     parts: list[str] = []
     for item in value if isinstance(value, list) else [value]:
-        text = str(Path(item).resolve()) if action.dest in PATHS and Path(item).exists() else str(item)
+        text = str(Path(item).resolve()) if action.dest in PATHS and _is_path(str(item)) else str(item)
         parts += [f"{name}={text}"] if text.startswith("-") else [name, text]
     return parts
