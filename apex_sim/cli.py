@@ -14,6 +14,7 @@ COMMANDS = (
     "gpus",
     "power",
     "experts",
+    "reproduce",
     "explain",
     "validate",
     "models",
