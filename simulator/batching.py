@@ -45,7 +45,7 @@ class ChunkedPrefill:
             if request.admit_seq >= 0 and core.extend(request, tokens):
                 budget -= tokens
         if room and not core.preempted_now and core.resume_swapped(budget):
-            budget -= len(core.resumed)
+            budget -= len(core.resumed) * core.queries
             for request in core.admissible():
                 if budget <= 0 or core.num_running >= core.max_num_seqs:
                     break

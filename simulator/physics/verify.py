@@ -15,7 +15,11 @@ from simulator.physics.step_model import StepModel
 
 
 class VerifyModel:
-    """A :class:`StepModel` of one stage with ``queries`` tokens per decoding sequence. With one, it is that model."""
+    """A :class:`StepModel` of one stage with ``queries`` tokens per decoding sequence.
+
+    A step is that of as many sequences as it has tokens, all that a plan or engine does to steps included, but for its
+    attention and for the host's work per sequence.
+    """
 
     def __init__(self, model: StepModel, queries: int) -> None:
         assert len(model.stages) == 1, "drafts are not verified in pipelines"
@@ -27,7 +31,7 @@ class VerifyModel:
 
     def decode(self, num_seqs: int) -> DecodeLine:
         """A step without prompts as a line in its context; as :meth:`StepModel.decode`."""
-        if self.queries == 1:
+        if self.queries == 1 or num_seqs <= 0:
             return self.model.decode(num_seqs)
         line = self._lines.get(num_seqs)
         if line is None:
@@ -35,44 +39,52 @@ class VerifyModel:
         return line
 
     def _compile(self, num_seqs: int) -> DecodeLine:
-        model, stage = self.model, self._stage
-        tokens = num_seqs * self.queries
-        host_s = model._host_s(tokens, num_seqs)
-        linear, rows = stage.tokens(model._launches.padded(tokens, False)), stage.rows(tokens)
-        attention = attention_line(stage, num_seqs, self.queries, mixed=False)
-        launch_s = model._launches.seconds(tokens, False, stage.layout.launches)
-        return attention._replace(
-            base_s=host_s + linear.seconds + rows.seconds + attention.base_s,
-            base_j=host_s * model._host_j + linear.joules + rows.joules + attention.base_j,
-            floor_s=host_s + launch_s if launch_s else 0.0,
-            wait_w=model._host_j,
+        one = self.model.decode(num_seqs * self.queries)
+        more = self._more(num_seqs, mixed=False)
+        host_s = self.model._seq_s * num_seqs * (self.queries - 1)
+        return DecodeLine(
+            one.base_s + more.base_s,
+            one.context_s + more.context_s,
+            one.window_s + more.window_s,
+            one.base_j + more.base_j,
+            one.context_j + more.context_j,
+            one.window_j + more.window_j,
+            one.floor_s - host_s if one.floor_s else 0.0,
+            one.wait_w,
+        )
+
+    def _more(self, num_seqs: int, mixed: bool) -> DecodeLine:
+        """What attention of sequences with several tokens takes beyond that of as many sequences with one (or less), and the
+        host's work on sequences that are not there."""
+        several = attention_line(self._stage, num_seqs, self.queries, mixed)
+        single = self._stage.decode_attention(num_seqs * self.queries, mixed)
+        host_s = self.model._seq_s * num_seqs * (self.queries - 1)
+        return DecodeLine(
+            several.base_s - single.base_s - host_s,
+            several.context_s - single.context_s,
+            several.window_s - single.window_s,
+            several.base_j - single.base_j - host_s * self.model._host_j,
+            several.context_j - single.context_j,
+            several.window_j - single.window_j,
         )
 
     def step(self, shape: StepShape) -> tuple[float, float]:
         """(seconds, joules) of any step; ``shape`` counts one token per decoding sequence, as everywhere."""
-        if self.queries == 1:
-            return self.model.step(shape)
         seqs = shape.decode_seqs
+        if self.queries == 1 or not seqs:
+            return self.model.step(shape)
         if not shape.prefill_tokens:
             return self.decode(seqs).cost(shape.context_tokens, shape.window_tokens)
-        model, stage = self.model, self._stage
-        tokens = seqs * self.queries + shape.prefill_tokens
-        host_s = model._host_s(tokens, seqs + shape.prefill_seqs)
-        linear = stage.tokens(model._launches.padded(tokens, True))
-        rows = stage.rows(shape.logits_rows + seqs * (self.queries - 1))
-        seconds, joules = stage.prefill(shape)
-        if seqs:
-            line = self._mixed.get(seqs)
-            if line is None:
-                line = self._mixed[seqs] = attention_line(stage, seqs, self.queries, mixed=True)
-            more = line.cost(shape.context_tokens, shape.window_tokens)
-            seconds, joules = seconds + more[0], joules + more[1]
-        seconds += linear.seconds + rows.seconds
-        joules += linear.joules + rows.joules
-        launch_s = model._launches.seconds(tokens, True, stage.layout.launches)
-        if seconds < launch_s:
-            seconds, joules = launch_s, joules + model._host_j * (launch_s - seconds)
-        return host_s + seconds, host_s * model._host_j + joules
+        more_rows = seqs * (self.queries - 1)
+        rows = shape.logits_rows + more_rows
+        seconds, joules = self.model.step(shape._replace(decode_seqs=seqs + more_rows, logits_rows=rows))
+        more = self._mixed.get(seqs)
+        if more is None:
+            more = self._mixed[seqs] = self._more(seqs, mixed=True)
+        context, window = shape.context_tokens, shape.window_tokens
+        seconds += more.base_s + more.context_s * context + more.window_s * window
+        joules += more.base_j + more.context_j * context + more.window_j * window
+        return seconds, joules
 
 
 def attention_line(stage: Stage, num_seqs: int, queries: int, mixed: bool) -> DecodeLine:
@@ -95,6 +107,8 @@ def attention_line(stage: Stage, num_seqs: int, queries: int, mixed: bool) -> De
             context_s, context_j = context_s + seconds, context_j + joules
         else:
             window_s, window_j = window_s + seconds, window_j + joules
+            chosen: float = getattr(c, "selection", 0.0)  # what choosing the window takes, over the whole context
+            context_s, context_j = context_s + chosen * seconds, context_j + chosen * joules
     return DecodeLine(base_s, context_s, window_s, base_j, context_j, window_j)
 
 
