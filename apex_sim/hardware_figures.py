@@ -29,6 +29,11 @@ def figures(device: DeviceProfile) -> Iterator[tuple[str, str, str]]:
     for dtype, peak in device.dense_flop_per_s.items():
         value = f"{peak / 1e12:,.1f} TFLOP/s dense, ridge {ridges[dtype]:,.0f} FLOP/B"
         yield f"peak {dtype}", value, source["dense_flop_per_s"]
+    if device.dataflow is not None:
+        design, why = device.dataflow, source["dataflow"]
+        yield "weights into arrays", f"{design.weight_elements_per_s / 1e9:,.1f} G/s", why
+        yield "busy share", f"{design.busy_share:.1%}", why
+        yield "bandwidth share", f"{design.bandwidth_share:.1%}", why
     if device.num_sms:
         yield "SMs / compute units", f"{device.num_sms}", source["num_sms"]
     memory = f"{device.memory_bytes / 1e9:,.2f} GB ({device.memory_bytes / 2**30:,.2f} GiB)"

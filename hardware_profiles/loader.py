@@ -68,6 +68,7 @@ def read_device_file(path: Path) -> DeviceProfile:
         content["efficiency"] = efficiency
     profile = from_mapping(DeviceProfile, content, where=where)
     _check_dtypes(profile, where)
+    _check_dataflow(profile, where)
     profile = dataclasses.replace(profile, sources=_expanded_sources(profile, content, where))
     if isinstance(efficiency, str):
         return _borrow(profile, efficiency, path)
@@ -133,6 +134,20 @@ def _check_dtypes(profile: DeviceProfile, where: str) -> None:
     for dtype in profile.dense_flop_per_s:
         if dtype not in DTYPES:
             raise unknown_field(dtype, DTYPES, where=where, prefix="dense_flop_per_s")
+
+
+def _check_dataflow(profile: DeviceProfile, where: str) -> None:
+    """A design has a peak, and no share of it exceeds the whole."""
+    if profile.dataflow is None:
+        return
+    for name in ("busy_share", "bandwidth_share"):
+        share = getattr(profile.dataflow, name)
+        if share > 1:
+            raise UserError(f"{where}: dataflow.{name} is {share:g}; it is a share, at most 1")
+    if not profile.dense_flop_per_s:
+        raise UserError(
+            f"{where}: dataflow without dense_flop_per_s; add the design's peak, 2 x multipliers x clock: {{int8: 7.37e+12}}"
+        )
 
 
 def _expanded_sources(profile: DeviceProfile, content: Mapping[str, Any], where: str) -> dict[str, str]:

@@ -35,6 +35,7 @@ POSITIVE_FIELDS = frozenset(
         ),
         *("spot_usd_per_hour", "reserved_1y_usd_per_hour", "reserved_3y_usd_per_hour", "purchase_usd", "pue"),
         "lifetime_years",
+        *("weight_elements_per_s", "busy_share", "bandwidth_share"),
         *("devices_per_node", "nodes"),
     }
 )

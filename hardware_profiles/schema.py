@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Pricing = Literal["on-demand", "spot", "reserved-1y", "reserved-3y", "owned"]
-DeviceKind = Literal["gpu", "npu", "cpu", "fpga", "nvme", "pim", "csd"]
+DeviceKind = Literal["gpu", "npu", "cpu", "fpga", "rdu", "nvme", "pim", "csd"]
 Provenance = Literal["measured", "transferred", "datasheet"]
 """``measured``: fitted on kernels of this very device; ``transferred``: fitted on the nearest measured architecture;
 ``datasheet``: no measurement behind the efficiencies at all."""
@@ -172,6 +172,24 @@ class PowerFit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dataflow:
+    """A spatial design on a device that is laid out for the model (FPGA, processing in memory): what its pipeline sustains.
+
+    A product takes as long as the slowest of its stages (simulator.physics.dataflow). ``dense_flop_per_s`` of the device is
+    then that of the design: arrays times clock.
+    """
+
+    weight_elements_per_s: float
+    """Weights that enter the arrays at most: lanes of the matrix-vector mode times clock [1/s]."""
+    busy_share: float
+    """Share of their cycles in which lanes and arrays do useful work, fitted; at most 1."""
+    bandwidth_share: float
+    """Share of the memory bandwidth that streaming reaches, fitted; at most 1."""
+    design: str = ""
+    """The published design these figures are of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
     """Rent of one device [$/h]: on demand, and with commitments or interruptions where a provider offers them."""
 
@@ -225,6 +243,8 @@ class DeviceProfile:
     embodied_kgco2e: float | None = None
     """Of making one device."""
     max_devices_per_node: int = 8
+    dataflow: Dataflow | None = None
+    """Of devices that run a spatial design instead of kernels."""
     efficiency: Efficiency | None = None
     power: PowerFit | None = None
     sources: Mapping[str, str] = field(default_factory=dict)

@@ -114,6 +114,11 @@ def check_compute(cluster: Cluster) -> None:
             f"device {device.name!r} (kind {device.kind}) has no dense_flop_per_s: it cannot run a model. "
             "'apex-sim hardware list --kind gpu' shows devices that can"
         )
+    if device.kind in ("fpga", "pim") and device.dataflow is None:
+        raise UserError(
+            f"device {device.name!r} (kind {device.kind}) has no design to run a model on; add its 'dataflow' to a file of "
+            "your own (docs/hardware.md), or use vhk158 or alveo-u280"
+        )
 
 
 def build_deployment(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hardware_profiles.schema import (
+    Dataflow,
     DecodeAttentionFit,
     DeviceProfile,
     Efficiency,
@@ -17,6 +18,7 @@ from hardware_profiles.schema import (
     MoeFit,
     PrefillAttentionFit,
 )
+from simulator.physics.formats import OVERRIDES
 
 _MEDIAN = "median over measured devices, AIConfigurator operator tables (Apache-2.0)"
 
@@ -76,6 +78,8 @@ def efficiency_of(device: DeviceProfile) -> Efficiency:
     """
     if device.efficiency is not None:
         return device.efficiency
+    if device.dataflow is not None:
+        return _dataflow_efficiency(device.dataflow)
     bandwidth = device.memory_bandwidth_bytes_per_s
     has_launches = device.kind in ("gpu", "npu")
     return Efficiency(
@@ -93,6 +97,36 @@ def efficiency_of(device: DeviceProfile) -> Efficiency:
         step_fixed_s=DEFAULT_STEP_FIXED_S if has_launches else 0.0,
         logits_row_s=DEFAULT_LOGITS_ROW_BYTES / bandwidth if bandwidth else 0.0,
         source=_MEDIAN,
+    )
+
+
+_SLOWEST = 1000.0
+"""Norm that makes the p-norm of two times their maximum, within 0.1 %."""
+
+
+def _dataflow_efficiency(design: Dataflow) -> Efficiency:
+    """Shares of a spatial design, alike for all formats: narrow weights are widened on their way into the arrays."""
+    compute, memory, source = design.busy_share, design.bandwidth_share, design.design
+    dtypes = (
+        "bfloat16",
+        "float16",
+        "float32",
+        "int8",
+        "fp8",
+        "int4",
+        *(f"{q.weight_dtype}_wo" for q in OVERRIDES.values()),
+    )
+    gemm = GemmFit(compute=compute, memory=memory, launch_s=0.0, norm=_SLOWEST, source=source)
+    experts = MoeFit(compute=compute, memory=memory, launch_s=0.0, norm=_SLOWEST, activation=0.0, source=source)
+    return Efficiency(
+        provenance="datasheet",
+        gemm=dict.fromkeys(dtypes, gemm),
+        moe=dict.fromkeys(dtypes, experts),
+        prefill_attention=dict.fromkeys(
+            dtypes, PrefillAttentionFit(compute=compute, memory=memory, launch_s=0.0, source=source)
+        ),
+        decode_attention=dict.fromkeys(dtypes, DecodeAttentionFit(memory=memory, launch_s=0.0, source=source)),
+        source=source,
     )
 
 

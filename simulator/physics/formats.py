@@ -119,6 +119,11 @@ FORMATS: Mapping[str, WeightFormat] = {
         confidence="published",
         source="SqueezeLLM, arXiv:2306.07629: 3.24 bits with the sparse part; 2.3x of the ideal 4.9x (A6000, one sequence)",
     ),
+    "flightllm": WeightFormat(
+        quant=_spec("flightllm", "mixed3.5", 3.5 / 8, lm_head=True),
+        confidence="published",
+        source="FlightLLM, arXiv:2401.03868: 3 to 5 bits by layer, 3.5 on average; needs units that widen weights (FPGA)",
+    ),
     "df11": WeightFormat(
         quant=_spec("df11", "df11", 1.4, lm_head=True),
         share=KernelShare(expand_bytes=4.0),

@@ -8,6 +8,7 @@ from functools import cache
 from hardware_profiles.schema import Cluster, DeviceProfile
 from simulator.engine import EngineProfile
 from simulator.physics.collectives import Interconnect
+from simulator.physics.dataflow import stage_of, without_launches
 from simulator.physics.efficiency import efficiency_of
 from simulator.physics.frequency import at_clock
 from simulator.physics.launch import launches_of
@@ -79,7 +80,7 @@ class StepModel:
         @cache
         def stages_at(share: float) -> tuple[Stage, ...]:
             slower = context_of(at_clock(device, share))
-            return tuple(Stage(stage, slower) for stage in slower.layout.stages)
+            return tuple(stage_of(stage, slower) for stage in slower.layout.stages)
 
         context = context_of(device)
         efficiency, precision, layout = context.efficiency, context.precision, context.layout
@@ -91,7 +92,7 @@ class StepModel:
         are weaker than the device's profile as a whole."""
         self.precision = precision
         self.stages = tuple(
-            Stage(s, context, None if cap is None else Limit(cap, lambda share, i=s.index: stages_at(share)[i]))  # type: ignore[misc]
+            stage_of(s, context, None if cap is None else Limit(cap, lambda share, i=s.index: stages_at(share)[i]))  # type: ignore[misc]
             for s in layout.stages
         )
         self.num_devices = plan.devices_per_replica
@@ -106,7 +107,7 @@ class StepModel:
         self._fixed_s = slowness * (engine.step_fixed_s + exposed * engine.sync_step_fixed_s)
         self._seq_s = slowness * (engine.step_seq_s + exposed * engine.sync_step_seq_s)
         self._token_s = slowness * engine.step_token_s
-        self._launches = launches_of(engine, slowness)
+        self._launches = launches_of(engine if device.dataflow is None else without_launches(engine), slowness)
         wait_j = energy_j(power_fit_of(device), 1.0, 0.0, 0.0, device.tdp_w)
         self._host_j = (wait_j if cap is None else min(wait_j, cap.cap_w)) * plan.tp
         self._lines: dict[int, DecodeLine] = {}
