@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     from hardware_profiles.errors import UserError
     from planners.figures import pareto_figure
     from planners.parallel import PlanResult
+    from simulator.build_disaggregated import build_disaggregated
     from simulator.deployment import Deployment
+    from simulator.disaggregated import DisaggregatedDeployment
     from simulator.figures import latency_figure, timeline_figure
     from simulator.result import SimulationResult
+    from simulator.result_disaggregated import DisaggregatedResult
+    from simulator.simulate_disaggregated import simulate_disaggregated
     from workloads.slo import Slo, parse_slo
     from workloads.synthetic import PromptPool, Sessions, SharedPrefix
     from workloads.trace import Trace
@@ -39,6 +43,10 @@ _WHERE = {
     "timeline_figure": "simulator.figures",
     "pareto_figure": "planners.figures",
     "Deployment": "simulator.deployment",
+    "DisaggregatedDeployment": "simulator.disaggregated",
+    "DisaggregatedResult": "simulator.result_disaggregated",
+    "simulate_disaggregated": "simulator.simulate_disaggregated",
+    "build_disaggregated": "simulator.build_disaggregated",
     "SimulationResult": "simulator.result",
     "PlanResult": "planners.parallel",
     "Slo": "workloads.slo",
@@ -52,6 +60,8 @@ _WHERE = {
 
 __all__ = [
     "Deployment",
+    "DisaggregatedDeployment",
+    "DisaggregatedResult",
     "PlanResult",
     "PromptPool",
     "Sessions",
@@ -62,6 +72,7 @@ __all__ = [
     "UserError",
     "__version__",
     "build_deployment",
+    "build_disaggregated",
     "compare",
     "describe",
     "explain_step",
@@ -74,6 +85,7 @@ __all__ = [
     "parse_slo",
     "plan",
     "simulate",
+    "simulate_disaggregated",
     "timeline_figure",
 ]
 

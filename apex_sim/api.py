@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from hardware_profiles.cluster import parse_cluster
 from hardware_profiles.errors import UserError
-from hardware_profiles.schema import Cluster
+from hardware_profiles.schema import Cluster, Link
 from hardware_profiles.terms import with_terms
 from simulator.batching import RESERVING
 from simulator.build import EngineSettings, build_deployment, check_compute, check_number, flag, name_of
+from simulator.build_disaggregated import build_disaggregated, parse_pools
 from simulator.deployment import Deployment
+from simulator.disaggregated import DisaggregatedDeployment
 from simulator.plan import ParallelPlan
 from simulator.result import SimulationResult
 from simulator.run import Progress
 from simulator.simulate import simulate_deployment
+from simulator.simulate_disaggregated import simulate_disaggregated
 from workloads.catalog import load_model
 from workloads.model import ModelSpec
 from workloads.slo import Slo, as_slo
@@ -45,6 +48,10 @@ SAMPLE_WORKLOAD = "chat_small"
 """Bundled workload that is used when none is given."""
 HORIZON_S = 1e9
 """Longest simulated time [s]: 30 years."""
+
+
+Pools = Mapping[str, Mapping[str, Any]] | tuple[str, str] | str
+"""Of a disaggregated deployment: pool -> degrees, cluster, engine and settings; or as the command line writes them."""
 
 
 class WorkloadSettings(TypedDict, total=False):
@@ -240,6 +247,9 @@ def simulate(
     seed: int = 0,
     exact_steps: bool = False,
     progress: Progress | None = None,
+    disaggregate: Pools | None = None,
+    kv_link: str | Link | None = None,
+    kv_overlap: bool = False,
     **settings: Unpack[AllSettings],
 ) -> SimulationResult:
     """Predict how a deployment serves a workload.
@@ -251,17 +261,55 @@ def simulate(
     ``gpu_memory_utilization`` ...
     Cost and carbon: ``pricing``, ``usd_per_gpu_hour``, ``purchase_usd``, ``lifetime_years``, ``pue``, ``grid``,
     ``usd_per_kwh`` (docs/costs.md).
+    disaggregate: prefill and decode on replicas of their own, ``("prefill=tp2,dp2", "decode=tp4,dp1")`` or a mapping from
+    pool to degrees, cluster, engine and settings; ``kv_link``, ``kv_overlap``: how KV gets from one to the other
+    (docs/disaggregation.md). Returns a DisaggregatedResult, a SimulationResult with ``.pools`` and ``.kv_transfer``.
     Returns a SimulationResult: ``.summary`` (dict, ``_ms`` fields in milliseconds), ``.requests`` and ``.timeline``
     (frames, seconds). Raises UserError for anything impossible, with the remedy.
     """
     workload, terms, remaining = _split(settings)
     machines = _under(cluster, terms)
+    if disaggregate is not None:
+        _no_degrees(tp=tp, pp=pp, dp=dp, ep=ep)
+        pools = disaggregate if isinstance(disaggregate, Mapping) else parse_pools(_two(disaggregate))
+        pair = build_disaggregated(
+            model, machines, pools, engine=engine, kv_link=kv_link, kv_overlap=kv_overlap, terms=terms, **remaining
+        )
+        replayed = make_trace(**workload, seed=seed)
+        check_pools_served(pair, replayed)
+        return simulate_disaggregated(
+            pair, replayed, slo=as_slo(slo), seed=seed, exact_steps=exact_steps, progress=progress
+        )
+    if kv_link is not None or kv_overlap:
+        raise UserError("kv_link and kv_overlap have no meaning without two pools; give disaggregate")
     deployment = build_deployment(model, machines, engine=engine, tp=tp, pp=pp, dp=dp, ep=ep, **remaining)
     replayed = make_trace(**workload, seed=seed)
     check_served(deployment, replayed)
     return simulate_deployment(
         deployment, replayed, slo=as_slo(slo), seed=seed, exact_steps=exact_steps, progress=progress
     )
+
+
+def _no_degrees(**degrees: int) -> None:
+    for name, degree in degrees.items():
+        if degree != 1:
+            raise UserError(
+                f"{name}={degree} beside disaggregate: each pool has its own layout; write prefill={name}{degree}"
+            )
+
+
+def _two(pools: object) -> tuple[str, ...]:
+    """Texts of two pools."""
+    texts = pools.split() if isinstance(pools, str) else pools
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"disaggregate is {pools!r}; give ('prefill=tp2,dp2', 'decode=tp4,dp1') or a mapping of pools")
+    return tuple(texts)
+
+
+def check_pools_served(deployment: DisaggregatedDeployment, trace: Trace) -> None:
+    """The same as :func:`check_served`, for both pools."""
+    for _, pool in deployment.pools:
+        check_served(pool, trace)
 
 
 def check_served(deployment: Deployment, trace: Trace) -> None:

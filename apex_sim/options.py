@@ -144,6 +144,25 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ep", type=int, default=1, help="expert parallel degree (vLLM: tp * dp)")
 
 
+def add_pools(parser: argparse.ArgumentParser) -> None:
+    """--disaggregate and the link between the pools."""
+    group = parser.add_argument_group("prefill and decode on different devices (docs/disaggregation.md)")
+    group.add_argument(
+        "--disaggregate",
+        nargs=2,
+        metavar="POOL",
+        help="prefill=tp2,dp2 decode=tp4,dp1; also cluster=SPEC, engine=NAME and engine settings of a pool",
+    )
+    group.add_argument(
+        "--kv-link",
+        metavar="LINK",
+        help="what KV goes over, per device: 50GB/s, 400Gb/s, inf (default: the clusters' own)",
+    )
+    group.add_argument(
+        "--kv-overlap", action="store_true", help="send the KV of a layer while later layers of the prompt compute"
+    )
+
+
 def add_workload(parser: argparse.ArgumentParser) -> None:
     """--trace or a synthetic workload."""
     from apex_sim.commands.traces import add_read_arguments

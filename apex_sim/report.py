@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from apex_sim.disaggregated_report import disaggregated_text
 from apex_sim.files import to_json, to_yaml, write_atomically, write_text
 from apex_sim.speculative_text import draft_lines
 from apex_sim.text import dollars, milliseconds, number, share, table
@@ -14,6 +15,7 @@ from simulator.deployment import Deployment
 from simulator.physics.efficiency import efficiency_of
 from simulator.physics.provenance import borrowed_errors
 from simulator.result import SimulationResult
+from simulator.result_disaggregated import DisaggregatedResult
 
 METRICS = (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("E2E", "e2el"), ("queue", "queue"))
 PROVENANCE = {
@@ -65,6 +67,8 @@ def describe_deployment(deployment: Deployment) -> str:
 
 def summary_text(result: SimulationResult) -> str:
     """The run in a screenful."""
+    if isinstance(result, DisaggregatedResult):
+        return disaggregated_text(result)
     s = result.summary
     rows = [
         [label, *(milliseconds(s[f"{stat}_{key}_ms"]) for stat in ("mean", "median", "p90", "p95", "p99"))]
@@ -73,7 +77,7 @@ def summary_text(result: SimulationResult) -> str:
     lines = [
         describe_deployment(result.deployment),
         f"workload: {result.trace.name}, {s['num_prompts']:,} request{'' if s['num_prompts'] == 1 else 's'}"
-        + _pace(result)
+        + pace(result)
         + f", {number(s['duration'])} s simulated",
         "",
         table(["latency", "mean", "median", "p90", "p95", "p99"], rows),
@@ -120,7 +124,7 @@ def _ranges(result: SimulationResult) -> list[str]:
     return ["", f"80 % range   mean {', '.join(parts)} ({kind.runs:,} measured figures: {kind.kind_text})"]
 
 
-def _pace(result: SimulationResult) -> str:
+def pace(result: SimulationResult) -> str:
     """At what rate requests come."""
     clients, rate = result.trace.concurrency, result.summary["request_rate"]
     if clients is not None:

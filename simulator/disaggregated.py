@@ -9,10 +9,10 @@ from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Link
 from simulator.batching import RESERVING
 from simulator.deployment import Deployment
-from simulator.kv_link import KvPath
 from simulator.physics.collectives import P2P_S, link_share
 from simulator.physics.layout import StageLayout, lay_out
 from simulator.physics.memory import kv_bytes_per_token
+from simulator.ports import KvPath
 from simulator.run import ReplicaSetup
 from workloads.model import ModelSpec
 

@@ -93,7 +93,7 @@ class ReceivingCore(EngineCore):
             request = expected[0]
             if self.limits.output_reserve and self.num_running and not self._claim_fits(request):
                 return
-            blocks = self.blocks_for(request.input_tokens + 1)
+            blocks = self.blocks_for(request.input_tokens + self.queries)
             need = blocks + (self.limits.watermark_blocks if self.num_running else 0)
             if need > self.free_blocks(need + self.promised) - self.promised:
                 return

@@ -54,10 +54,14 @@ def _last_token_s(result: SimulationResult) -> float:
 def server_table(result: SimulationResult) -> pd.DataFrame:
     """One row per period and server: time_s (its end), server, devices_w, host_w, server_w, mean powers in it.
 
-    Replicas take the cluster's devices in order. A server counts the devices that serve, and their share of its host.
+    Replicas take the cluster's devices in order. A server counts the devices that serve, and their share of its host. Two
+    pools: each with servers of its own, and a column ``pool``.
     """
     import pandas as pd
 
+    pools = getattr(result, "pools", None)
+    if pools is not None:
+        return pd.concat([server_table(view).assign(pool=name) for name, view in pools.items()], ignore_index=True)
     plan, cluster = result.deployment.plan, result.deployment.cluster
     timeline = result.timeline
     last_step_s = float(timeline["time_s"].max()) if len(timeline) else 0.0

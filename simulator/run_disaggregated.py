@@ -15,8 +15,8 @@ from typing import cast
 from simulator import clock
 from simulator.clock import Phase, to_ticks
 from simulator.handover import ReceivingCore, SendingCore
-from simulator.kv_link import Flow, KvLinks, KvPath
 from simulator.pipeline import PipelineReplica
+from simulator.ports import Flow, KvPath, Ports
 from simulator.replica import Replica
 from simulator.request import Request
 from simulator.routing import RoutingPolicy
@@ -92,7 +92,7 @@ class DisaggregatedSimulation(Simulation):
         self._path = path
         self._latency = max(1, to_ticks(path.latency_s))
         self._pace = min(path.send_bytes_per_s, path.receive_bytes_per_s)
-        self._links = KvLinks(self.clock, [path.send_bytes_per_s] * senders, [path.receive_bytes_per_s] * receivers)
+        self._links = Ports(self.clock, [path.send_bytes_per_s] * senders, [path.receive_bytes_per_s] * receivers)
         self._sent_until = [0] * senders
         """Until when a sender's port is busy with KV of prompts under way [ticks]."""
 

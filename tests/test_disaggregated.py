@@ -10,7 +10,7 @@ import pytest
 from simulator import clock
 from simulator.batching import BATCHING
 from simulator.core import CoreLimits
-from simulator.kv_link import KvPath
+from simulator.ports import KvPath
 from simulator.routing import ROUTING
 from simulator.run import ReplicaSetup, run
 from simulator.run_disaggregated import DisaggregatedRecord, run_disaggregated

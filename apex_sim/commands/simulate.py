@@ -27,6 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_deployment(parser)
     options.add_plan(parser)
+    options.add_pools(parser)
     options.add_workload(parser)
     options.add_terms(parser)
     output = parser.add_argument_group("output")
@@ -40,6 +41,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Simulate, print, write."""
     from apex_sim.api import build_deployment, check_served
+    from apex_sim.commands import simulate_pools
     from apex_sim.files import prepare_file, prepare_folder, to_json, write_text
     from apex_sim.report import summary_text, write_run
     from apex_sim.text import ProgressBar
@@ -48,6 +50,9 @@ def run(args: argparse.Namespace) -> int:
 
     slo = parse_slo(args.slo) if args.slo is not None else None
     settings: Any = options.engine_settings(args)
+    if args.disaggregate is not None:
+        return simulate_pools.run(args, slo, settings)
+    simulate_pools.refuse_link(args)
     deployment = build_deployment(
         args.model,
         options.cluster_of(args),
@@ -128,6 +133,8 @@ def _flags(action: argparse.Action, value: Any) -> list[str]:
         return [action.option_strings[0 if value else 1]]
     if action.nargs == 0:
         return [name] if value == action.const else []
+    if action.nargs == 2:
+        return [name, *value]
     parts: list[str] = []
     for item in value if isinstance(value, list) else [value]:
         text = str(Path(item).resolve()) if action.dest in PATHS and _is_path(str(item)) else str(item)

@@ -45,7 +45,7 @@ class Flow:
     due: int = 0
 
 
-class KvLinks:
+class Ports:
     """Every replica has one port. Transfers through a port share it equally, and go at the pace of their slower port.
 
     ``send`` and ``receive``: bandwidth of the ports [B/s]. A share that a transfer cannot use, because its other port is
