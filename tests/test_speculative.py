@@ -62,6 +62,23 @@ def test_tokens_of_all_steps_are_the_output():
         assert (tokens[:-1] == accepted[:-1] + 1).all() and tokens[-1] <= accepted[-1] + 1
 
 
+@pytest.mark.parametrize(("rate", "places"), [(0.0, 3), (0.3, 1), (0.8, 2), (0.95, 6), (1.0, 4)])
+def test_equal_rates_are_cut_as_one_by_one(rate, places):
+    for row in range(40):
+        start, output = 1 + row % 7, 8 + row
+        uniform = Draws((rate,) * places, seed=9)._uniform(row, output + places)
+        tokens, accepted, at = [], [], start
+        while at < output:
+            good = 0
+            while good < places and uniform[at + good] < rate:
+                good += 1
+            accepted.append(good)
+            tokens.append(min(good + 1, output - at))
+            at += good + 1
+        found = Draws((rate,) * places, seed=9).steps(row, start, output)
+        assert found[0].tolist() == tokens and found[1].tolist() == accepted
+
+
 def test_rate_of_a_mean_accepted_length():
     assert expected_tokens([rate_of_mean(3.2, 6)] * 6) == pytest.approx(3.2)
 

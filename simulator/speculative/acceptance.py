@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 KEY_BITS = 64
 
@@ -53,7 +54,10 @@ class Draws:
         The tokens of the last step end with the output; accepted drafts count whether the output needs them or not.
         """
         rates, places = self.rates, len(self.rates)
-        uniform = self._uniform(row, output_tokens + places)
+        numbers = self._uniform(row, output_tokens + places)
+        if rates.count(rates[0]) == places:
+            return _equal_rates(numbers[generated:] < rates[0], places, output_tokens - generated)
+        uniform: list[float] = numbers.tolist()
         tokens, accepted = [], []
         at = generated
         while at < output_tokens:
@@ -65,8 +69,26 @@ class Draws:
             at += good + 1
         return np.array(tokens, dtype=np.int64), np.array(accepted, dtype=np.int64)
 
-    def _uniform(self, row: int, count: int) -> list[float]:
+    def _uniform(self, row: int, count: int) -> Floats:
         """The first ``count`` uniform numbers of a request, from a counter-based generator under the key (seed, row)."""
         key = np.array([self.seed % (1 << KEY_BITS), row], dtype=np.uint64)
-        numbers: list[float] = np.random.Generator(np.random.Philox(key=key)).random(count).tolist()
-        return numbers
+        return np.random.Generator(np.random.Philox(key=key)).random(count)
+
+
+def _equal_rates(good: npt.NDArray[np.bool_], places: int, left: int) -> tuple[Ints, Ints]:
+    """As :meth:`Draws.steps` for ``left`` tokens, when a draft is as good at every place.
+
+    A stretch of tokens ends with a bad draft. Steps cut it into pieces of places + 1 tokens and a last one of what is left, which
+    ends with the model's own token, be the draft there bad or not looked at.
+    """
+    most = places + 1
+    ends = np.append(np.flatnonzero(~good) + 1, len(good))
+    stretches = np.diff(ends, prepend=0)
+    stretches = stretches[stretches > 0]
+    last = np.cumsum(-(-stretches // most)) - 1
+    pieces = np.full(int(last[-1]) + 1, most, dtype=np.int64)
+    pieces[last] = (stretches - 1) % most + 1
+    starts = np.cumsum(pieces) - pieces
+    within = starts < left
+    pieces, starts = pieces[within], starts[within]
+    return np.minimum(pieces, left - starts), pieces - 1

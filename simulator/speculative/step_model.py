@@ -30,6 +30,8 @@ class SpeculativeStepModel:
         self._link_s = link_s
         self._whole = draft is not None and draft.window is not None and draft.window != target.window
         """The draft's window is not the target's: its windowed layers count as if they read everything."""
+        self._latest: tuple[StepShape | None, float] = (None, 0.0)
+        """The latest step with prompts, and its draft's time [s]."""
         self._drafts: dict[int, DecodeLine] = {}
         self._lines: dict[int, DecodeLine] = {}
 
@@ -100,17 +102,23 @@ class SpeculativeStepModel:
         """(seconds, joules) of any step."""
         if not shape.prefill_tokens:
             return self.decode(shape.decode_seqs).cost(shape.context_tokens, shape.window_tokens)
-        drafts = [self.prompt_draft(shape)]
-        if shape.decode_seqs:
-            drafts.append(self.draft(shape.decode_seqs).cost(shape.context_tokens, shape.window_tokens))
+        draft_s, draft_j = self._mixed_draft(shape)
+        self._latest = shape, draft_s
         seconds, joules = self._verify.step(shape)
-        return seconds + sum(d[0] for d in drafts), joules + sum(d[1] for d in drafts)
+        return seconds + draft_s, joules + draft_j
+
+    def _mixed_draft(self, shape: StepShape) -> tuple[float, float]:
+        """(seconds, joules) of the draft in a step with prompts."""
+        seconds, joules = self.prompt_draft(shape)
+        if shape.decode_seqs:
+            more = self.draft(shape.decode_seqs).cost(shape.context_tokens, shape.window_tokens)
+            seconds, joules = seconds + more[0], joules + more[1]
+        return seconds, joules
 
     def draft_s(self, shape: StepShape) -> float:
         """The part of a step with prompts that the draft takes [s]."""
-        line = self.draft(shape.decode_seqs)
-        decode_s = line.cost(shape.context_tokens, shape.window_tokens)[0] if shape.decode_seqs else 0.0
-        return self.prompt_draft(shape)[0] + decode_s
+        known, draft_s = self._latest
+        return draft_s if known == shape else self._mixed_draft(shape)[0]
 
     def stage_s(self, shape: StepShape) -> tuple[float, ...]:
         """Seconds in the one stage there is."""
