@@ -78,8 +78,8 @@ class Draws:
 def _equal_rates(good: npt.NDArray[np.bool_], places: int, left: int) -> tuple[Ints, Ints]:
     """As :meth:`Draws.steps` for ``left`` tokens, when a draft is as good at every place.
 
-    A stretch of tokens ends with a bad draft. Steps cut it into pieces of places + 1 tokens and a last one of what is left, which
-    ends with the model's own token, be the draft there bad or not looked at.
+    A stretch of tokens ends with a bad draft. Steps cut it into pieces of places + 1 tokens and a last one of what is left,
+    which ends with the model's own token, be the draft there bad or not looked at.
     """
     most = places + 1
     ends = np.append(np.flatnonzero(~good) + 1, len(good))
