@@ -8,6 +8,7 @@ from typing import Any
 from apex_sim.text import milliseconds, share, table
 from planners.experts.effect import Effect
 from planners.experts.outcome import Answer
+from simulator.techniques import plan_values
 
 LATENCIES = ("median_ttft_ms", "p99_ttft_ms", "median_tpot_ms", "p99_tpot_ms")
 LEGEND = """busiest/mean: tokens of the busiest GPU over those of the mean GPU, all layers together and in the worst layer;
@@ -173,7 +174,7 @@ def experts_dict(answer: Answer) -> dict[str, Any]:
     return {
         "model": question.deployment.model.name,
         "cluster": question.deployment.cluster.name,
-        "parallel": asdict(question.deployment.plan),
+        "parallel": plan_values(question.deployment.plan),
         "num_nodes": answer.topology.num_nodes,
         "network_weight": answer.topology.network_weight,
         "routing": question.routing.name,

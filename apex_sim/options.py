@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apex_sim.technique_options import add_techniques
+
 if TYPE_CHECKING:
     from hardware_profiles.schema import Cluster
     from workloads.trace import Trace
@@ -33,6 +35,21 @@ ENGINE_SETTINGS = (
     "cold_start",
     "power_cap",
     "gpu_clock",
+    "cpu_offload_gb",
+    "offload_backend",
+    "offload_source",
+    "comm_overlap",
+    "nano_batch_tokens",
+    "fused_moe",
+    "attention_density",
+    "attention_top_k",
+    "attention_selection",
+    "kv_compression",
+    "enable_lora",
+    "max_loras",
+    "max_lora_rank",
+    "num_loras",
+    "lora_skew",
     "speculative_config",
 )
 """Names of the settings in arguments, API keywords and resolved configuration: the engine's own where it has them."""
@@ -97,6 +114,7 @@ def add_deployment(parser: argparse.ArgumentParser, *, fixed: bool = True) -> No
         "--speculative-config", metavar="JSON|FILE", help="draft tokens and verify them (docs/speculative.md)"
     )
     engine.add_argument("--moe-skew", type=float, default=0.0, metavar="S", help="Zipf exponent of expert popularity")
+    add_techniques(parser)
     power = parser.add_argument_group("power of the devices")
     power.add_argument("--power-cap", type=float, metavar="W", help="power limit per device, as nvidia-smi -pl")
     power.add_argument("--gpu-clock", type=float, metavar="MHZ", help="locked clock, as nvidia-smi -lgc")

@@ -57,6 +57,8 @@ class ClusterFile:
     network: NetworkFile | None = None
     host_memory_bytes: int | None = None
     """DRAM of one node."""
+    host_memory_bandwidth_bytes_per_s: float | None = None
+    """Peak of one node's DRAM."""
     host_idle_w: float | None = None
     """Power of one node without its accelerators [W]."""
     cpu_slowness: float | None = None
@@ -82,6 +84,7 @@ class Host:
     idle_w_per_device: float
     cpu_slowness: float = 1.0
     embodied_kgco2e_per_device: float | None = None
+    memory_bandwidth_bytes_per_s_per_device: float | None = None
     devices: tuple[str, ...] = ()
     source: str
 
@@ -129,6 +132,9 @@ def read_cluster_file(path: Path, check_terms: bool = True) -> Cluster:
         idle_w=_first(file.host_idle_w, cluster.node.idle_w),
         cpu_slowness=_first(file.cpu_slowness, cluster.node.cpu_slowness),
         embodied_kgco2e=_first(file.host_embodied_kgco2e, cluster.node.embodied_kgco2e),
+        host_memory_bandwidth_bytes_per_s=_first(
+            file.host_memory_bandwidth_bytes_per_s, cluster.node.host_memory_bandwidth_bytes_per_s
+        ),
     )
     site = site_at(**dataclasses.asdict(file.site), where=f"{path.name}: site.")
     terms = Terms(pricing=file.pricing, purchase_usd=file.purchase_usd)
@@ -159,6 +165,7 @@ def _cluster(name: str, device: DeviceProfile, devices_per_node: int, nodes: int
         idle_w=host.idle_w_per_device * devices_per_node,
         cpu_slowness=host.cpu_slowness,
         embodied_kgco2e=_times(host.embodied_kgco2e_per_device, devices_per_node),
+        host_memory_bandwidth_bytes_per_s=_times(host.memory_bandwidth_bytes_per_s_per_device, devices_per_node),
     )
     return Cluster(name=name, node=node, num_nodes=nodes)
 

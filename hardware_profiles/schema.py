@@ -267,6 +267,8 @@ class NodeSpec:
     """Time of one thread of the host relative to a DGX H100 (Xeon Platinum 8480C): engines' host times scale with it."""
     embodied_kgco2e: float | None = None
     """Of making the host without its accelerators; None when unknown."""
+    host_memory_bandwidth_bytes_per_s: float | None = None
+    """Peak of the host's DRAM, all channels [B/s]; None when unknown: it is then never short."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

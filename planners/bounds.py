@@ -34,6 +34,13 @@ STRETCHES = (1, 4, 16, 64)
 """Equal parts of the trace, by requests, in which it is counted what can be served in time."""
 ROUNDING = 1.0 - 1e-5
 """Times in the event loop are whole ticks; the least step time is rounded by less than this (simulator.clock)."""
+OVERLAPPED = 1.0 / 3.0
+"""Of the time in sequence that nano-batches take at least: arithmetic, memory and links at once."""
+
+
+def least_share(deployment: Deployment) -> float:
+    """What bounds built from components in sequence are multiplied with."""
+    return ROUNDING * (OVERLAPPED if deployment.engine.nano_batch_tokens else 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +176,7 @@ def _work_s(deployment: Deployment, demand: Demand) -> float:
         fixed = stage.tokens(1).seconds + stage.rows(1).seconds + (engine.step_fixed_s if index == 0 else 0.0)
         attention = _attention_s(stage, demand, prefill_only=False).sum()
         longest = max(longest, float(attention + max(linear.sum(), steps * fixed)))
-    return longest * ROUNDING
+    return longest * least_share(deployment)
 
 
 def _linear_s(deployment: Deployment, stage: Stage, demand: Demand, prefill_only: bool = False) -> FloatArray:
@@ -226,7 +233,7 @@ def _request_s(deployment: Deployment, demand: Demand, prefill_only: bool = Fals
         _linear_s(deployment, stage, demand, prefill_only) + _attention_s(stage, demand, prefill_only)
         for stage in smooth_stages(deployment)
     ]
-    work_s: FloatArray = max(works, key=lambda work: float(work.sum())) * (ROUNDING / deployment.plan.dp)
+    work_s: FloatArray = max(works, key=lambda work: float(work.sum())) * (least_share(deployment) / deployment.plan.dp)
     return work_s
 
 
@@ -237,7 +244,7 @@ def _memory_s(deployment: Deployment, demand: Demand) -> FloatArray:
     stage = smooth_stages(deployment)[0]
     fixed = stage.tokens(1).seconds + stage.rows(1).seconds + deployment.engine.step_fixed_s
     work = steps * fixed + _attention_s(stage, demand, prefill_only=False)
-    return work * (ROUNDING / deployment.plan.dp)
+    return work * (least_share(deployment) / deployment.plan.dp)
 
 
 def _in_time(work_s: FloatArray, arrival_s: FloatArray, due_s: FloatArray) -> int:
@@ -265,7 +272,7 @@ def ttft_s(deployment: Deployment, demand: Demand) -> FloatArray:
     seconds = np.array([_prefill_s(deployment, int(tokens)) for tokens in grid])
     computing = seconds[np.searchsorted(grid, prompts, side="right") - 1]
     host = engine.request_fixed_s + engine.request_token_s * demand.inputs + engine.response_s
-    total: FloatArray = (host + computing) * ROUNDING
+    total: FloatArray = (host + computing) * least_share(deployment)
     return total
 
 
@@ -283,7 +290,8 @@ def _prefill_s(deployment: Deployment, tokens: int) -> float:
     near = pairs if model.window is None else window_pairs(tokens, 0, model.window)
     last = StepShape(prefill_tokens=min(size, tokens), prefill_seqs=1, logits_rows=1)
     more = max(0, tokens - size) / size
-    launching_s = sum(c.seconds for c in model.explain(last) if c.name == "launch")  # attention hides behind it
+    waiting = ("launch", "weights.prefetch")  # attention hides behind them
+    launching_s = sum(c.seconds for c in model.explain(last) if c.name in waiting)
     seconds = model.step(last)[0] + max(0.0, pair_s * pairs + near_s * near - launching_s)
     return seconds + more * model.step(StepShape(prefill_tokens=size, prefill_seqs=1))[0] if more else seconds
 
@@ -295,4 +303,4 @@ def decode_s(deployment: Deployment, demand: Demand) -> FloatArray:
     beside = model.step(StepShape(decode_seqs=1, prefill_tokens=1, prefill_seqs=1, logits_rows=1))[0]
     total: FloatArray = demand.decode_tokens * min(line.base_s, beside)
     total = total + line.context_s * demand.decode_context + line.window_s * demand.window_context
-    return total * ROUNDING
+    return total * least_share(deployment)

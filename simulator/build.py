@@ -7,7 +7,7 @@ import math
 import numbers
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, get_args
+from typing import Any, Unpack, get_args
 
 from hardware_profiles.cluster import parse_cluster
 from hardware_profiles.errors import UserError, unknown_name
@@ -19,11 +19,12 @@ from simulator.engine_loader import GIB, load_engine
 from simulator.physics.powercap import check_power
 from simulator.plan import ParallelPlan
 from simulator.speculative.config import SpeculativeConfig, parse_speculative
+from simulator.techniques import TECHNIQUE_FLAGS, TECHNIQUE_NUMBERS, TechniqueSettings, techniques_of
 from workloads.catalog import load_model
 from workloads.model import ModelSpec
 
 
-class EngineSettings(TypedDict, total=False):
+class EngineSettings(TechniqueSettings, total=False):
     """Engine settings under the engine's own names; None or absent: the engine's default."""
 
     max_num_seqs: int | None
@@ -64,9 +65,10 @@ _NUMBERS: dict[str, tuple[type, float]] = {
     "moe_skew": (float, 0),
     "power_cap": (float, 1),
     "gpu_clock": (float, 1),
+    **TECHNIQUE_NUMBERS,
 }
 """Settings that are numbers: their type and smallest value (the shortest request has a prompt and an output token)."""
-_FLAGS = ("enable_prefix_caching", "async_scheduling", "enforce_eager", "cold_start")
+_FLAGS = ("enable_prefix_caching", "async_scheduling", "enforce_eager", "cold_start", *TECHNIQUE_FLAGS)
 
 
 def flag(name: str) -> str:
@@ -93,7 +95,7 @@ def _check_settings(settings: EngineSettings) -> None:
     for name in _FLAGS:
         if name in given and not isinstance(given[name], bool):
             raise UserError(f"{flag(name)} is {given[name]!r}; it must be True, False or None (the engine's default)")
-    for name in ("quantization", "kv_cache_dtype", "dtype", "routing"):
+    for name in ("quantization", "kv_cache_dtype", "dtype", "routing", "offload_backend", "offload_source"):
         if name in given and not isinstance(given[name], str):
             raise UserError(f"{flag(name)} is {given[name]!r}; it must be text")
     share = given.get("gpu_memory_utilization")
@@ -149,6 +151,7 @@ def build_deployment(
         kv_cache_dtype=settings.get("kv_cache_dtype") or "auto",
         power_cap_w=settings.get("power_cap"),
         gpu_clock_mhz=settings.get("gpu_clock"),
+        techniques=techniques_of(settings),
     )
     check_power(machines.device, plan)
     profile = load_engine(name_of("engine", engine), machines.device)
@@ -165,6 +168,9 @@ def build_deployment(
         "cuda_graphs": "none" if settings.get("enforce_eager") else None,
         "preemption": settings.get("preemption_mode"),
         "sampling": settings.get("sampling"),
+        "comm_overlap": settings.get("comm_overlap"),
+        "nano_batch_tokens": settings.get("nano_batch_tokens"),
+        "fused_moe": settings.get("fused_moe"),
     }
     changes = {name: value for name, value in changes.items() if value is not None}
     if "max_num_batched_tokens" in changes and "max_num_seqs" not in changes:

@@ -94,4 +94,16 @@ class EngineProfile:
     activation_bytes_per_token: float | None = None
     """Peak activations per token of the budget and per hidden element, in units of the activation dtype's bytes; None:
     physics' estimate; 0: non_kv_reserve_bytes has room for them."""
+    comm_overlap: float = 0.0
+    """Share of the collectives that other work of the same layers hides, as far as there is such work: 1 for a model whose
+    residual comes a block late (Ladder-Residual)."""
+    nano_batch_tokens: int = 0
+    """Steps of so many tokens and more are split into nano-batches, whose arithmetic, memory traffic and collectives run at the
+    same time (NanoFlow); 0: never."""
+    nano_batch_penalty: float = 0.132
+    """How much longer the arithmetic of a split step takes (NanoFlow's ablation: 13.2 %, weights are read twice)."""
+    nano_batch_share: float = 0.67
+    """Share of its speed that arithmetic keeps beside kernels of other kinds, which hold multiprocessors."""
+    fused_moe: bool = False
+    """Dispatch, experts and combine are one kernel (FlashMoE): no launches, no padded rows, exchange under the experts."""
     sources: dict[str, str] = field(default_factory=dict)

@@ -23,7 +23,7 @@ _CHOICES = {
     "cuda_graphs": get_args(CudaGraphs),
     "utilization_of": get_args(UtilizationOf),
 }
-_SHARES = ("gpu_memory_utilization", "watermark", "output_reserve")
+_SHARES = ("gpu_memory_utilization", "watermark", "output_reserve", "comm_overlap", "nano_batch_share")
 _LIMITS = ("max_num_seqs", "max_num_batched_tokens")
 
 

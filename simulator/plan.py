@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from simulator.techniques import NONE, Techniques
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParallelPlan:
@@ -27,6 +29,8 @@ class ParallelPlan:
     """Power limit of each device [W] (nvidia-smi -pl); None: its TDP."""
     gpu_clock_mhz: float | None = None
     """Locked clock of each device [MHz] (nvidia-smi -lgc); None: free."""
+    techniques: Techniques = NONE
+    """Offloaded weights, sparse attention, compressed KV, adapters: docs/techniques.md."""
 
     @property
     def devices_per_replica(self) -> int:

@@ -89,6 +89,7 @@ def resolved_config(args: argparse.Namespace, deployment: Any) -> dict[str, Any]
     import dataclasses
 
     from apex_sim import __version__
+    from simulator.techniques import plan_values
 
     return {
         "apex_sim_version": __version__,
@@ -96,7 +97,7 @@ def resolved_config(args: argparse.Namespace, deployment: Any) -> dict[str, Any]
         "cluster": deployment.cluster.name,
         "terms": dataclasses.asdict(deployment.cluster.terms),
         "site": dataclasses.asdict(deployment.cluster.site),
-        "parallel": dataclasses.asdict(deployment.plan),
+        "parallel": plan_values(deployment.plan),
         "engine": dataclasses.asdict(deployment.engine),
         "max_model_len": deployment.effective_max_model_len,
         "num_gpu_blocks": deployment.memory.num_blocks,

@@ -6,7 +6,7 @@ chunk, is a second slope on the same context, and the steeper one counts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from hardware_profiles.schema import DeviceProfile, PrefillAttentionFit
@@ -14,6 +14,7 @@ from simulator.physics.kernels import OUTPUT_BYTES, QUERY_TILE_ROWS, padding_pai
 from simulator.physics.layout import RankAttention
 from simulator.physics.precision import Precision
 from simulator.physics.shape import StepShape
+from simulator.techniques import SparseAttention
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,8 @@ class AttentionCoefficients:
     prefill_seq_bytes: float
     token_bytes: float
     kv_bytes: float
+    selection: float = 0.0
+    """Choosing the entries of the window, as a share of attention to the whole context."""
 
 
 REFERENCE_WIDTH = 256
@@ -174,11 +177,29 @@ def _softmax(
 
 
 def attention_coefficients(
-    attention: RankAttention, layers: int, device: DeviceProfile, precision: Precision
+    attention: RankAttention,
+    layers: int,
+    device: DeviceProfile,
+    precision: Precision,
+    sparse: SparseAttention | None = None,
 ) -> AttentionCoefficients:
-    """Coefficients of ``layers`` equal blocks on one rank."""
+    """Coefficients of ``layers`` equal blocks on one rank; ``sparse`` bounds those that see the whole context."""
     build = _linear if attention.spec.kind == "linear" else _softmax
-    return build(attention, layers, device, precision)
+    full = build(attention, layers, device, precision)
+    if sparse is None or attention.spec.kind == "linear" or full.window is not None:
+        return full
+    if sparse.top_k is not None:
+        return replace(full, window=sparse.top_k, selection=sparse.selection)
+    share = sparse.density + sparse.selection
+    return replace(
+        full,
+        decode_context_s=full.decode_context_s * share,
+        decode_flop=full.decode_flop * share,
+        decode_bytes=full.decode_bytes * share,
+        mixed_context_s=full.mixed_context_s * share,
+        prefill_pair_s=full.prefill_pair_s * share,
+        pair_flop=full.pair_flop * share,
+    )
 
 
 class PrefillCost(NamedTuple):
@@ -196,6 +217,7 @@ def prefill_cost(c: AttentionCoefficients, shape: StepShape) -> PrefillCost:
     _, _, _, tokens, pairs, window_pairs, seqs, cached, _ = shape
     seqs = seqs or 1
     context = cached
+    chosen = c.selection * pairs
     if c.window is not None:
         pairs = window_pairs
         cached = min(cached, seqs * c.window)
@@ -203,23 +225,29 @@ def prefill_cost(c: AttentionCoefficients, shape: StepShape) -> PrefillCost:
     computed: float = pairs
     if context:
         computed += padding_pairs(tokens, seqs, cached, c.prefill_tile_rows)
+    computed += chosen
     tiles = -(-(tokens / seqs) // QUERY_TILE_ROWS)
     memory_s = max(0.0, c.prefill_token_s * tokens + c.prefill_kv_s * kv_tokens - c.prefill_cached_s)
     return PrefillCost(
         c.prefill_pair_s * computed * (1.0 + c.prefill_occupancy / (seqs * tiles)) + c.prefill_context_s * context,
         memory_s + c.prefill_fixed_s + c.prefill_seq_s * seqs,
-        c.pair_flop * pairs + c.token_flop * tokens + c.context_flop * context,
+        c.pair_flop * (pairs + chosen) + c.token_flop * tokens + c.context_flop * context,
         c.token_bytes * tokens + c.kv_bytes * kv_tokens + c.prefill_seq_bytes * seqs,
     )
 
 
+def context_read(c: AttentionCoefficients, shape: StepShape) -> float:
+    """Entries that the decode rows read, in units of a full read: the context, or the window and what choosing it takes."""
+    if c.window is None:
+        return shape.context_tokens
+    return shape.window_tokens + c.selection * shape.context_tokens
+
+
 def decode_flop(c: AttentionCoefficients, shape: StepShape) -> float:
     """FLOP of the decode rows, all blocks of ``c`` on one rank."""
-    context = shape.context_tokens if c.window is None else shape.window_tokens
-    return c.decode_flop * context + c.decode_seq_flop * shape.decode_seqs
+    return c.decode_flop * context_read(c, shape) + c.decode_seq_flop * shape.decode_seqs
 
 
 def decode_bytes(c: AttentionCoefficients, shape: StepShape) -> float:
     """HBM bytes of the decode rows, all blocks of ``c`` on one rank."""
-    context = shape.context_tokens if c.window is None else shape.window_tokens
-    return c.decode_bytes * context + c.decode_seq_bytes * shape.decode_seqs
+    return c.decode_bytes * context_read(c, shape) + c.decode_seq_bytes * shape.decode_seqs

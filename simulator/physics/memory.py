@@ -9,6 +9,8 @@ from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Cluster
 from simulator.engine import EngineProfile
 from simulator.physics.layout import Layout, StageLayout, check_plan, lay_out
+from simulator.physics.lora import adapter_bytes
+from simulator.physics.offload import check_offload, offloaded_bytes, path_of, staging_bytes
 from simulator.physics.precision import Precision, quantisation, resolve_precision
 from simulator.plan import ParallelPlan
 from workloads.model import ModelSpec
@@ -74,6 +76,14 @@ def stage_weight_bytes(stage: StageLayout, layout: Layout, model: ModelSpec, pre
     return total
 
 
+def _resident_bytes(
+    stage: StageLayout, layout: Layout, model: ModelSpec, precision: Precision, plan: ParallelPlan
+) -> float:
+    """Weights in the memory of one device [B]: its share, less what is offloaded, and slots for adapters."""
+    outside = offloaded_bytes(stage, plan) - staging_bytes(stage, plan)
+    return stage_weight_bytes(stage, layout, model, precision) - outside + adapter_bytes(stage, plan)
+
+
 def kv_bytes_per_token(stage: StageLayout, precision: Precision) -> float:
     """KV cache per token on one device of a stage [B].
 
@@ -120,15 +130,21 @@ def _mlp_width(stage: StageLayout) -> Iterator[int]:
 
 
 def _stage_plan(
-    stage: StageLayout, layout: Layout, model: ModelSpec, cluster: Cluster, precision: Precision, engine: EngineProfile
+    stage: StageLayout,
+    layout: Layout,
+    model: ModelSpec,
+    cluster: Cluster,
+    precision: Precision,
+    engine: EngineProfile,
+    plan: ParallelPlan,
 ) -> MemoryPlan:
     per_token = kv_bytes_per_token(stage, precision)
     device_bytes = cluster.device.memory_bytes
     share = engine.gpu_memory_utilization if engine.utilization_of == "total" else 1.0
-    plan = MemoryPlan(
+    memory = MemoryPlan(
         device_bytes=device_bytes,
         budget_bytes=device_bytes * (1.0 - DRIVER_SHARE) * share,
-        weight_bytes=stage_weight_bytes(stage, layout, model, precision),
+        weight_bytes=_resident_bytes(stage, layout, model, precision, plan),
         activation_bytes=activation_bytes(stage, layout, precision, engine),
         reserve_bytes=engine.non_kv_reserve_bytes + (engine.graph_bytes if engine.cuda_graphs != "none" else 0.0),
         state_bytes=_state_bytes(stage, precision, engine),
@@ -137,10 +153,11 @@ def _stage_plan(
         block_size=engine.block_size,
         num_blocks=0,
     )
-    plan = replace(plan, state_bytes=min(plan.state_bytes, max(0.0, plan.free_bytes + plan.state_bytes) / 2))
+    memory = replace(memory, state_bytes=min(memory.state_bytes, max(0.0, memory.free_bytes + memory.state_bytes) / 2))
     if engine.utilization_of == "free":
-        plan = replace(plan, budget_bytes=plan.budget_bytes - (1.0 - engine.gpu_memory_utilization) * plan.free_bytes)
-    return _with_blocks(plan, int(plan.free_bytes // (per_token * engine.block_size)) if per_token else 2**31)
+        spare = (1.0 - engine.gpu_memory_utilization) * memory.free_bytes
+        memory = replace(memory, budget_bytes=memory.budget_bytes - spare)
+    return _with_blocks(memory, int(memory.free_bytes // (per_token * engine.block_size)) if per_token else 2**31)
 
 
 def _with_blocks(plan: MemoryPlan, blocks: int) -> MemoryPlan:
@@ -155,7 +172,7 @@ def estimate_memory(model: ModelSpec, cluster: Cluster, plan: ParallelPlan, engi
     """
     precision = resolve_precision(model, cluster.device, plan)
     layout = lay_out(model, plan, precision)
-    stages = [_stage_plan(stage, layout, model, cluster, precision, engine) for stage in layout.stages]
+    stages = [_stage_plan(stage, layout, model, cluster, precision, engine, plan) for stage in layout.stages]
     return min(stages, key=lambda p: (p.num_blocks, p.free_bytes))
 
 
@@ -173,6 +190,9 @@ def memory_plan(
     not fit in the KV cache.
     """
     check_plan(model, cluster, plan)
+    if plan.techniques.offload is not None:
+        path_of(cluster, plan)
+        check_offload(lay_out(model, plan, resolve_precision(model, cluster.device, plan)).stages, plan)
     result = estimate_memory(model, cluster, plan, engine)
     if num_gpu_blocks_override is not None:
         result = _with_blocks(result, num_gpu_blocks_override)

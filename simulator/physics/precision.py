@@ -248,7 +248,7 @@ def resolve_precision(model: ModelSpec, device: DeviceProfile, plan: ParallelPla
         experts=quantised,
         lm_head=quantised if quant is not None and quant.lm_head else base,
         element_bytes=_DTYPE_BYTES[dtype],
-        kv_bytes=kv_bytes,
+        kv_bytes=kv_bytes * plan.techniques.kv_compression,
         attention_peak_flop_per_s=base.peak_flop_per_s,
         prefill_attention=prefill,
         decode_attention=decode,

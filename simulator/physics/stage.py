@@ -11,6 +11,7 @@ from hardware_profiles.schema import DeviceProfile, Efficiency
 from simulator.physics.attention import (
     AttentionCoefficients,
     attention_coefficients,
+    context_read,
     decode_bytes,
     decode_flop,
     prefill_cost,
@@ -27,6 +28,8 @@ from simulator.physics.kernels import (
 )
 from simulator.physics.layout import Layout, RankAttention, RankExperts, RankLayer, RankMatrix, StageLayout
 from simulator.physics.moe import ExpertRouting, slowest_rank
+from simulator.physics.offload import OffloadPath, block_bytes, offloaded_bytes
+from simulator.physics.overlap import Resources, hide_collectives, hide_exchange, resources_of
 from simulator.physics.power import energy_j, least_seconds, power_fit_of
 from simulator.physics.powercap import PowerCap
 from simulator.physics.precision import KernelFormat, Precision
@@ -83,6 +86,12 @@ class StageContext:
     """Top-p / top-k filter of one row of logits [s]."""
     hidden_passes: float = 0.0
     """More passes over the hidden states, per layer and token (EngineProfile.hidden_passes)."""
+    comm_overlap: float = 0.0
+    """Share of the collectives that other work hides (EngineProfile.comm_overlap)."""
+    fused_moe: bool = False
+    """The exchange hides under the experts (EngineProfile.fused_moe)."""
+    offload: OffloadPath | None = None
+    """Where offloaded weights come from."""
 
 
 class Limit(NamedTuple):
@@ -115,9 +124,15 @@ class Stage:
         for layer, count in stage.layers:
             counts[layer.attention] = counts.get(layer.attention, 0) + count
         self.attention: tuple[AttentionCoefficients, ...] = tuple(
-            attention_coefficients(attention, count, context.device, context.precision)
+            attention_coefficients(
+                attention, count, context.device, context.precision, context.plan.techniques.attention
+            )
             for attention, count in counts.items()
         )
+        self.offloaded_bytes = offloaded_bytes(stage, context.plan)
+        """Weights outside the device, per rank [B]."""
+        self._offloaded_share = self.offloaded_bytes / block_bytes(stage)
+        self._resources: dict[tuple[int, int], Resources] = {}
         self._tokens: dict[int, Total] = {}
         self._rows: dict[int, Total] = {}
 
@@ -272,18 +287,48 @@ class Stage:
         if self.layout.is_first and tp > 1:
             costs.append(self._collective("all_reduce.embedding", "all_reduce", reduced, tp, 1))
         for layer, count in self.layout.layers:
-            costs += [self._matrix(m, tokens, count) for m in layer.matrices]
+            kernels = [self._matrix(m, tokens, count) for m in layer.matrices]
+            costs += kernels
             if tp > 1:
                 costs.append(self._collective("all_reduce.attention", "all_reduce", reduced, tp, count))
             if layer.experts is not None:
-                costs.append(self._experts(layer.experts, tokens, count))
-            costs += self._expert_exchange(layer.experts, tokens, count)
+                kernels.append(self._experts(layer.experts, tokens, count))
+                costs.append(kernels[-1])
+            exchange = self._expert_exchange(layer.experts, tokens, count)
+            costs += hide_exchange(exchange, kernels[-1].seconds) if self._context.fused_moe else exchange
+            costs += self._host_reads(layer, count, tokens, kernels)
+        costs = hide_collectives(costs, self._context.comm_overlap)
         costs += self._expansion(
             [(weights, fmt) for layer, count in self.layout.layers for weights, fmt in _stored(layer, count)]
         )
         if not self.layout.is_last:
             costs.append(self._send(tokens))
         return costs
+
+    def _host_reads(self, layer: RankLayer, count: int, tokens: int, kernels: list[Cost]) -> list[Cost]:
+        """What kernels wait for weights that they read over the host link themselves: bytes / link beyond their own time.
+
+        A share of the blocks is offloaded whole. Of the routed experts only those hit are read.
+        """
+        path = self._context.offload
+        if path is None or path.backend != "uva":
+            return []
+        stored = [m.weight_bytes for m in layer.matrices]
+        if layer.experts is not None:
+            active = self._mean_rank(layer.experts, tokens)[1] / layer.experts.local_experts
+            stored.append(min(1.0, active) * layer.experts.weight_bytes)
+        share = self._offloaded_share * count
+        read_s = [share * nbytes / path.bandwidth_bytes_per_s for nbytes in stored]
+        extra_s = sum(
+            max(0.0, s - self._offloaded_share * kernel.seconds) for s, kernel in zip(read_s, kernels, strict=True)
+        )
+        return [Cost("weights.host_reads", extra_s, "link", link_bytes=share * sum(stored))]
+
+    @property
+    def stream_s(self) -> float:
+        """Least time of a step whose offloaded weights are copied ahead of their use: all of them cross the link [s]."""
+        path = self._context.offload
+        return 0.0 if path is None or path.backend == "uva" else self.offloaded_bytes / path.bandwidth_bytes_per_s
 
     def _send(self, tokens: int) -> Cost:
         """Hidden states and residual to the next stage, a 1/tp slice per rank, gathered there (as vLLM does)."""
@@ -312,6 +357,11 @@ class Stage:
             filter_s = context.filter_row_s * rows
             costs.append(Cost("sampler.top_p", filter_s, "memory", nbytes=filter_s * self._bandwidth))
         return costs
+
+    @property
+    def fixed_s(self) -> float:
+        """Part of a step that nothing overlaps with [s]."""
+        return self._step_fixed_s()
 
     def _step_fixed_s(self) -> float:
         return self._context.efficiency.step_fixed_s if self.layout.is_last else 0.0
@@ -360,6 +410,14 @@ class Stage:
             known = self._rows[rows] = self._total(lambda s: s.row_costs(rows))
         return known
 
+    def resources(self, tokens: int, rows: int) -> Resources:
+        """How long a step's components without attention keep each resource busy, memoised."""
+        known = self._resources.get((tokens, rows))
+        if known is None:
+            known = resources_of(self.token_costs(tokens) + self.row_costs(rows), self._bandwidth)
+            self._resources[tokens, rows] = known
+        return known
+
     def decode_attention(self, num_seqs: int, mixed: bool) -> DecodeLine:
         """Attention of ``num_seqs`` decode rows as a line in the context; ``mixed``: beside a prefill chunk."""
         peak = self._context.precision.attention_peak_flop_per_s
@@ -382,6 +440,7 @@ class Stage:
                 context_s, context_j = context_s + slope_s, context_j + slope_j
             else:
                 window_s, window_j = window_s + slope_s, window_j + slope_j
+                context_s, context_j = context_s + c.selection * slope_s, context_j + c.selection * slope_j
         return DecodeLine(base_s, context_s, window_s, base_j, context_j, window_j)
 
     def prefill(self, shape: StepShape) -> tuple[float, float]:
@@ -419,7 +478,7 @@ class Stage:
 
     def _decode_cost(self, c: AttentionCoefficients, shape: StepShape, name: str) -> Cost:
         mixed = shape.prefill_tokens > 0
-        context = shape.context_tokens if c.window is None else shape.window_tokens
+        context = context_read(c, shape)
         slope_s, fixed_s = _slope_s(c, mixed), _fixed_s(c, shape.decode_seqs, mixed)
         is_compute = c.decode_is_compute or (mixed and c.mixed_context_s > c.decode_context_s)
         bound: Bound = "latency" if fixed_s > slope_s * context else "compute" if is_compute else "memory"

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
+from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Cluster, DeviceProfile
 from simulator.engine import EngineProfile
+from simulator.physics.attention import prefill_cost
 from simulator.physics.collectives import Interconnect
 from simulator.physics.dataflow import stage_of, without_launches
 from simulator.physics.efficiency import efficiency_of
 from simulator.physics.frequency import at_clock
 from simulator.physics.launch import launches_of
 from simulator.physics.layout import check_plan, lay_out
+from simulator.physics.lora import lora_work
 from simulator.physics.moe import ExpertRouting
+from simulator.physics.offload import check_offload, path_of
 from simulator.physics.power import energy_j, power_fit_of
 from simulator.physics.powercap import locked, power_cap_of
-from simulator.physics.precision import resolve_precision
+from simulator.physics.precision import Precision, resolve_precision
 from simulator.physics.provenance import provenance_of
 from simulator.physics.shape import DecodeLine, StepShape
 from simulator.physics.slowdown import slower_compute
-from simulator.physics.stage import Bound, Cost, Limit, Stage, StageContext
+from simulator.physics.stage import Bound, Cost, Limit, Stage, StageContext, Total
 from simulator.plan import ParallelPlan
 from workloads.model import ModelSpec
 
@@ -61,9 +65,11 @@ class StepModel:
         device = locked(device, plan)
         cap = power_cap_of(device, plan.power_cap_w)
 
+        path = path_of(cluster, plan)
+
         def context_of(device: DeviceProfile) -> StageContext:
             efficiency = efficiency_of(device)
-            precision = resolve_precision(model, device, plan)
+            precision = _fused(resolve_precision(model, device, plan), engine)
             return StageContext(
                 device=device,
                 efficiency=efficiency,
@@ -75,6 +81,9 @@ class StepModel:
                 expert_routing=expert_routing,
                 filter_row_s=_filter_row_s(model, cluster, engine),
                 hidden_passes=engine.hidden_passes,
+                comm_overlap=engine.comm_overlap,
+                fused_moe=engine.fused_moe,
+                offload=path,
             )
 
         @cache
@@ -84,8 +93,8 @@ class StepModel:
 
         context = context_of(device)
         efficiency, precision, layout = context.efficiency, context.precision, context.layout
-        windows = [g.attention.sliding_window for g in model.layers if g.attention.sliding_window is not None]
-        self.window: int | None = max(windows, default=None)
+        check_offload(layout.stages, plan)
+        self.window: int | None = _window(model, plan)
         """Sliding window of the model's windowed layers [tokens] (the largest, if they differ), or None."""
         self.provenance, self.weaker_parts = provenance_of(model, plan, precision, efficiency)
         """How far the efficiencies this model uses rest on measurements: the weakest of them, and the kernel families that
@@ -110,6 +119,12 @@ class StepModel:
         self._launches = launches_of(engine if device.dataflow is None else without_launches(engine), slowness)
         wait_j = energy_j(power_fit_of(device), 1.0, 0.0, 0.0, device.tdp_w)
         self._host_j = (wait_j if cap is None else min(wait_j, cap.cap_w)) * plan.tp
+        if engine.nano_batch_tokens and cap is not None:
+            raise UserError("--nano-batch-tokens and --power-cap do not work together; drop one of them")
+        self._nano_tokens, self._nano_slower = engine.nano_batch_tokens, _split_slowdown(engine)
+        self._lora = plan.techniques.lora
+        self._lora_known: dict[tuple[int, int, int], Total] = {}
+        self._power, self._tdp_w = power_fit_of(device), device.tdp_w
         self._lines: dict[int, DecodeLine] = {}
         self._mixed: dict[tuple[int, int], DecodeLine] = {}
 
@@ -137,7 +152,19 @@ class StepModel:
         base_j = host_s * self._host_j + sum(
             s.tokens(padded).joules + s.rows(num_seqs).joules + line.base_j for s, line in parts
         )
-        launch_s = sum(self._launches.seconds(num_seqs, False, s.layout.launches) for s in self.stages)
+        least_s = 0.0
+        for index, (stage, attention) in enumerate(parts):
+            apart = self._adapters(index, padded, num_seqs)
+            stage_least_s = self._least_s(index, num_seqs, False)
+            base_s, base_j = base_s + apart.seconds, base_j + apart.joules
+            if self._splits(padded):
+                work = stage.resources(padded, num_seqs)
+                together_s = stage.fixed_s + work.memory_s + attention.base_s
+                saved_s = stage.tokens(padded).seconds + stage.rows(num_seqs).seconds + attention.base_s - together_s
+                base_s, base_j = base_s - saved_s, base_j - self._host_j * saved_s
+                busiest_s = max(self._nano_slower * work.compute_s, work.link_s)
+                stage_least_s = max(stage_least_s, stage.fixed_s + busiest_s + apart.seconds)
+            least_s += stage_least_s
         return DecodeLine(
             base_s,
             sum(line.context_s for _, line in parts),
@@ -145,15 +172,45 @@ class StepModel:
             base_j,
             sum(line.context_j for _, line in parts),
             sum(line.window_j for _, line in parts),
-            host_s + launch_s if launch_s else 0.0,
+            host_s + least_s if least_s else 0.0,
             self._host_j,
         )
+
+    def _least_s(self, index: int, tokens: int, prompts: bool) -> float:
+        """Least time of a stage: the host's launches, or the weights that are copied into the device meanwhile [s]."""
+        launch_s = self._launches.seconds(tokens, prompts, self.stages[index].layout.launches)
+        return max(launch_s, self.stages[index].stream_s)
+
+    def _splits(self, padded_tokens: int) -> bool:
+        """Whether a step is split into nano-batches."""
+        return 0 < self._nano_tokens <= padded_tokens
+
+    def _adapters(self, index: int, tokens: int, seqs: int) -> Total:
+        """Products of the low-rank adapters of ``seqs`` requests in one stage, memoised; they overlap with nothing."""
+        if self._lora is None:
+            return _NOTHING
+        known = self._lora_known.get((index, tokens, seqs))
+        if known is None:
+            base = self.precision.base
+            seconds, flop, nbytes = lora_work(
+                self.stages[index].layout, self._lora, tokens, seqs, base, self.bandwidth_bytes_per_s
+            )
+            memory_s = nbytes / self.bandwidth_bytes_per_s
+            joules = self._tp * energy_j(self._power, seconds, flop / base.peak_flop_per_s, memory_s, self._tdp_w)
+            known = self._lora_known[index, tokens, seqs] = Total(seconds, joules, flop, nbytes)
+        return known
 
     def _mixed_line(self, stage: int, num_seqs: int) -> DecodeLine:
         line = self._mixed.get((stage, num_seqs))
         if line is None:
             line = self._mixed[stage, num_seqs] = self.stages[stage].decode_attention(num_seqs, mixed=True)
         return line
+
+    def _attention_line(self, stage: int, shape: StepShape) -> DecodeLine:
+        """Attention of a step's decode rows in one stage."""
+        if shape.prefill_tokens:
+            return self._mixed_line(stage, shape.decode_seqs)
+        return self.stages[stage].decode_attention(shape.decode_seqs, mixed=False)
 
     def step(self, shape: StepShape) -> tuple[float, float]:
         """(seconds, joules) of any step: decode rows, prefill chunks or both. Joules are those of the computing stages;
@@ -175,13 +232,38 @@ class StepModel:
         """(seconds, joules) of one stage without the host, but for launches that outlast the device's work."""
         seconds, joules = self._device(index, shape)
         tokens, prompts = shape.decode_seqs + shape.prefill_tokens, shape.prefill_tokens > 0
-        launch_s = self._launches.seconds(tokens, prompts, self.stages[index].layout.launches)
-        if seconds < launch_s:
-            return launch_s, joules + self._host_j * (launch_s - seconds)
+        least_s = self._least_s(index, tokens, prompts)
+        if seconds < least_s:
+            return least_s, joules + self._host_j * (least_s - seconds)
         return seconds, joules
 
     def _device(self, index: int, shape: StepShape) -> tuple[float, float]:
-        """(seconds, joules) of the device's work in one stage."""
+        """(seconds, joules) of the device's work in one stage: all of it in sequence, or split into nano-batches."""
+        seconds, joules = self._sequential(index, shape)
+        tokens = self._launches.padded(shape.decode_seqs + shape.prefill_tokens, shape.prefill_tokens > 0)
+        if self._splits(tokens):
+            together_s = self._together_s(index, shape, tokens)
+            seconds, joules = together_s, joules - self._host_j * (seconds - together_s)
+        if self._lora is None:
+            return seconds, joules
+        apart = self._adapters(index, tokens, shape.decode_seqs + shape.prefill_seqs)
+        return seconds + apart.seconds, joules + apart.joules
+
+    def _together_s(self, index: int, shape: StepShape, tokens: int) -> float:
+        """Time of a split step: its busiest resource (NanoFlow, arXiv:2408.12757), arithmetic slowed down by the split [s]."""
+        stage = self.stages[index]
+        compute_s, memory_s, link_s = stage.resources(tokens, shape.logits_rows)
+        if shape.decode_seqs:
+            line = stage.decode_attention(shape.decode_seqs, mixed=False)
+            memory_s += line.base_s + line.context_s * shape.context_tokens + line.window_s * shape.window_tokens
+        if shape.prefill_tokens:
+            for c in stage.attention:
+                cost = prefill_cost(c, shape)
+                compute_s, memory_s = compute_s + cost.compute_s, memory_s + cost.other_s
+        return stage.fixed_s + max(self._nano_slower * compute_s, memory_s, link_s)
+
+    def _sequential(self, index: int, shape: StepShape) -> tuple[float, float]:
+        """(seconds, joules) of a stage's kernels one after the other, without adapters."""
         stage = self.stages[index]
         num_seqs, context, window_context, prefill, _, _, _, _, rows = shape
         seconds, joules, _, _ = stage.tokens(self._launches.padded(num_seqs + prefill, prefill > 0))
@@ -189,7 +271,7 @@ class StepModel:
         seconds += rows_s
         joules += rows_j
         if num_seqs:
-            line = self._mixed_line(index, num_seqs) if prefill else stage.decode_attention(num_seqs, mixed=False)
+            line = self._attention_line(index, shape)
             base_s, context_s, window_s, base_j, context_j, window_j, _, _ = line
             seconds += base_s + context_s * context + window_s * window_context
             joules += base_j + context_j * context + window_j * window_context
@@ -218,9 +300,8 @@ class StepModel:
             return []
         padded = self._launches.padded(tokens, shape.prefill_tokens > 0)
         costs = [cost for stage in self.stages for cost in stage.costs(shape, padded)]
-        waits_s = [self._stage(i, shape)[0] - self._device(i, shape)[0] for i in range(len(self.stages))]
-        if sum(waits_s):
-            costs.append(Cost("launch", sum(waits_s), "host"))
+        for index, stage in enumerate(self.stages):
+            costs += self._beside(index, stage, shape, padded)
         host_s = self._host_s(tokens, shape.decode_seqs + shape.prefill_seqs)
         if host_s:
             costs.append(Cost("host", host_s, "host"))
@@ -228,13 +309,69 @@ class StepModel:
         merged = [_merge(name, costs, self._tp, total_s) for name in dict.fromkeys(c.name for c in costs)]
         return sorted(merged, key=lambda c: -c.seconds)
 
+    def _beside(self, index: int, stage: Stage, shape: StepShape, padded: int) -> list[Cost]:
+        """What a stage's time has beside its kernels in sequence: adapters, less what nano-batches overlap, and waiting."""
+        costs = []
+        apart = self._adapters(index, padded, shape.decode_seqs + shape.prefill_seqs)
+        if apart.seconds:
+            costs.append(Cost("lora", apart.seconds, "memory", 0.0, apart.flop, apart.nbytes))
+        device_s = self._device(index, shape)[0]
+        if self._splits(padded):
+            saved_s = self._sequential(index, shape)[0] + apart.seconds - device_s
+            costs.append(Cost("nano_batches", -saved_s, "latency"))
+        wait_s = self._stage(index, shape)[0] - device_s
+        if stage.stream_s:
+            costs.append(Cost("weights.prefetch", wait_s, "link", link_bytes=stage.offloaded_bytes))
+        elif wait_s:
+            costs.append(Cost("launch", wait_s, "host"))
+        return costs
+
+    def _lora_total(self, shape: StepShape) -> tuple[float, float]:
+        """(FLOP, bytes) of the adapters on all devices."""
+        tokens = shape.decode_seqs + shape.prefill_tokens
+        if self._lora is None or not tokens:
+            return 0.0, 0.0
+        parts = [self._adapters(i, tokens, shape.decode_seqs + shape.prefill_seqs) for i in range(len(self.stages))]
+        return self._tp * sum(p.flop for p in parts), self._tp * sum(p.nbytes for p in parts)
+
     def flop(self, shape: StepShape) -> float:
         """FLOP of a step over all devices of the replica (executed, with what ranks repeat)."""
-        return sum(stage.flop(shape) for stage in self.stages)
+        return sum(stage.flop(shape) for stage in self.stages) + self._lora_total(shape)[0]
 
     def hbm_bytes(self, shape: StepShape) -> float:
         """Memory traffic of a step over all devices of the replica [B]."""
-        return sum(stage.nbytes(shape) for stage in self.stages)
+        return sum(stage.nbytes(shape) for stage in self.stages) + self._lora_total(shape)[1]
+
+
+_NOTHING = Total(0.0, 0.0, 0.0, 0.0)
+
+
+def _split_slowdown(engine: EngineProfile) -> float:
+    """How much longer arithmetic takes in nano-batches, beside other kernels."""
+    if not engine.nano_batch_share:
+        raise UserError(f"engine {engine.name}: nano_batch_share is 0; it must be above 0 and at most 1")
+    return (1.0 + engine.nano_batch_penalty) / engine.nano_batch_share
+
+
+def _fused(precision: Precision, engine: EngineProfile) -> Precision:
+    """Experts in one kernel: nothing is launched and no row is padding (FlashMoE)."""
+    if not engine.fused_moe:
+        return precision
+    experts = precision.experts
+    return replace(precision, experts=replace(experts, moe=replace(experts.moe, launch_s=0.0, row_pad=1.0)))
+
+
+def _window(model: ModelSpec, plan: ParallelPlan) -> int | None:
+    """Entries that windowed layers see: the model's window, or what sparse attention chooses."""
+    windows = [g.attention.sliding_window for g in model.layers if g.attention.sliding_window is not None]
+    sparse = plan.techniques.attention
+    if sparse is None or sparse.top_k is None:
+        return max(windows, default=None)
+    if windows:
+        raise UserError(
+            f"--attention-top-k: {model.name} has layers with a sliding window of its own; use --attention-density"
+        )
+    return sparse.top_k
 
 
 def _exposed_share(engine: EngineProfile, architecture: str) -> float:

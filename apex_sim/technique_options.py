@@ -1,0 +1,33 @@
+"""Arguments of the techniques that change the cost of a step (docs/techniques.md)."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_techniques(parser: argparse.ArgumentParser) -> None:
+    """--cpu-offload-gb and the like; None, the default of all, leaves a technique off."""
+    group = parser.add_argument_group("techniques (docs/techniques.md)")
+    group.add_argument("--cpu-offload-gb", type=float, metavar="GIB", help="weights kept in host memory, per device")
+    group.add_argument(
+        "--offload-backend", metavar="NAME", help="uva (default) or prefetch: who moves offloaded weights"
+    )
+    group.add_argument("--offload-source", metavar="NAME", help="dram (default) or a drive, such as nvme-pcie4")
+    group.add_argument("--comm-overlap", type=float, metavar="SHARE", help="share of the collectives that work hides")
+    group.add_argument("--nano-batch-tokens", type=int, metavar="N", help="split steps of N tokens and more (NanoFlow)")
+    group.add_argument("--fused-moe", action="store_true", default=None, help="exchange and experts in one kernel")
+    group.add_argument("--attention-density", type=float, metavar="SHARE", help="share of the context attended to")
+    group.add_argument("--attention-top-k", type=int, metavar="TOKENS", help="most tokens that a query attends to")
+    group.add_argument(
+        "--attention-selection", type=float, metavar="SHARE", help="cost of choosing them, of full attention"
+    )
+    group.add_argument(
+        "--kv-compression", type=float, metavar="SHARE", help="share of the KV cache's bytes that is kept"
+    )
+    group.add_argument("--enable-lora", action="store_true", default=None, help="every request has a LoRA adapter")
+    group.add_argument("--max-loras", type=int, metavar="N", help="adapters in device memory (default 1)")
+    group.add_argument("--max-lora-rank", type=int, metavar="R", help="their rank (default 16)")
+    group.add_argument(
+        "--num-loras", type=int, metavar="N", help="adapters that requests ask for (default --max-loras)"
+    )
+    group.add_argument("--lora-skew", type=float, metavar="S", help="Zipf exponent of their popularity (default 0)")

@@ -1,0 +1,184 @@
+"""Techniques that change what a step costs or what memory holds: values of the plan, all off by default."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict, get_args
+
+from hardware_profiles.errors import UserError, unknown_name
+
+OffloadBackend = Literal["uva", "prefetch"]
+"""vLLM's names: kernels read offloaded weights over the host link themselves (uva), or copies run ahead of them (prefetch)."""
+HOST_DRAM = "dram"
+GIB = 1 << 30
+
+
+class TechniqueSettings(TypedDict, total=False):
+    """Settings under the engines' names where they have them; None or absent: off."""
+
+    cpu_offload_gb: float | None
+    offload_backend: str | None
+    offload_source: str | None
+    comm_overlap: float | None
+    nano_batch_tokens: int | None
+    fused_moe: bool | None
+    attention_density: float | None
+    attention_selection: float | None
+    attention_top_k: int | None
+    kv_compression: float | None
+    enable_lora: bool | None
+    max_loras: int | None
+    max_lora_rank: int | None
+    num_loras: int | None
+    lora_skew: float | None
+
+
+TECHNIQUE_NUMBERS: dict[str, tuple[type, float]] = {
+    "cpu_offload_gb": (float, 0),
+    "comm_overlap": (float, 0),
+    "nano_batch_tokens": (int, 0),
+    "attention_density": (float, 0),
+    "attention_selection": (float, 0),
+    "attention_top_k": (int, 1),
+    "kv_compression": (float, 0),
+    "max_loras": (int, 1),
+    "max_lora_rank": (int, 1),
+    "num_loras": (int, 1),
+    "lora_skew": (float, 0),
+}
+"""Settings that are numbers: their type and smallest value."""
+TECHNIQUE_FLAGS = ("fused_moe", "enable_lora")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightOffload:
+    """Weights of the blocks that live in host memory and cross the host link in every step."""
+
+    nbytes: float
+    """Per device [B]."""
+    backend: OffloadBackend = "uva"
+    source: str = HOST_DRAM
+    """Host DRAM, or the profile of a drive of each node."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparseAttention:
+    """Attention to a part of the context."""
+
+    density: float = 1.0
+    """Share of the query-key pairs that are computed and of the KV cache that is read."""
+    selection: float = 0.0
+    """What choosing them reads and computes, as a share of full attention."""
+    top_k: int | None = None
+    """Entries that a query attends to at most; the density counts below it. None: no such bound."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lora:
+    """Low-rank adapters of the linear layers, one per request."""
+
+    slots: int
+    """Adapters that a device holds (--max-loras)."""
+    rank: int
+    """Rank of every adapter, and of the slots (--max-lora-rank)."""
+    adapters: int
+    """Adapters that requests ask for."""
+    skew: float = 0.0
+    """Zipf exponent of their popularity; 0: all alike."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Techniques:
+    """What is on."""
+
+    offload: WeightOffload | None = None
+    attention: SparseAttention | None = None
+    kv_compression: float = 1.0
+    """Share of the KV cache's bytes that is kept."""
+    lora: Lora | None = None
+
+
+NONE = Techniques()
+
+
+def plan_values(plan: Any) -> dict[str, Any]:
+    """A plan as plain values; techniques that are off are left out."""
+    values = dataclasses.asdict(plan)
+    on: dict[str, Any] = {
+        field.name: values["techniques"][field.name]
+        for field in dataclasses.fields(Techniques)
+        if getattr(plan.techniques, field.name) != field.default
+    }
+    del values["techniques"]
+    return values | ({"techniques": on} if on else {})
+
+
+def techniques_of(settings: Mapping[str, Any]) -> Techniques:
+    """The techniques that settings ask for. UserError for combinations that make no sense."""
+    _check_shares(settings)
+    return Techniques(
+        offload=_offload(settings),
+        attention=_attention(settings),
+        kv_compression=1.0 if settings.get("kv_compression") is None else float(settings["kv_compression"]),
+        lora=_lora(settings),
+    )
+
+
+def _check_shares(settings: Mapping[str, Any]) -> None:
+    for name, zero in (
+        ("comm_overlap", True),
+        ("attention_density", False),
+        ("attention_selection", True),
+        ("kv_compression", False),
+    ):
+        value = settings.get(name)
+        if value is not None and (value > 1 or (value == 0 and not zero)):
+            where = "from 0 to 1" if zero else "above 0 and at most 1"
+            raise UserError(f"--{name.replace('_', '-')} is {value:g}; it is a share {where}, for example 0.5")
+
+
+def _offload(settings: Mapping[str, Any]) -> WeightOffload | None:
+    gib = settings.get("cpu_offload_gb")
+    if not gib:
+        for name in ("offload_backend", "offload_source"):
+            if settings.get(name) is not None:
+                raise UserError(f"--{name.replace('_', '-')} without weights to offload; add --cpu-offload-gb GIB")
+        return None
+    backend: Any = settings.get("offload_backend") or "uva"
+    if backend not in get_args(OffloadBackend):
+        raise unknown_name("offload backend", str(backend), get_args(OffloadBackend))
+    source = settings.get("offload_source") or HOST_DRAM
+    if source != HOST_DRAM and backend == "uva":
+        raise UserError(f"--offload-source {source}: kernels cannot read a drive; add --offload-backend prefetch")
+    return WeightOffload(nbytes=gib * GIB, backend=backend, source=str(source))
+
+
+def _attention(settings: Mapping[str, Any]) -> SparseAttention | None:
+    density, selection, top_k = (settings.get(f"attention_{n}") for n in ("density", "selection", "top_k"))
+    if density is None and top_k is None:
+        if selection is not None:
+            raise UserError(
+                "--attention-selection without sparse attention; add --attention-density or --attention-top-k"
+            )
+        return None
+    if density is not None and top_k is not None:
+        raise UserError("--attention-density and --attention-top-k both bound attention; drop one of them")
+    return SparseAttention(density=1.0 if density is None else density, selection=selection or 0.0, top_k=top_k)
+
+
+def _lora(settings: Mapping[str, Any]) -> Lora | None:
+    """vLLM's defaults: one slot, rank 16; as many adapters as slots."""
+    if not settings.get("enable_lora"):
+        for name in ("max_loras", "max_lora_rank", "num_loras", "lora_skew"):
+            if settings.get(name) is not None:
+                raise UserError(f"--{name.replace('_', '-')} without adapters; add --enable-lora")
+        return None
+    slots = settings.get("max_loras") or 1
+    return Lora(
+        slots=slots,
+        rank=settings.get("max_lora_rank") or 16,
+        adapters=settings.get("num_loras") or slots,
+        skew=settings.get("lora_skew") or 0.0,
+    )
