@@ -10,6 +10,7 @@ from simulator.deployment import Deployment
 from simulator.result import SimulationResult
 from simulator.routing import RoutingPolicy, parse_routing
 from simulator.run import Progress, run
+from simulator.speculative.setup import seeded
 from workloads.slo import Slo
 from workloads.trace import Trace
 
@@ -31,10 +32,7 @@ def simulate_deployment(
     ``batching`` (called once per replica) and ``router`` replace the policies the deployment names; see docs/policies.md.
     Deterministic: the seed feeds random routing and accepted drafts only. Raises UserError when the model does not fit.
     """
-    setup = deployment.replica_setup()
-    if setup.speculation is not None:
-        draws = dataclasses.replace(setup.speculation.draws, seed=seed)
-        setup = dataclasses.replace(setup, speculation=dataclasses.replace(setup.speculation, draws=draws))
+    setup = seeded(deployment.replica_setup(), seed)
     if batching is not None:
         setup = dataclasses.replace(setup, batching=batching)
     record = run(

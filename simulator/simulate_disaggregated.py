@@ -7,6 +7,7 @@ from simulator.result_disaggregated import DisaggregatedResult
 from simulator.routing import RoutingPolicy, parse_routing
 from simulator.run import Progress
 from simulator.run_disaggregated import run_disaggregated
+from simulator.speculative.setup import seeded
 from workloads.slo import Slo
 from workloads.trace import Trace
 
@@ -30,9 +31,10 @@ def simulate_disaggregated(
     """
     first, second = (parse_routing(pool.routing)[1] for _, pool in deployment.pools)
     chosen = routers or (first(seed), second(seed + DECODE_STREAM))
+    first_setup, second_setup = deployment.setups()
     record = run_disaggregated(
         trace,
-        deployment.setups(),
+        (seeded(first_setup, seed), seeded(second_setup, seed)),
         (deployment.prefill.plan.dp, deployment.decode.plan.dp),
         deployment.kv_path(),
         chosen,

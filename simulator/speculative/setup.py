@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from hardware_profiles.schema import Cluster
 from simulator.engine import EngineProfile
 from simulator.physics.step_model import StepModel
+from simulator.run import ReplicaSetup
 from simulator.speculative.config import SpeculativeConfig
 from simulator.speculative.draft import Draft
 from simulator.speculative.step_model import TOKEN_BYTES, SpeculativeStepModel
@@ -15,6 +18,15 @@ def max_seqs(config: SpeculativeConfig | None, engine: EngineProfile) -> int:
     if config is None or engine.batching == "prefill-priority":
         return engine.max_num_seqs
     return max(1, min(engine.max_num_seqs, engine.max_num_batched_tokens // config.queries))
+
+
+def seeded(setup: ReplicaSetup, seed: int) -> ReplicaSetup:
+    """The replica with accepted drafts drawn from ``seed``; without drafts as it is."""
+    drafts = setup.speculation
+    if drafts is None:
+        return setup
+    draws = dataclasses.replace(drafts.draws, seed=seed)
+    return dataclasses.replace(setup, speculation=dataclasses.replace(drafts, draws=draws))
 
 
 def speculative_step_model(
