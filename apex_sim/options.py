@@ -30,6 +30,11 @@ ENGINE_SETTINGS = (
     "max_cudagraph_capture_size",
     "preemption_mode",
     "swap_space",
+    "kv_offloading_size",
+    "kv_offloading_disk",
+    "kv_offloading_disk_device",
+    "kv_eviction",
+    "kv_copy_group",
     "routing",
     "moe_skew",
     "cold_start",
@@ -100,6 +105,7 @@ def add_deployment(parser: argparse.ArgumentParser, *, fixed: bool = True) -> No
     )
     engine.add_argument("--preemption-mode", choices=("recompute", "swap"), help="what happens to a preempted request")
     engine.add_argument("--swap-space", type=float, metavar="GIB", help="host memory for swapped KV, per device")
+    _add_tiers(parser)
     engine.add_argument(
         "--routing",
         default="round-robin",
@@ -118,6 +124,21 @@ def add_deployment(parser: argparse.ArgumentParser, *, fixed: bool = True) -> No
     power = parser.add_argument_group("power of the devices")
     power.add_argument("--power-cap", type=float, metavar="W", help="power limit per device, as nvidia-smi -pl")
     power.add_argument("--gpu-clock", type=float, metavar="MHZ", help="locked clock, as nvidia-smi -lgc")
+
+
+def _add_tiers(parser: argparse.ArgumentParser) -> None:
+    """Memory below the devices' for cached prefixes."""
+    group = parser.add_argument_group("cached prefixes below device memory (docs/prefix_caching.md)")
+    group.add_argument("--kv-offloading-size", type=float, metavar="GIB", help="host memory for them, per replica")
+    group.add_argument("--kv-offloading-disk", type=float, metavar="GIB", help="disk below it, per replica")
+    group.add_argument("--kv-offloading-disk-device", metavar="NAME", help="profile of the disk (default nvme-pcie4)")
+    group.add_argument("--kv-eviction", metavar="ORDER", help="what leaves every tier first: lru (default), lfu, fifo")
+    group.add_argument(
+        "--kv-copy-group",
+        type=int,
+        metavar="BLOCKS",
+        help="KV blocks per copy over the host link (default: all of a move)",
+    )
 
 
 def add_terms(parser: argparse.ArgumentParser, *, fixed: bool = True) -> None:

@@ -16,6 +16,7 @@ from simulator.batching import BATCHING
 from simulator.deployment import DEFAULT_SWAP_BYTES, Deployment
 from simulator.engine import PreemptionMode, Sampling
 from simulator.engine_loader import GIB, load_engine
+from simulator.offloading import KvOffload
 from simulator.physics.powercap import check_power
 from simulator.plan import ParallelPlan
 from simulator.speculative.config import SpeculativeConfig, parse_speculative
@@ -45,6 +46,11 @@ class EngineSettings(TechniqueSettings, total=False):
     preemption_mode: str | None
     sampling: str | None
     swap_space: float | None
+    kv_offloading_size: float | None
+    kv_offloading_disk: float | None
+    kv_offloading_disk_device: str | None
+    kv_eviction: str | None
+    kv_copy_group: int | None
     routing: str
     moe_skew: float
     power_cap: float | None
@@ -62,6 +68,9 @@ _NUMBERS: dict[str, tuple[type, float]] = {
     "num_gpu_blocks_override": (int, 1),
     "max_cudagraph_capture_size": (int, 0),
     "swap_space": (float, 0),
+    "kv_offloading_size": (float, 0),
+    "kv_offloading_disk": (float, 0),
+    "kv_copy_group": (int, 1),
     "moe_skew": (float, 0),
     "power_cap": (float, 1),
     "gpu_clock": (float, 1),
@@ -95,7 +104,16 @@ def _check_settings(settings: EngineSettings) -> None:
     for name in _FLAGS:
         if name in given and not isinstance(given[name], bool):
             raise UserError(f"{flag(name)} is {given[name]!r}; it must be True, False or None (the engine's default)")
-    for name in ("quantization", "kv_cache_dtype", "dtype", "routing", "offload_backend", "offload_source"):
+    for name in (
+        "kv_eviction",
+        "kv_offloading_disk_device",
+        "quantization",
+        "kv_cache_dtype",
+        "dtype",
+        "routing",
+        "offload_backend",
+        "offload_source",
+    ):
         if name in given and not isinstance(given[name], str):
             raise UserError(f"{flag(name)} is {given[name]!r}; it must be text")
     share = given.get("gpu_memory_utilization")
@@ -185,10 +203,22 @@ def build_deployment(
         max_model_len=settings.get("max_model_len"),
         num_gpu_blocks_override=settings.get("num_gpu_blocks_override"),
         routing=settings.get("routing") or "round-robin",
+        kv_offload=_kv_offload(settings),
         moe_skew=settings.get("moe_skew") or 0.0,
         cold_start=bool(settings.get("cold_start")),
         speculative=None if drafts is None else parse_speculative(drafts),
         swap_space_bytes=DEFAULT_SWAP_BYTES if swap_gib is None else swap_gib * GIB,
+    )
+
+
+def _kv_offload(settings: EngineSettings) -> KvOffload:
+    """Sizes in GiB to bytes; what is not given stays at its default."""
+    return KvOffload(
+        host_bytes=(settings.get("kv_offloading_size") or 0.0) * GIB,
+        disk_bytes=(settings.get("kv_offloading_disk") or 0.0) * GIB,
+        disk_device=settings.get("kv_offloading_disk_device") or KvOffload().disk_device,
+        eviction=settings.get("kv_eviction") or KvOffload().eviction,
+        copy_group=settings.get("kv_copy_group"),
     )
 
 

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from math import ceil
 
 from hardware_profiles.errors import UserError
+from simulator.kv_loads import Loads
 from simulator.lane import Lane
 from simulator.prefix_cache import PrefixCache
 from simulator.request import Request
+from simulator.tiered_cache import Reach
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,8 @@ class EngineCore:
         self.lane = self.lanes[0]
         """The batch being scheduled now."""
         self.prefix_cache = prefix_cache
+        self.loads: Loads | None = None
+        """Requests that wait for cached KV from memory below the device's, where there is such."""
         self.waiting: deque[Request] = deque()
         self.swapped: deque[Request] = deque()
         self.admissible_until = 0
@@ -119,12 +123,14 @@ class EngineCore:
         """Waiting requests the scheduler has seen, first come first; admit the one at hand before asking for the next."""
         waiting = self.waiting
         while waiting and waiting[0].arrival_tick <= self.admissible_until:
-            yield waiting[0]
+            if self.loads is None or not self.loads.begin(waiting[0]):
+                yield waiting[0]
 
     def visible(self) -> list[Request]:
         """All waiting requests the scheduler has seen, in queue order; for policies that do not serve first come first
         served (``steady = False``: they must look again when somebody joins the end of the queue)."""
-        return [request for request in self.waiting if request.arrival_tick <= self.admissible_until]
+        seen = [request for request in self.waiting if request.arrival_tick <= self.admissible_until]
+        return seen if self.loads is None else [request for request in seen if not self.loads.begin(request)]
 
     @property
     def unseen(self) -> bool:
@@ -143,7 +149,7 @@ class EngineCore:
             return True
         need = lane.blocks_for_next_step()
         while need > self.free_blocks(at_least=need):
-            if not self.preempt_newest():
+            if not self.preempt_newest() and not (self.loads is not None and self.loads.cancel_newest()):
                 raise AssertionError("a single sequence does not fit into the KV cache")
             need = lane.blocks_for_next_step()
         self.promised = need
@@ -184,6 +190,19 @@ class EngineCore:
         self._grow(request, tokens)
         self.batch.append((request, tokens))
         return True
+
+    def has_room(self, request: Request, reach: Reach) -> bool:
+        """Whether a waiting request could start now, with all of its prefix that is cached anywhere on the device."""
+        limits = self.limits
+        if limits.output_reserve and self.num_running and not self._claim_fits(request):
+            return False
+        ahead = request.prompt_left
+        if not limits.reserve_full_prompt:
+            ahead = min(ahead, reach.skipped + self.max_num_batched_tokens)
+        need = self.blocks_for(ahead - reach.tokens) + reach.idle_blocks + sum(reach.missing)
+        if self.num_running:
+            need += limits.watermark_blocks
+        return need <= self.free_blocks(at_least=need + self.promised) - self.promised
 
     def extend(self, request: Request, tokens: int) -> bool:
         """Give a request under way ``tokens`` more prompt tokens, preempting newer requests if blocks are short.
@@ -241,6 +260,8 @@ class EngineCore:
         """Forget what the last step promised; a policy is about to be asked."""
         self.batch = []
         self.promised = 0
+        if self.loads is not None:
+            self.loads.one_may_begin = False
         self.preempted_now = False
         self.preempted = []
         self.resumed = []
@@ -284,6 +305,8 @@ class EngineCore:
     def eviction_may_admit(self) -> bool:
         """The head of the queue may fit once its prefix is evicted: a first chunk alone can need fewer blocks than a
         long cached prefix and the chunk behind it."""
+        if self.loads is not None and self.loads.one_may_begin:
+            return True
         return bool(self.prefix_cache is not None and self.waiting and not self.limits.reserve_full_prompt)
 
     def note_peak(self) -> None:
@@ -395,7 +418,10 @@ class EngineCore:
             return
         lane = self.lane
         growth = self.promised if steps is None else lane.blocks_after(steps) - lane.blocks()
-        self.prefix_cache.shrink(self.limits.num_blocks - self.used_blocks() - growth)
+        used = self.used_blocks() + growth
+        self.prefix_cache.shrink(self.limits.num_blocks - used)
+        if self.loads is not None:
+            self.peak_blocks = max(self.peak_blocks, used)
 
     def preempt_newest(self, spare: list[tuple[Request, int]] | None = None) -> bool:
         """Preempt the request admitted last, never one that already has work in this step.
@@ -468,6 +494,8 @@ class EngineCore:
         victim.shared = 0
         victim.computed = 0
         victim.prompt_left = length
+        victim.loaded = False
+        victim.load_number = 0
         victim.admit_seq = -1
         self._leave_running(victim)
         self.waiting.appendleft(victim)

@@ -12,6 +12,7 @@ from simulator.cold import ColdStart
 from simulator.core import CoreLimits
 from simulator.costs import StepModelLike
 from simulator.engine import EngineProfile
+from simulator.offloading import KvOffload, check_offload, copy_times, kv_tiers
 from simulator.physics.memory import MemoryPlan, memory_plan
 from simulator.physics.moe import ExpertRouting
 from simulator.physics.step_model import StepModel
@@ -43,6 +44,8 @@ class Deployment:
     swap_space_bytes: float = DEFAULT_SWAP_BYTES
     """Host memory for swapped KV blocks, per device [B]."""
     routing: str = "round-robin"
+    kv_offload: KvOffload = field(default_factory=KvOffload)
+    """Memory below the devices' for cached prefixes."""
     moe_skew: float = 0.0
     expert_routing: ExpertRouting | None = None
     """Loads and traffic measured under a placement of experts (planners.experts); None: random routing."""
@@ -56,6 +59,7 @@ class Deployment:
         engine = self.engine
         if self.speculative is not None:
             check_engine(self.speculative, engine, self.plan)
+        check_offload(self.kv_offload, engine.prefix_caching, engine.batching)
         if parse_routing(self.routing)[0] in BY_PREFIX and not engine.prefix_caching:
             raise UserError(f"--routing {self.routing} looks for cached prefixes; it needs --enable-prefix-caching")
         for name, value in (
@@ -157,7 +161,7 @@ class Deployment:
         if engine.preemption == "swap" and host_link is None:
             raise UserError(f"{self.cluster.device.name} has no host_link in its profile; swapping needs one")
         slowness = self.cluster.node.cpu_slowness
-        bandwidth = host_link.bandwidth_bytes_per_s * host_link.efficiency if host_link else float("inf")
+        copies = copy_times(self)
         return ReplicaSetup(
             limits=limits,
             step_model=self._served_model(),
@@ -169,7 +173,8 @@ class Deployment:
             request_token_s=engine.request_token_s * slowness,
             response_s=engine.response_s * slowness,
             stream_token_s=engine.stream_token_s * slowness,
-            swap_token_s=kv_token_bytes / bandwidth,
+            swap_token_s=copies.token_s(engine.block_size) if copies is not None else 0.0,
+            tiers=kv_tiers(self),
             cold=self._cold(),
             speculation=self._speculation(),
         )

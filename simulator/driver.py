@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from simulator.batching import BatchingPolicy
-from simulator.clock import Clock
+from simulator.clock import Clock, Phase
 from simulator.core import EngineCore
 from simulator.costs import StepCosts
+from simulator.kv_links import ReplicaPaths
+from simulator.kv_loads import Load, Loads
 from simulator.phases import PromptShares
 from simulator.recorder import ReplicaRecord
 from simulator.request import Request, RequestView
 from simulator.stream import TokenStream
+from simulator.tiered_cache import TieredPrefixCache
+
+LOAD_RANK = 1 << 36
+"""Rank of a load among what comes from outside at one instant: behind all arrivals (row + 1), by row."""
 
 OnFinish = Callable[[Request, int, int], None]
 """Called with (request, tick, replica index) when a request is done."""
@@ -63,8 +69,36 @@ class Driver:
     def stir(self) -> None:
         """Something but the queue has changed: the next :meth:`notify` must look."""
 
+    def load_from(self, paths: ReplicaPaths) -> None:
+        """Cached KV comes from lower tiers over these paths; call before the first event."""
+        cache = self.core.prefix_cache
+        assert isinstance(cache, TieredPrefixCache)
+        self.core.loads = Loads(self.core, cache, paths)
+        self.core.loads.wake = self._await
+
+    def _await(self, load: Load, tick: int) -> None:
+        self.clock.at(tick, Phase.EXTERNAL, LOAD_RANK + load.request.row, lambda event: self._loaded(load, tick))
+
+    def _loaded(self, load: Load, tick: int) -> None:
+        """The end of a load; of a cancelled one only a moment like others."""
+        loads = self.core.loads
+        assert loads is not None
+        self.settle(tick)
+        if not load.cancelled:
+            self.settle_ahead(tick)
+            loads.end(load, tick)
+            self.stir()
+        self.notify(tick, True)
+
+    def settle_ahead(self, tick: int) -> None:
+        """Bring the cache to where it is at ``tick``, in the middle of a span as well as between steps."""
+        if not self.core.loads:
+            return
+        self.core.note_peak()
+
     def cached_tokens(self, request: RequestView) -> tuple[int, ...]:
         """Prompt tokens that each tier of the cache holds when the request arrives; for routers."""
+        self.settle_ahead(request.arrival_tick)
         cache = self.core.prefix_cache
         return cache.tokens_by_tier(request) if cache is not None else (0,)
 

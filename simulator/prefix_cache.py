@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
+from simulator.kv_tiers import History, Key, Lru, Order
 from simulator.request import Request, RequestView
-
-Key = int | tuple[int, int]
-"""A whole piece by its id; the ragged end of a prompt by its id and how many blocks of it there are."""
 
 
 class PrefixCache:
@@ -28,7 +24,7 @@ class PrefixCache:
         self.segment_blocks = segment_tokens // block_size
         self.held: dict[Key, list[int]] = {}
         """key -> [holders, blocks]."""
-        self.idle: OrderedDict[Key, int] = OrderedDict()
+        self.idle: Order = Lru(History())
         """key -> blocks, least recently used first."""
         self.held_blocks = 0
         self.evictable_blocks = 0
@@ -127,5 +123,5 @@ class PrefixCache:
     def shrink(self, free_blocks: int) -> None:
         """Evict idle segments until they fit into the blocks that nobody holds."""
         while self.evictable_blocks > free_blocks:
-            _, blocks = self.idle.popitem(last=False)
+            _, blocks = self.idle.leave()
             self.evictable_blocks -= blocks

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from simulator import clock
 from simulator.gaps import TokenGaps
+from simulator.kv_tiers import TierCounts
 from simulator.phases import PromptShares
 from simulator.request import Request
 from simulator.speculative.counters import SpeculativeCounters
@@ -80,6 +81,8 @@ class ReplicaRecord:
     gaps: TokenGaps = field(default_factory=TokenGaps)
     timeline: Timeline = field(default_factory=Timeline)
     prompts: PromptShares = field(default_factory=PromptShares)
+    tiers: list[TierCounts] = field(default_factory=list)
+    """Memories for cached prefixes below the device's, nearest first."""
     speculative: SpeculativeCounters | None = None
     """With speculative decoding."""
 

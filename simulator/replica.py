@@ -19,7 +19,7 @@ from simulator.costs import StepCosts
 from simulator.driver import Driver, OnFinish
 from simulator.gaps import Stragglers
 from simulator.physics.shape import StepShape, window_pairs
-from simulator.request import Request, RequestView
+from simulator.request import Request
 
 FOREVER = 1 << 62
 
@@ -117,13 +117,14 @@ class Replica(Driver):
         """Something but the queue has changed: the next :meth:`notify` must look."""
         self._changed = True
 
-    def cached_tokens(self, request: RequestView) -> tuple[int, ...]:
-        """As the cache is when the request arrives, in the middle of a span as well as between steps."""
-        elapsed = request.arrival_tick - self._begin
+    def settle_ahead(self, tick: int) -> None:
+        """Evict what the steps begun by ``tick`` need, as if each had been an event of its own."""
+        elapsed = tick - self._begin
         if self._steps and elapsed > 0 and self.core.prefix_cache is not None:
             begun = min(self._steps, steps_until(elapsed, self._first, self._slope))
             self.core.settle_ahead(None if self._batch else begun)
-        return super().cached_tokens(request)
+        else:
+            super().settle_ahead(tick)
 
     def settle(self, tick: int) -> None:
         """Work of the sole replica that ends at ``tick`` ends before the queue changes."""
@@ -223,7 +224,8 @@ class Replica(Driver):
         self._batch = []
         if not lane.num_seqs:
             waits = core.waiting or core.swapped or core.inbound
-            assert core.in_transfer or not waits, "requests wait although nothing runs"
+            loading = core.loads is not None and core.loads.pending
+            assert core.in_transfer or loading or not waits, "requests wait although nothing runs"
             return False
         self._decode_span(horizon)
         return True

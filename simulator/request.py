@@ -58,6 +58,8 @@ class Request:
         "joined_it",
         "joined_tick",
         "last_token_tick",
+        "load_number",
+        "loaded",
         "num_preemptions",
         "output_tokens",
         "phase",
@@ -101,6 +103,10 @@ class Request:
         self.joined_it = -1
         self.num_preemptions = 0
         self.swapped_tokens = 0
+        self.loaded = False
+        """What was cached below the device has been loaded for its admission, or could not be kept."""
+        self.load_number = 0
+        """Which load of the replica that was; 0: none."""
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:

@@ -426,12 +426,33 @@ class SimulationResult:
             "num_preemptions": sum(c.preemptions for c in counters),
             "prefix_hit_rate": float(self.column("cached_tokens")[done].sum()) / inputs if inputs else 0.0,
             "replica_prefix_hit_rates": self.replica_prefix_hit_rates,
+            "kv_tiers": self.kv_tiers,
             "engine_steps": sum(c.steps for c in counters),
             "utilisation": self.utilisation,
             "mfu": self.mfu,
             "itl_exact": all(replica.gaps.is_exact for replica in self.record.replicas),
             **speculative_summary(self.deployment.speculative, [r.speculative for r in self.record.replicas]),
         }
+
+    @cached_property
+    def kv_tiers(self) -> list[dict[str, Any]]:
+        """Memories below the devices' for cached prefixes, nearest first: hits, bytes moved, time of their links."""
+        offload, inputs = self.deployment.kv_offload, int(self.column("input_tokens")[self.completed].sum())
+        memory, devices = self.deployment.memory, self.deployment.plan.devices_per_replica
+        block_bytes = memory.kv_bytes_per_token * memory.block_size * devices
+        names = [("host", offload.host_bytes), (offload.disk_device, offload.disk_bytes)]
+        rows = zip(*(replica.tiers for replica in self.record.replicas), strict=True)
+        return [
+            {
+                "tier": name,
+                "hit_rate": sum(c.hit_tokens for c in counts) / inputs if inputs else 0.0,
+                "stored_bytes": sum(c.stored for c in counts) * block_bytes,
+                "loaded_bytes": sum(c.loaded for c in counts) * block_bytes,
+                "dropped_bytes": sum(c.dropped for c in counts) * block_bytes,
+                "load_s": sum(c.load_s for c in counts),
+            }
+            for (name, _), counts in zip([n for n in names if n[1]], rows, strict=False)
+        ]
 
     @cached_property
     def replica_prefix_hit_rates(self) -> list[float]:

@@ -17,8 +17,9 @@ from simulator.cold import ColdKernels, ColdStart
 from simulator.core import CoreLimits, EngineCore, check_fits
 from simulator.costs import StepCosts, StepModelLike
 from simulator.driver import OnFinish
+from simulator.kv_links import NodePaths
+from simulator.kv_setup import KvTiers, connect, new_cache
 from simulator.pipeline import PipelineReplica
-from simulator.prefix_cache import PrefixCache
 from simulator.recorder import REJECTED, ReplicaRecord, RequestTable
 from simulator.replica import FOREVER, Replica
 from simulator.request import Request
@@ -28,6 +29,7 @@ from simulator.speculative.counters import Speculation
 from simulator.speculative.lane import speculative_lane
 from simulator.speculative.replica import SpeculativeReplica
 from simulator.stream import TokenStream
+from simulator.tiered_cache import TieredPrefixCache
 from workloads.trace import Trace
 
 Progress = Callable[[int, int], None]
@@ -44,6 +46,8 @@ class ReplicaSetup:
     stages: int = 1
     async_scheduling: bool = False
     prefix_caching: bool = False
+    tiers: KvTiers | None = None
+    """Memories for cached prefixes below the device's, and in what order pieces leave; None: none, least recently used."""
     request_fixed_s: float = 0.0
     request_token_s: float = 0.0
     response_s: float = 0.0
@@ -109,6 +113,7 @@ class Simulation:
         self._next_report = 0
         self._rows_left = 0
         self._ids_per_segment = ids_per_segment(setup.limits.block_size, trace.prefix_block_tokens)
+        self._nodes: dict[int, NodePaths] = {}
         self.replicas = self._pool(setup, range(num_replicas), self._done, self.core_type, exact_steps)
         for replica in self.replicas:
             replica.sole = num_replicas == 1
@@ -126,6 +131,8 @@ class Simulation:
         for replica in replicas:
             if setup.cold is not None and isinstance(replica, Replica):
                 replica.cold = ColdKernels(setup.cold)
+            if setup.tiers is not None:
+                connect(replica, setup.tiers, self._nodes)
             if setup.stream_token_s:
                 replica.stream = TokenStream(to_ticks(setup.stream_token_s))
         return replicas
@@ -142,7 +149,7 @@ class Simulation:
         trace = self.trace
         cache = None
         if setup.prefix_caching and trace.prefix_ids is not None and setup.limits.fixed_reservation is None:
-            cache = PrefixCache(setup.limits.block_size, trace.prefix_block_tokens * self._ids_per_segment)
+            cache = new_cache(setup.limits.block_size, trace.prefix_block_tokens * self._ids_per_segment, setup.tiers)
         core = core_type(setup.limits, setup.stages, costs.window, cache)
         policy = setup.batching()
         if setup.stages > 1:
@@ -267,6 +274,8 @@ class Simulation:
             counters, core = replica.record.counters, replica.core
             replica.close()
             counters.peak_blocks = core.peak_blocks
+            if isinstance(core.prefix_cache, TieredPrefixCache):
+                replica.record.tiers = core.prefix_cache.below.account()
             counters.preemptions = core.num_preemptions
             counters.swapped_tokens = core.swapped_tokens_total
             assert core.num_running == 0 and not core.waiting and not core.swapped, "requests left behind"

@@ -16,6 +16,7 @@ from simulator import clock
 from simulator.batching import BATCHING, BatchingPolicy, ChunkedPrefill
 from simulator.core import EngineCore
 from simulator.run import RunRecord
+from simulator.tiered_cache import TieredPrefixCache
 from workloads.trace import Trace
 
 FINE, COARSE, COARSEST = 10**15, 1000, 200
@@ -141,6 +142,7 @@ def assert_same_run(one: RunRecord, other: RunRecord, ticks_per_s: int = clock.T
         assert first == second
         np.testing.assert_allclose(*joules, rtol=1e-12)
     assert gap_counts(one, ticks_per_s) == gap_counts(other, ticks_per_s)
+    assert [r.tiers for r in one.replicas] == [r.tiers for r in other.replicas]
     assert one.end_s == other.end_s
 
 
@@ -253,12 +255,35 @@ def check_cache(core: EngineCore, running: list[Any]) -> None:
         assert all(request.shared == 0 for request in running)
         return
     holders = Counter(cache.piece(request, i)[0] for request in running for i in range(request.segments_held))
+    coming: dict[Any, Any] = {}
+    if isinstance(cache, TieredPrefixCache):
+        coming = cache.loading
+        check_tiers(core, cache, holders)
     assert {segment: entry[0] for segment, entry in cache.held.items()} == holders
-    assert cache.held_blocks == sum(blocks for _, blocks in cache.held.values())
+    assert cache.held_blocks == sum(blocks for _, blocks in cache.held.values()) + sum(c.blocks for c in coming.values())
     assert cache.evictable_blocks == sum(cache.idle.values())
     assert not cache.held.keys() & cache.idle.keys()
     assert cache.evictable_blocks <= core.limits.num_blocks - core.used_blocks()
     assert all(request.shared % cache.block_size == 0 for request in running)
+
+
+def check_tiers(core: EngineCore, cache: TieredPrefixCache, holders: Counter[Any]) -> None:
+    """A piece is in one place; sums of every tier; adds to ``holders`` what loads hold on the device."""
+    waiters: Counter[Any] = Counter()
+    for load in core.loads.pending if core.loads is not None else ():
+        for key, _, tier in load.reach.pieces:
+            (waiters if tier >= 0 and key in cache.loading else holders)[key] += 1
+    assert {key: coming.waiters for key, coming in cache.loading.items()} == waiters
+    places = [cache.idle.keys() | cache.held.keys(), *(tier.pieces.keys() for tier in cache.below.tiers)]
+    for index, one in enumerate(places):
+        assert not any(one & other for other in places[:index])
+    for tier in cache.below.tiers:
+        counts = tier.counts
+        assert tier.used_blocks == sum(tier.pieces.values()) <= tier.num_blocks
+        gone = counts.loaded + counts.moved_down + counts.dropped + counts.superseded
+        assert counts.stored == tier.used_blocks + gone
+    for upper, lower in zip(cache.below.tiers, cache.below.tiers[1:], strict=False):
+        assert lower.counts.stored == upper.counts.moved_down
 
 
 def check_step(core: EngineCore, decode: bool) -> None:
@@ -267,5 +292,6 @@ def check_step(core: EngineCore, decode: bool) -> None:
     assert len({request.row for request, _ in core.batch}) == len(core.batch)
     works = bool(core.batch) or (decode and core.lane.num_seqs > 0)
     if not works and len(core.lanes) == 1:
-        visible = [r for r in core.waiting if r.arrival_tick <= core.admissible_until]
-        assert not visible and not core.swapped and not core.num_running, "idle with admissible work"
+        visible = core.waiting and core.waiting[0].arrival_tick <= core.admissible_until
+        loading = core.loads is not None and core.loads.pending
+        assert loading or (not visible and not core.swapped and not core.num_running), "idle with admissible work"

@@ -8,6 +8,7 @@ import numpy as np
 
 from simulator.batching import BATCHING, RESERVING, BatchingPolicy
 from simulator.core import CoreLimits
+from simulator.kv_setup import KvTiers
 from simulator.physics.shape import DecodeLine, StepShape
 from simulator.routing import ROUTING, RoutingPolicy
 from simulator.run import ReplicaSetup, RunRecord, run
@@ -104,6 +105,7 @@ def simulate_small(
     max_prefill_tokens: int | None = None,
     request_fixed_s: float = 0.0,
     stream_token_s: float = 0.0,
+    tiers: KvTiers | None = None,
     exact_steps: bool = False,
     model: object = None,
     policy: Callable[[], BatchingPolicy] | None = None,
@@ -135,5 +137,6 @@ def simulate_small(
         request_fixed_s=request_fixed_s,
         stream_token_s=stream_token_s,
         swap_token_s=1e-6,
+        tiers=tiers,
     )
     return run(trace, setup, num_replicas, router or ROUTING[routing](0), exact_steps=exact_steps)
