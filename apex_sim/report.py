@@ -16,8 +16,10 @@ from simulator.physics.efficiency import efficiency_of
 from simulator.physics.provenance import borrowed_errors
 from simulator.result import SimulationResult
 from simulator.result_disaggregated import DisaggregatedResult
+from simulator.techniques import technique_labels
 
 METRICS = (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("E2E", "e2el"), ("queue", "queue"))
+OVERLAPS = ("comm_overlap", "nano_batch_tokens", "fused_moe")
 PROVENANCE = {
     "measured": "kernel efficiencies fitted on measurements of this device",
     "transferred": "kernel efficiencies taken over from the nearest measured device: expect larger errors",
@@ -58,6 +60,8 @@ def describe_deployment(deployment: Deployment) -> str:
         extras.append(f"power-cap={plan.power_cap_w:g}W")
     if plan.gpu_clock_mhz is not None:
         extras.append(f"gpu-clock={plan.gpu_clock_mhz:g}MHz")
+    extras += technique_labels(plan.techniques)
+    extras += [f"{n.replace('_', '-')}={getattr(engine, n)}" for n in OVERLAPS if getattr(engine, n)]
     return (
         f"{deployment.model.name} on {plan.num_devices} of {deployment.cluster.name} ({layout}), {engine.name}, "
         f"max-num-seqs={engine.max_num_seqs} max-num-batched-tokens={engine.max_num_batched_tokens}"

@@ -6,6 +6,7 @@ import json
 import shlex
 from typing import Any
 
+from planners.launch_techniques import VLLM_TECHNIQUE_FLAGS, technique_flags, technique_notes
 from simulator.deployment import Deployment
 
 VLLM_FLAGS = frozenset(
@@ -29,6 +30,7 @@ VLLM_FLAGS = frozenset(
         "--enforce-eager",
         "--speculative-config",
         "--port",
+        *VLLM_TECHNIQUE_FLAGS,
     }
 )
 """Flags of ``vllm serve`` that may be emitted: vllm/engine/arg_utils.py as of 0.33 (flags in common with 0.15)."""
@@ -99,6 +101,7 @@ def vllm_command(deployment: Deployment) -> str:
         parts.append("--enforce-eager")
     if deployment.speculative is not None:
         parts += ["--speculative-config", json.dumps(_speculative(deployment))]
+    parts += technique_flags(deployment)
     return shlex.join(parts)
 
 
@@ -133,6 +136,7 @@ def launch_notes(deployment: Deployment) -> list[str]:
     """What the command alone does not say, one sentence each."""
     plan, node = deployment.plan, deployment.cluster.node
     notes = _speculative_notes(deployment)
+    notes += technique_notes(deployment)
     if deployment.engine.batching != "chunked":
         notes.append(
             f"The plan is for {deployment.engine.name}; a current vLLM batches differently from what was simulated."

@@ -103,6 +103,21 @@ class Techniques:
 NONE = Techniques()
 
 
+def technique_labels(techniques: Techniques) -> list[str]:
+    """What is on, as short as a command line has it."""
+    labels = []
+    if (offload := techniques.offload) is not None:
+        labels.append(f"cpu-offload-gb={offload.nbytes / GIB:g}({offload.backend} from {offload.source})")
+    if (sparse := techniques.attention) is not None:
+        bound = f"top-k={sparse.top_k}" if sparse.top_k is not None else f"density={sparse.density:g}"
+        labels.append(f"attention-{bound}")
+    if techniques.kv_compression != 1.0:
+        labels.append(f"kv-compression={techniques.kv_compression:g}")
+    if (lora := techniques.lora) is not None:
+        labels.append(f"loras={lora.adapters}(rank {lora.rank}, {lora.slots} in memory)")
+    return labels
+
+
 def plan_values(plan: Any) -> dict[str, Any]:
     """A plan as plain values; techniques that are off are left out."""
     values = dataclasses.asdict(plan)

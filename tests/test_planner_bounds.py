@@ -32,6 +32,14 @@ DEPLOYMENTS: dict[str, tuple[str, str, dict[str, object]]] = {
     "mla pp2": ("deepseek-v2-lite", "h100-sxm:2", {"pp": 2}),
     "vllm-v0": ("llama-3.1-8b", "h100-sxm:2", {"engine": "vllm-v0"}),
     "orca": ("llama-3.1-8b", "h100-sxm:2", {"engine": "orca", "max_model_len": 9000}),
+    "read from host": ("llama-3.1-8b", "h100-sxm:2", {"cpu_offload_gb": 5.0, "enable_lora": True, "num_loras": 9}),
+    "copied from host": ("llama-3.1-8b", "h100-sxm:2", {"cpu_offload_gb": 5.0, "offload_backend": "prefetch"}),
+    "nano-batches": ("llama-3.1-8b", "h100-sxm:2", {"tp": 2, "nano_batch_tokens": 32}),
+    "nano-batches moe": ("mixtral-8x7b", "h100-sxm:4", {"tp": 4, "nano_batch_tokens": 8, "comm_overlap": 0.5}),
+    "hidden": ("qwen3-30b-a3b", "h100-sxm:2", {"dp": 2, "ep": 2, "fused_moe": True, "comm_overlap": 1.0}),
+    "sparse": ("llama-3.1-8b", "h100-sxm:2", {"attention_density": 0.1, "kv_compression": 0.3}),
+    "top-k": ("llama-3.1-8b", "h100-sxm:2", {"attention_top_k": 500, "attention_selection": 0.1}),
+    "lossless": ("llama-3.1-8b", "h100-sxm:2", {"quantization": "df11"}),
     "static": ("llama-3.1-8b", "h100-sxm:2", {"engine": "static", "max_model_len": 9000, "max_num_seqs": 8}),
 }
 KINDS = ("burst", "poisson", "closed", "prefixes", "short")

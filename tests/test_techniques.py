@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from apex_sim import cli, simulate
+from apex_sim.report import describe_deployment
 from hardware_profiles.cluster import parse_cluster
 from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Cluster
+from planners.launch import launch_notes, vllm_command
 from simulator.build import build_deployment
 from simulator.deployment import Deployment
 from simulator.physics.explain import step_shape
@@ -329,3 +331,26 @@ def test_host_memory_that_is_too_small_asks_for_a_drive() -> None:
 def test_top_k_is_refused_where_the_model_has_windows() -> None:
     with pytest.raises(UserError, match="sliding window"):
         _ = _deployment("gpt-oss-20b", attention_top_k=512).step_model
+
+
+# -- what comes out ----------------------------------------------------------------------------------------------------
+
+
+def test_launch_command_has_vllms_own_flags_and_says_what_has_none() -> None:
+    settings: dict[str, Any] = {"enable_lora": True, "max_loras": 4, "num_loras": 50, "kv_compression": 0.5}
+    deployment = _deployment(cpu_offload_gb=2.0, **settings)
+    command = vllm_command(deployment)
+    assert command.endswith("--cpu-offload-gb 2 --enable-lora --max-loras 4 --max-lora-rank 16 --max-cpu-loras 50")
+    assert any("compressed KV cache" in note for note in launch_notes(deployment))
+    ahead = _deployment(cpu_offload_gb=2.0, offload_backend="prefetch")
+    assert "--cpu-offload-gb" not in vllm_command(ahead)
+    assert any("--offload-group-size" in note for note in launch_notes(ahead))
+
+
+def test_report_names_what_is_on() -> None:
+    line = describe_deployment(_deployment(attention_top_k=512, nano_batch_tokens=64))
+    assert "attention-top-k=512" in line
+    assert "nano-batch-tokens=64" in line
+    assert describe_deployment(_deployment()).endswith(
+        f"max-num-batched-tokens={_deployment().engine.max_num_batched_tokens}"
+    )

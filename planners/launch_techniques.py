@@ -1,0 +1,45 @@
+"""Techniques of a deployment as flags of ``vllm serve``, and those that no flag of it turns on."""
+
+from __future__ import annotations
+
+from simulator.deployment import Deployment
+from simulator.techniques import GIB, HOST_DRAM
+
+VLLM_TECHNIQUE_FLAGS = frozenset(
+    {"--cpu-offload-gb", "--enable-lora", "--max-loras", "--max-lora-rank", "--max-cpu-loras"}
+)
+"""vllm/engine/arg_utils.py: the same names as here."""
+
+
+def technique_flags(deployment: Deployment) -> list[str]:
+    """Flags for what vLLM does as simulated."""
+    on, parts = deployment.plan.techniques, []
+    if on.offload is not None and on.offload.backend == "uva":
+        parts += ["--cpu-offload-gb", f"{on.offload.nbytes / GIB:g}"]
+    if on.lora is not None:
+        parts += ["--enable-lora", "--max-loras", str(on.lora.slots), "--max-lora-rank", str(on.lora.rank)]
+        if on.lora.adapters > on.lora.slots:
+            parts += ["--max-cpu-loras", str(on.lora.adapters)]
+    return parts
+
+
+def technique_notes(deployment: Deployment) -> list[str]:
+    """One sentence for each technique that vLLM has no such flag for."""
+    on, engine, notes = deployment.plan.techniques, deployment.engine, []
+    offload = on.offload
+    if offload is not None and offload.source != HOST_DRAM:
+        notes.append(f"vLLM does not offload weights to a drive; the plan reads {offload.nbytes / GIB:g} GiB from one.")
+    elif offload is not None and offload.backend == "prefetch":
+        notes.append(
+            f"The plan copies {offload.nbytes / GIB:g} GiB of weights per device ahead of their use: choose "
+            "--offload-group-size and --offload-num-in-group so that as much is offloaded."
+        )
+    simulated = {
+        "collectives under other work": engine.comm_overlap > 0,
+        "nano-batches": engine.nano_batch_tokens > 0,
+        "fused experts": engine.fused_moe,
+        "sparse attention": on.attention is not None,
+        "a compressed KV cache": on.kv_compression < 1,
+    }
+    notes += [f"The plan has {name}; no flag of vLLM turns that on." for name, used in simulated.items() if used]
+    return notes
