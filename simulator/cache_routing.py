@@ -26,15 +26,14 @@ class PrefixAffinity:
         self._match, self._abs, self._rel = match, abs, rel
         self._size = int(size)
         """Pieces of prompts remembered per replica, least recently used forgotten first."""
-        self._known: list[OrderedDict[int, None]] = []
+        self._known: dict[int, OrderedDict[int, None]] = {}
 
     def choose(self, request: RequestView, replicas: Sequence[ReplicaView]) -> int:
         """Loads differ by more than ``abs`` requests and a factor ``rel``: the shortest queue. Else the longest known prefix,
         if it is more than the share ``match`` of the prompt; else the replica with the smallest record."""
-        while len(self._known) < len(replicas):
-            self._known.append(OrderedDict())
-        index = self._pick(request.prompt_ids, [replica.num_outstanding for replica in replicas])
-        known = self._known[index]
+        records = [self._known.setdefault(replica.index, OrderedDict()) for replica in replicas]
+        index = self._pick(request.prompt_ids, records, [replica.num_outstanding for replica in replicas])
+        known = records[index]
         for piece in reversed(request.prompt_ids):  # the head of a prompt is forgotten last
             known[piece] = None
             known.move_to_end(piece)
@@ -42,15 +41,15 @@ class PrefixAffinity:
             known.popitem(last=False)
         return index
 
-    def _pick(self, ids: tuple[int, ...], loads: list[int]) -> int:
+    def _pick(self, ids: tuple[int, ...], records: list[OrderedDict[int, None]], loads: list[int]) -> int:
         low, high = min(loads), max(loads)
         if not ids or (high - low > self._abs and high > self._rel * low):
             return loads.index(low)
-        matched = [self._matched(known, ids) for known in self._known]
+        matched = [self._matched(known, ids) for known in records]
         best = max(matched)
         if best > self._match * len(ids):
             return min((loads[i], i) for i, pieces in enumerate(matched) if pieces == best)[1]
-        return min((len(known), loads[i], i) for i, known in enumerate(self._known))[2]
+        return min((len(known), loads[i], i) for i, known in enumerate(records))[2]
 
     @staticmethod
     def _matched(known: OrderedDict[int, None], ids: tuple[int, ...]) -> int:
@@ -94,9 +93,10 @@ class SessionAffinity:
         self._home: dict[int, int] = {}
 
     def choose(self, request: RequestView, replicas: Sequence[ReplicaView]) -> int:
-        """The session's home."""
+        """The session's home; a new one when that does not serve any more."""
         home = self._home.get(request.session)
-        if home is None:
+        indices = [replica.index for replica in replicas]
+        if home not in indices:
             loads = [replica.num_outstanding for replica in replicas]
-            home = self._home[request.session] = loads.index(min(loads))
-        return home
+            home = self._home[request.session] = indices[loads.index(min(loads))]
+        return indices.index(home)

@@ -11,6 +11,7 @@ from simulator.batching import BATCHING, RESERVING
 from simulator.cold import ColdStart
 from simulator.core import CoreLimits
 from simulator.costs import StepModelLike
+from simulator.elastic.settings import Elasticity
 from simulator.engine import EngineProfile
 from simulator.offloading import KvOffload, check_offload, copy_times, kv_tiers
 from simulator.physics.memory import MemoryPlan, memory_plan
@@ -53,10 +54,14 @@ class Deployment:
     """The servers have just started: first uses of MoE kernels wait for their compiler."""
     speculative: SpeculativeConfig | None = None
     """How tokens are drafted; None: they are not."""
+    elasticity: Elasticity | None = None
+    """How replicas come and go; None: all of the plan serve all the time."""
     _cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         engine = self.engine
+        if self.elasticity is not None:
+            self.elasticity.check(self.plan.dp)
         if self.speculative is not None:
             check_engine(self.speculative, engine, self.plan)
         check_offload(self.kv_offload, engine.prefix_caching, engine.batching)

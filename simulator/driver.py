@@ -110,6 +110,10 @@ class Driver:
         the event queue already, so this one may run ahead."""
         raise NotImplementedError
 
+    def progress(self, tick: int) -> tuple[int, int]:
+        """(busy ticks, tokens of decode steps) up to ``tick``; of a pipeline, passes count as they begin and land."""
+        return self.record.counters.busy_ticks, self.record.counters.decode_tokens
+
     def _send(
         self, producing: int, steps: int, first_tick: int, now: int, prompts: list[tuple[Request, int]] | None = None
     ) -> None:

@@ -161,6 +161,48 @@ class Replica(Driver):
             self._end = self._begin + steps * self._first + self._slope * (steps * (steps - 1) // 2)
             self._wake = None
 
+    def _done_by(self, tick: int) -> int:
+        """Steps in flight that have ended by ``tick``."""
+        elapsed, first, slope = tick - self._begin, self._first, self._slope
+        if not self._steps or elapsed < first:
+            return 0
+        steps = steps_until(elapsed, first, slope)
+        late = steps * first + slope * (steps * (steps - 1) // 2) > elapsed
+        return min(steps - late, self._steps)
+
+    def progress(self, tick: int) -> tuple[int, int]:
+        """(busy ticks, tokens of decode steps) up to ``tick``; of what is in flight as much as has come about by then."""
+        counters = self.record.counters
+        busy, tokens = counters.busy_ticks, counters.decode_tokens
+        if self._steps and tick > self._begin:
+            busy += tick - self._begin
+            tokens += self._done_by(tick) * len(self.core.lane.heap) * self._decode
+        return busy, tokens
+
+    def halt(self, tick: int) -> list[Request]:
+        """Stop for good: steps that have ended by ``tick`` count, the one under way is lost but for its time and energy.
+
+        Returns the requests that were here, in the order of the trace.
+        """
+        core, lane = self.core, self.core.lane
+        if self._steps and tick > self._begin:
+            done = self._done_by(tick)
+            step_ticks, joules = self._first + self._slope * done, self._joules
+            if done:
+                self._steps, self._end = done, self._begin + done * self._first + self._slope * (done * (done - 1) // 2)
+                self._commit()
+            begin = self._end if done else self._begin
+            if self._line_j is not None:
+                base_j, token_j, window_j = self._line_j
+                joules = base_j + token_j * lane.context + window_j * lane.window_context
+            counters = self.record.counters
+            counters.busy_ticks += tick - begin
+            counters.joules += joules * (tick - begin) / step_ticks
+        self._steps, self._wake, self._idle = 0, None, True
+        decoding = [request for _, _, request in lane.heap]
+        left = {r.row: r for r in (*core.waiting, *core.swapped, *lane.prefilling, *decoding, *core.held)}
+        return [left[row] for row in sorted(left)]
+
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def _go_on(self, alone: bool) -> None:

@@ -14,6 +14,8 @@ import numpy.typing as npt
 from simulator.accounting.account import Usage, account
 from simulator.accounting.rates import Rates
 from simulator.deployment import Deployment
+from simulator.elastic.figures import elastic_figures, held_seconds
+from simulator.elastic.run import ElasticRecord
 from simulator.physics.power import idle_w_of
 from simulator.physics.shape import StepShape
 from simulator.recorder import COMPLETED, REJECTED
@@ -243,7 +245,8 @@ class SimulationResult:
         """Devices, time, joules by phase and tokens of the run, as accounting takes them."""
         counters = [replica.counters for replica in self.record.replicas]
         busy = sum(c.busy_ticks for c in counters)
-        idle_s = sum(max(0.0, self.duration_s - self._busy_s(c.busy_ticks)) for c in counters)
+        held_s = self.held_s
+        idle_s = sum(max(0.0, held - self._busy_s(c.busy_ticks)) for held, c in zip(held_s, counters, strict=True))
         prompts = [replica.prompts.totals() for replica in self.record.replicas]
         prefill_j = sum(joules for _, joules in prompts)
         return Usage(
@@ -256,7 +259,18 @@ class SimulationResult:
             input_tokens=int(self.column("input_tokens")[self.completed].sum()),
             output_tokens=int(self.column("output_tokens").sum()),
             requests=int(self.completed.sum()),
+            held_device_s=sum(held_s) * self.deployment.plan.devices_per_replica
+            if isinstance(self.record, ElasticRecord)
+            else None,
         )
+
+    @cached_property
+    def held_s(self) -> list[float]:
+        """Time for which the devices of each replica are held [s]: all of it, unless replicas come and go."""
+        if not isinstance(self.record, ElasticRecord) or not self.duration_s:
+            return [self.duration_s] * len(self.record.replicas)
+        begin = float(np.nanmin(self.column("arrival_s")))
+        return held_seconds(self.record.history, begin, begin + self.duration_s)
 
     @cached_property
     def energy_j(self) -> float:
@@ -369,7 +383,15 @@ class SimulationResult:
     def summary(self) -> dict[str, Any]:
         """Scalars of the run. Names, units and definitions of ``vllm bench serve`` where it has the metric; TPOT leaves
         out requests of one output token, ITL is the gap between tokens (so their means differ)."""
-        return {**self._volume(), **self._latencies(), **self._engine_state(), **self._economics(), **self._ranges()}
+        elastic = elastic_figures(self.record.history, self.held_s) if isinstance(self.record, ElasticRecord) else {}
+        return {
+            **self._volume(),
+            **self._latencies(),
+            **self._engine_state(),
+            **elastic,
+            **self._economics(),
+            **self._ranges(),
+        }
 
     def _volume(self) -> dict[str, Any]:
         done, duration = self.completed, self.duration_s

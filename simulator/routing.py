@@ -19,6 +19,10 @@ class ReplicaView(Protocol):
     """What a router knows of a replica at the instant of the decision."""
 
     @property
+    def index(self) -> int:
+        """Which one it is, also where replicas come and go."""
+
+    @property
     def num_outstanding(self) -> int:
         """Requests sent there and not finished."""
 
@@ -45,7 +49,7 @@ class RoundRobin:
 
     def choose(self, request: RequestView, replicas: Sequence[ReplicaView]) -> int:
         """The next one."""
-        index = self._next
+        index = self._next % len(replicas)
         self._next = (index + 1) % len(replicas)
         return index
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from simulator.batching import BatchingPolicy
 from simulator.deployment import Deployment
+from simulator.elastic.run import ElasticSimulation
 from simulator.result import SimulationResult
 from simulator.routing import RoutingPolicy, parse_routing
-from simulator.run import Progress, run
+from simulator.run import Progress, RunRecord, run
 from simulator.speculative.setup import seeded
 from workloads.slo import Slo
 from workloads.trace import Trace
@@ -35,12 +37,12 @@ def simulate_deployment(
     setup = seeded(deployment.replica_setup(), seed)
     if batching is not None:
         setup = dataclasses.replace(setup, batching=batching)
-    record = run(
-        trace,
-        setup,
-        deployment.plan.dp,
-        router or parse_routing(deployment.routing)[1](seed),
-        exact_steps=exact_steps,
-        progress=progress,
-    )
+    routing = router or parse_routing(deployment.routing)[1](seed)
+    replicas = deployment.plan.dp
+    options: dict[str, Any] = {"exact_steps": exact_steps, "progress": progress}
+    record: RunRecord
+    if deployment.elasticity is None:
+        record = run(trace, setup, replicas, routing, **options)
+    else:
+        record = ElasticSimulation(trace, setup, replicas, routing, deployment.elasticity, seed=seed, **options).run()
     return SimulationResult(deployment=deployment, trace=trace, record=record, slo=slo, seed=seed)

@@ -30,9 +30,17 @@ class FakeReplica:
 
     def __init__(self, num_outstanding: int = 0, outstanding_tokens: int = 0, cached: tuple[int, ...] = (0,)) -> None:
         self.num_outstanding, self.outstanding_tokens, self._cached = num_outstanding, outstanding_tokens, cached
+        self.index = 0
 
     def cached_tokens(self, request: Any) -> tuple[int, ...]:
         return self._cached
+
+
+def pool(*replicas: FakeReplica) -> list[FakeReplica]:
+    """Replicas numbered in turn."""
+    for index, replica in enumerate(replicas):
+        replica.index = index
+    return list(replicas)
 
 
 def prompt(ids: tuple[int, ...], row: int = 0, session: int = 0) -> Request:
@@ -44,20 +52,20 @@ def prompt(ids: tuple[int, ...], row: int = 0, session: int = 0) -> Request:
 
 def test_prefix_affinity_follows_its_own_record_until_loads_are_unequal() -> None:
     router = PrefixAffinity(0, match=0.5, abs=3, rel=1.5)
-    replicas = [FakeReplica(), FakeReplica()]
+    replicas = pool(FakeReplica(), FakeReplica())
     assert router.choose(prompt((1, 2, 3, 4)), replicas) == 0
     assert router.choose(prompt((7, 8, 9)), replicas) == 1, "no match: the smallest record"
     assert router.choose(prompt((1, 2, 3, 5)), replicas) == 0, "three pieces of four are known there"
     assert router.choose(prompt((1, 2, 30, 40, 50)), replicas) == 1, "two of five are too few"
-    assert router.choose(prompt((1, 2, 3, 4)), [FakeReplica(4), FakeReplica(0)]) == 1, "loads are too unequal"
-    assert router.choose(prompt((1, 2, 3, 4)), [FakeReplica(9), FakeReplica(7)]) == 1, (
+    assert router.choose(prompt((1, 2, 3, 4)), pool(FakeReplica(4), FakeReplica(0))) == 1, "loads are too unequal"
+    assert router.choose(prompt((1, 2, 3, 4)), pool(FakeReplica(9), FakeReplica(7))) == 1, (
         "both know it by now: fewer requests"
     )
 
 
 def test_prefix_affinity_forgets_what_it_was_not_asked_for_longest_tail_first() -> None:
     router = PrefixAffinity(0, match=0.3, size=4)
-    replicas = [FakeReplica()]
+    replicas = pool(FakeReplica())
     for ids in ((1, 2, 3), (7, 8)):
         router.choose(prompt(ids), replicas)
     assert list(router._known[0]) == [2, 1, 8, 7]
@@ -76,9 +84,19 @@ def test_kv_aware_weighs_cached_tokens_by_tier_against_load() -> None:
 
 def test_session_affinity_stays_and_new_sessions_go_where_least_is() -> None:
     router = SessionAffinity(0)
-    assert router.choose(prompt((1,), session=5), [FakeReplica(3), FakeReplica(1)]) == 1
-    assert router.choose(prompt((2,), session=6), [FakeReplica(0), FakeReplica(1)]) == 0
-    assert router.choose(prompt((3,), session=5), [FakeReplica(0), FakeReplica(9)]) == 1
+    assert router.choose(prompt((1,), session=5), pool(FakeReplica(3), FakeReplica(1))) == 1
+    assert router.choose(prompt((2,), session=6), pool(FakeReplica(0), FakeReplica(1))) == 0
+    assert router.choose(prompt((3,), session=5), pool(FakeReplica(0), FakeReplica(9))) == 1
+
+
+def test_what_a_router_remembers_follows_replicas_that_come_and_go() -> None:
+    first, second, third = pool(FakeReplica(), FakeReplica(), FakeReplica(9))
+    sticky, prefix = SessionAffinity(0), PrefixAffinity(0, match=0.5)
+    assert sticky.choose(prompt((1,), session=5), [second, third]) == 0
+    assert sticky.choose(prompt((2,), session=5), [first, second, third]) == 1
+    assert sticky.choose(prompt((3,), session=5), [first, third]) == 0, "its home is gone: a new one"
+    assert prefix.choose(prompt((1, 2)), [second, third]) == 0
+    assert prefix.choose(prompt((1, 2)), [first, second, third]) == 1
 
 
 def test_sessions_of_a_trace_stay_on_their_replica() -> None:

@@ -25,11 +25,13 @@ class Usage:
     output_tokens: int
     requests: int
     """Completed."""
+    held_device_s: float | None = None
+    """Where replicas come and go: time for which devices are held, added up [s]; None: all of them, all the time."""
 
     @property
     def device_s(self) -> float:
         """Time for which the devices are held [s]."""
-        return self.devices * self.duration_s
+        return self.devices * self.duration_s if self.held_device_s is None else self.held_device_s
 
     @property
     def device_j(self) -> float:

@@ -1,0 +1,1 @@
+"""Replicas that come and go: autoscaling policies, the signals they see, failures and repair."""
