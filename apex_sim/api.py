@@ -26,6 +26,7 @@ from workloads.catalog import load_model
 from workloads.model import ModelSpec
 from workloads.slo import Slo, as_slo
 from workloads.synthetic import generate as generate_trace
+from workloads.token_changes import TokenChanges, TokenSettings, change_tokens
 from workloads.trace import Trace
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ Pools = Mapping[str, Mapping[str, Any]] | tuple[str, str] | str
 """Of a disaggregated deployment: pool -> degrees, cluster, engine and settings; or as the command line writes them."""
 
 
-class WorkloadSettings(TypedDict, total=False):
+class WorkloadSettings(TokenSettings, total=False):
     """Keywords that describe a workload; see :func:`make_trace`."""
 
     trace: Trace | str | Path | None
@@ -119,11 +120,14 @@ def make_trace(
     num_requests: int | None = None,
     arrival: str | None = None,
     seed: int = 0,
+    **tokens: Unpack[TokenSettings],
 ) -> Trace:
     """The workload: a trace (object, file or YAML), or a synthetic one from rate [1/s], arrival process and lengths.
 
     ``rate`` with a trace rescales its time to that mean rate. Without trace and rate, the bundled sample is used.
+    ``tokens`` changes token counts at the end (workloads.token_changes): scale_input, scale_output, extra_input ...
     """
+    changes = TokenChanges(**tokens, seed=seed)
     if trace_format is not None and not isinstance(trace_format, str):
         raise UserError(f"--trace-format is {trace_format!r}; it must be text")
     check_workload(
@@ -152,7 +156,7 @@ def make_trace(
             arrival=arrival or "poisson",
             seed=seed,
         )
-        return _within_horizon(_rescaled(generated, rate_scale))
+        return change_tokens(_within_horizon(_rescaled(generated, rate_scale)), changes)
     if isinstance(trace, Trace):
         replayed = trace
     else:
@@ -165,7 +169,7 @@ def make_trace(
         replayed = replayed.head(num_requests)
     if rate is not None and arrival is None:
         replayed = _at_rate(replayed, rate)
-    return _within_horizon(_rescaled(replayed, rate_scale))
+    return change_tokens(_within_horizon(_rescaled(replayed, rate_scale)), changes)
 
 
 def check_workload(
@@ -257,8 +261,8 @@ def simulate(
     model, cluster: names as in the CLI (``"llama-3.1-70b"``, ``"h100-sxm:8"``) or objects.
     tp, pp, dp, ep: parallel degrees. slo: ``"ttft=1s,tpot=50ms"`` or an Slo.
     Workload keywords: ``trace`` (Trace, file, YAML) or ``rate`` [1/s] with ``input_len``, ``output_len`` [tokens or
-    distribution], ``num_requests``, ``arrival``. Engine keywords under the engine's names: ``max_num_seqs``,
-    ``gpu_memory_utilization`` ...
+    distribution], ``num_requests``, ``arrival``, changes of token counts (``scale_output`` ...).
+    Engine keywords under the engine's names: ``max_num_seqs``, ``gpu_memory_utilization`` ...
     Cost and carbon: ``pricing``, ``usd_per_gpu_hour``, ``purchase_usd``, ``lifetime_years``, ``pue``, ``grid``,
     ``usd_per_kwh`` (docs/costs.md).
     disaggregate: prefill and decode on replicas of their own, ``("prefill=tp2,dp2", "decode=tp4,dp1")`` or a mapping from

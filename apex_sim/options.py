@@ -205,6 +205,7 @@ def add_pools(parser: argparse.ArgumentParser) -> None:
 def add_workload(parser: argparse.ArgumentParser) -> None:
     """--trace or a synthetic workload."""
     from apex_sim.commands.traces import add_read_arguments
+    from apex_sim.token_options import add_token_changes
 
     group = parser.add_argument_group("workload (a trace, a workload YAML, or a synthetic one)")
     group.add_argument("--trace", metavar="FILE", help="trace file (format detected) or workload YAML")
@@ -220,6 +221,7 @@ def add_workload(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=0, help="of the synthetic workload and of random routing")
     group.add_argument("--slo", metavar="LIMITS", help="e.g. ttft=1s,tpot=50ms,e2e=30s,attainment=0.95")
     add_read_arguments(parser, prefix="trace-")
+    add_token_changes(parser)
 
 
 def engine_settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -231,7 +233,9 @@ def workload_of(args: argparse.Namespace) -> Trace:
     """The trace that the arguments ask for."""
     from apex_sim.api import SAMPLE_WORKLOAD, check_workload, make_trace
     from apex_sim.commands.traces import trace_from_args
+    from apex_sim.token_options import token_settings
 
+    tokens = token_settings(args)
     given: dict[str, Any] = {name: getattr(args, name) for name in WORKLOAD_SETTINGS}
     file = args.trace
     if file is None and all(value is None for name, value in given.items() if name != "num_requests"):
@@ -239,13 +243,13 @@ def workload_of(args: argparse.Namespace) -> Trace:
     check_workload(file, **given, seed=args.seed)
     if file is None:
         _no_reading_options(args)
-        return make_trace(**given, seed=args.seed)
+        return make_trace(**given, **tokens, seed=args.seed)
     if args.arrival is not None:  # --arrival and --rate beside a file are how to read it
         args = argparse.Namespace(**{**vars(args), "trace_arrival": args.arrival, "trace_rate": args.rate})
         if args.trace_seed == 0:
             args.trace_seed = args.seed
         given |= {"arrival": None, "rate": None}
-    return make_trace(trace=trace_from_args(file, args, prefix="trace-"), **given, seed=args.seed)
+    return make_trace(trace=trace_from_args(file, args, prefix="trace-"), **given, **tokens, seed=args.seed)
 
 
 def _no_reading_options(args: argparse.Namespace) -> None:
@@ -264,6 +268,8 @@ def workload_config(args: argparse.Namespace) -> dict[str, Any]:
     trace = args.trace
     if trace is not None and Path(trace).exists():
         trace = str(Path(trace).resolve())
+    from apex_sim.token_options import given_tokens
+
     names = (*WORKLOAD_SETTINGS, "seed", "slo")
     reading = [name for name in vars(args) if name.startswith("trace_")]
-    return {"trace": trace, **{name: getattr(args, name) for name in (*names, *reading)}}
+    return {"trace": trace, **{name: getattr(args, name) for name in (*names, *reading)}, **given_tokens(args)}

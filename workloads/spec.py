@@ -14,6 +14,7 @@ from workloads.lengths import parse_length
 from workloads.options import ReadOptions
 from workloads.readers import read_trace
 from workloads.synthetic import PromptPool, Sessions, SharedPrefix, generate
+from workloads.token_changes import TOKEN_KEYS, TokenChanges, change_tokens
 from workloads.trace import Trace
 
 SYNTHETIC_KEYS: dict[str, str] = {
@@ -29,6 +30,7 @@ SYNTHETIC_KEYS: dict[str, str] = {
     "prompts": "a pool of identical requests: distinct, order",
     "sessions": "multi-turn conversations: turns, think_s, max_context_tokens",
     "block_tokens": "tokens per prefix id; default 16",
+    **TOKEN_KEYS,
 }
 TRACE_KEYS: dict[str, str] = {
     "name": "name of the workload in reports; default: the file's name",
@@ -40,7 +42,8 @@ TRACE_KEYS: dict[str, str] = {
     "head": "keep the first so many requests; done third",
     "scale_rate": "run the clock this many times as fast; done last",
     "rate_per_s": "run the clock so that this is the mean rate (instead of scale_rate)",
-    "seed": "seed of sample; default 0",
+    "seed": "seed of sample and of token changes; default 0",
+    **TOKEN_KEYS,
 }
 PREFIX_KEYS = tuple(f.name for f in fields(SharedPrefix))
 PROMPT_KEYS = tuple(f.name for f in fields(PromptPool))
@@ -97,12 +100,19 @@ def workload_from_dict(
         raise UserError(f"{where}: is not a mapping of keys; write at least num_requests, rate_per_s and two lengths")
     try:
         build = _replayed if "trace" in data else _synthetic
-        trace = build(_Reader(data, ""), folder)
-        name = _Reader(data, "").text("name")
+        keys = _Reader(data, "")
+        trace = change_tokens(build(keys, folder), _token_changes(keys))
+        name = keys.text("name")
     except UserError as error:
         message = str(error)
         raise UserError(message if message.startswith(where) else f"{where}: {message}") from error
     return replace(trace, name=name or default_name)
+
+
+def _token_changes(keys: _Reader) -> TokenChanges:
+    whole = ("extra_input", "max_input", "max_output")
+    given: dict[str, Any] = {name: keys.integer(name) if name in whole else keys.number(name) for name in TOKEN_KEYS}
+    return TokenChanges(**given, seed=keys.integer("seed") or 0)
 
 
 def _synthetic(keys: _Reader, folder: Path | None) -> Trace:

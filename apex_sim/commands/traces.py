@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from apex_sim.token_options import add_token_changes, token_settings
+
 if TYPE_CHECKING:
     from workloads.trace import Trace
 
@@ -29,16 +31,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     describe.add_argument("--out", metavar="DIR", help="write NAME.json and NAME.png there")
     describe.add_argument("--json", action="store_true", help="print JSON")
     add_read_arguments(describe)
+    add_token_changes(describe)
 
     convert = actions.add_parser("convert", help="write a trace as .csv, .jsonl or .parquet")
     convert.add_argument("file", metavar="IN", help="trace file, workload YAML, or the sample 'chat_small'")
     convert.add_argument("out", metavar="OUT", help="file to write; its ending says the format")
     add_read_arguments(convert)
+    add_token_changes(convert)
 
     generate = actions.add_parser("generate", help="write a synthetic trace")
     generate.add_argument("--workload", metavar="FILE.yaml", help="workload YAML (instead of the options below)")
     generate.add_argument("--out", metavar="FILE", required=True, help="file to write: .csv, .jsonl or .parquet")
     _add_generate_arguments(generate)
+    add_token_changes(generate)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -132,7 +137,7 @@ def _describe(args: argparse.Namespace) -> int:
     from apex_sim.files import prepare_figure, prepare_folder, write_atomically, write_text
     from workloads.describe import describe, format_description, plot
 
-    trace = trace_from_args(args.file, args)
+    trace = _changed(trace_from_args(args.file, args), args)
     figure = prepare_figure(args.plot, "--plot") if args.plot else None
     folder = prepare_folder(args.out) if args.out else None
     facts = describe(trace)
@@ -146,8 +151,15 @@ def _describe(args: argparse.Namespace) -> int:
     return 0
 
 
+def _changed(trace: Trace, args: argparse.Namespace) -> Trace:
+    """The trace with the token counts that the arguments ask for."""
+    from workloads.token_changes import TokenChanges, change_tokens
+
+    return change_tokens(trace, TokenChanges(**token_settings(args), seed=args.seed or 0))
+
+
 def _convert(args: argparse.Namespace) -> int:
-    return _save(trace_from_args(args.file, args), args.out, "OUT")
+    return _save(_changed(trace_from_args(args.file, args), args), args.out, "OUT")
 
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -213,6 +225,7 @@ def _generate(args: argparse.Namespace) -> int:
         "prefix": args.prefix,
         "prompts": args.prompts,
         "sessions": args.sessions,
+        **token_settings(args),
     }
     given = {key: value for key, value in keys.items() if value is not None}
     if args.workload and given:
