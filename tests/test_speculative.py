@@ -13,6 +13,7 @@ from simulator.simulate import simulate_deployment
 from simulator.speculative.acceptance import Draws, expected_tokens, rate_of_mean
 from simulator.speculative.config import parse_speculative
 from simulator.speculative.lane import SpeculativeLane
+from workloads.trace import Trace
 
 DRAFT = {"method": "draft_model", "model": "llama-3.2-1b", "num_speculative_tokens": 5, "acceptance": 0.7}
 
@@ -95,6 +96,9 @@ SETUPS = [
     {"max_num_seqs": 8},
     {"num_gpu_blocks_override": 300, "max_model_len": 4000},
     {"async_scheduling": False},
+    {"cpu_offload_gb": 4.0},
+    {"attention_top_k": 256, "kv_cache_dtype": "fp8"},
+    {"nano_batch_tokens": 64, "enable_lora": True},
     {"model": "mistral-7b-v0.1", "cluster": "h100-sxm:1"},
 ]
 CONFIGS = [
@@ -104,6 +108,7 @@ CONFIGS = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:.*vocabulary")
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c["method"])
 @pytest.mark.parametrize("setup", SETUPS, ids=str)
 def test_spans_and_single_steps_agree_and_tokens_are_conserved(config, setup, monkeypatch):
@@ -158,6 +163,53 @@ def test_memory_pressure_preempts_and_loses_nothing(monkeypatch):
     assert spans.summary["num_preemptions"] > 0
     assert spans.summary["peak_kv_usage"] <= 1
     assert spans.summary["completed"] + spans.summary["failed"] == 150
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_shared_prefixes_under_pressure(seed, monkeypatch):
+    """Five families of prompts, cached by blocks, on replicas with little memory."""
+    check_blocks(monkeypatch)
+    rng = np.random.default_rng(seed)
+    count, piece = 60, 64
+    inputs, outputs = rng.integers(1, 1800, count), rng.integers(1, 300, count)
+    ids, offsets = [], [0]
+    for row, pieces in enumerate((-(-inputs // piece)).tolist()):
+        family, shared = int(rng.integers(5)), int(rng.integers(pieces + 1))
+        ids += [family * 1000 + i if i < shared else 10**6 + 1000 * row + i for i in range(pieces)]
+        offsets.append(len(ids))
+    trace = Trace(
+        name="families",
+        arrival_s=np.sort(rng.random(count) * [0, 1, 5][seed % 3]),
+        input_tokens=inputs,
+        output_tokens=outputs,
+        prefix_ids=np.array(ids),
+        prefix_offsets=np.array(offsets),
+        prefix_block_tokens=piece,
+    )
+    settings = {"max_model_len": 2200, "num_gpu_blocks_override": 180, "dp": 1 + seed % 2}
+    if seed % 2:
+        settings["routing"] = "kv-aware"
+    config = DRAFT | {"num_speculative_tokens": 1 + seed}
+    deployment = build_deployment("llama-3.1-8b", "h100-sxm:2", speculative_config=config, **settings)
+    spans, steps = (simulate_deployment(deployment, trace, seed=seed, exact_steps=exact) for exact in (False, True))
+    same(spans, steps)
+    assert np.array_equal(spans.column("cached_tokens"), steps.column("cached_tokens"))
+    assert spans.summary["prefix_hit_rate"] > 0 and spans.summary["completed"] == count
+    assert spans.summary["peak_kv_usage"] == steps.summary["peak_kv_usage"] <= 1
+    assert spans.summary["total_output_tokens"] == outputs.sum()
+
+
+def test_decode_pools_draft():
+    pools = ("prefill=tp1,dp1", "decode=tp1,dp2")
+    workload = {"rate": 20.0, "input_len": 400, "output_len": "lognormal(median=80,sigma=0.9)", "num_requests": 100}
+    workload |= {"disaggregate": pools, "max_model_len": 8000, "seed": 5}
+    spans, steps, plain = (
+        simulate("llama-3.1-8b", "h100-sxm:4", **workload, speculative_config=config, exact_steps=exact)
+        for config, exact in ((DRAFT, False), (DRAFT, True), (None, False))
+    )
+    assert np.array_equal(spans.column("finish_s"), steps.column("finish_s"))
+    assert spans.summary["mean_tpot_ms"] < plain.summary["mean_tpot_ms"]
+    assert spans.summary["total_output_tokens"] == plain.summary["total_output_tokens"]
 
 
 def test_accepted_drafts_do_not_depend_on_the_batch_or_the_router():

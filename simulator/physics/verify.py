@@ -107,8 +107,7 @@ def attention_line(stage: Stage, num_seqs: int, queries: int, mixed: bool) -> De
             context_s, context_j = context_s + seconds, context_j + joules
         else:
             window_s, window_j = window_s + seconds, window_j + joules
-            chosen: float = getattr(c, "selection", 0.0)  # what choosing the window takes, over the whole context
-            context_s, context_j = context_s + chosen * seconds, context_j + chosen * joules
+            context_s, context_j = context_s + c.selection * seconds, context_j + c.selection * joules
     return DecodeLine(base_s, context_s, window_s, base_j, context_j, window_j)
 
 

@@ -15,6 +15,7 @@ from simulator.physics.precision import resolve_precision
 from simulator.physics.step_model import StepModel
 from simulator.plan import ParallelPlan
 from simulator.speculative.config import OPTION, SpeculativeConfig
+from simulator.techniques import NONE
 from workloads.catalog import load_model
 from workloads.layers import LayerGroup, Matrix
 from workloads.model import ModelSpec
@@ -103,13 +104,15 @@ def draft_of(config: SpeculativeConfig, target: ModelSpec, cluster: Cluster, pla
             f"{OPTION}: draft_tensor_parallel_size is {tp}, the target has tp={plan.tp}; use {plan.tp} or less"
         )
     place = parse_cluster(f"{config.draft_device}:{tp}") if config.draft_device else cluster
-    layout = dataclasses.replace(plan, quantization=config.quantization)
+    layout = dataclasses.replace(
+        plan,
+        quantization=config.quantization or plan.quantization,
+        techniques=dataclasses.replace(NONE, attention=plan.techniques.attention),
+    )
     if own:
         layout = ParallelPlan(
             tp=tp, dtype=plan.dtype, quantization=config.quantization, kv_cache_dtype=plan.kv_cache_dtype
         )
-    elif config.quantization is None:
-        layout = plan
     if config.draft_device is None:
         layout = dataclasses.replace(layout, power_cap_w=plan.power_cap_w, gpu_clock_mhz=plan.gpu_clock_mhz)
     check_plan(model, place, layout)

@@ -10,7 +10,7 @@ import numpy as np
 
 from simulator.driver import Driver
 from simulator.replica import FOREVER, Replica, step_shape
-from simulator.request import RequestView
+from simulator.request import Request, RequestView
 from simulator.speculative.acceptance import Ints
 from simulator.speculative.counters import SpeculativeCounters
 from simulator.speculative.lane import GROWN, WINDOW_GROWN, SpeculativeLane
@@ -46,11 +46,62 @@ class SpeculativeReplica(Replica):
 
     def cached_tokens(self, request: RequestView) -> tuple[int, ...]:
         """As the cache is when the request arrives, in the middle of a span as well as between steps."""
-        elapsed = request.arrival_tick - self._begin
+        self.settle_ahead(request.arrival_tick)
+        return Driver.cached_tokens(self, request)
+
+    def settle_ahead(self, tick: int) -> None:
+        """Evict what the steps begun by ``tick`` need, as if each had been an event of its own."""
+        elapsed = tick - self._begin
         if self._steps and elapsed > 0 and self.core.prefix_cache is not None:
             begun = min(self._steps, int(np.searchsorted(self._ends, elapsed)) + 1)
             self.core.settle_ahead(None if self._batch else begun)
-        return Driver.cached_tokens(self, request)
+
+    def _done_by(self, tick: int) -> int:
+        """Steps in flight that have ended by ``tick``."""
+        return int(np.searchsorted(self._ends[: self._steps], tick - self._begin, side="right")) if self._steps else 0
+
+    def progress(self, tick: int) -> tuple[int, int]:
+        """(busy ticks, tokens of decode steps) up to ``tick``; of what is in flight as much as has come about by then."""
+        busy, tokens = self.record.counters.busy_ticks, self._counters.emitted_tokens
+        if self._steps and tick > self._begin:
+            busy += tick - self._begin
+            if self._decode and self._lane.num_seqs:
+                tokens += int(self._lane.ahead(GROWN, self._steps)[: self._done_by(tick)].sum())
+        return busy, tokens
+
+    def halt(self, tick: int) -> list[Request]:
+        """Stop for good: steps that have ended by ``tick`` count, the one under way is lost but for its time and energy.
+
+        Returns the requests that were here, in the order of the trace.
+        """
+        core, lane, counters = self.core, self._lane, self.record.counters
+        if self._steps and tick > self._begin:
+            done, planned = self._done_by(tick), self._steps
+            begin = self._begin + (int(self._ends[done - 1]) if done else 0)
+            joules = 0.0
+            if done < planned:
+                joules = self._joules if self._batch else self._step_j(lane, done)
+                joules *= (tick - begin) / int(self._durations[done])
+            if done:
+                self._steps, self._end = done, begin
+                self._commit()
+            counters.busy_ticks += tick - begin
+            counters.joules += joules
+            self._counters.busy_ticks += tick - begin
+        self._steps, self._wake, self._idle = 0, None, True
+        decoding = [request for _, _, request in lane.heap]
+        left = {r.row: r for r in (*core.waiting, *core.swapped, *lane.prefilling, *decoding, *core.held)}
+        for request in decoding:
+            lane.remove(request)
+        self._counters.histogram = lane.histogram.tolist()
+        return [left[row] for row in sorted(left)]
+
+    def _step_j(self, lane: SpeculativeLane, step: int) -> float:
+        """Energy of one of the decode steps in flight [J]."""
+        base, per_token, per_window, base_j, token_j, window_j, _, wait_j = self.costs.decode(lane.num_seqs)
+        context, window = int(self._contexts[step]), int(self._windows[step])
+        waits = int(self._durations[step]) - (base + per_token * context + per_window * window)
+        return base_j + token_j * context + (window_j * window if lane.window is not None else 0.0) + wait_j * waits
 
     def _cut(self, tick: int) -> None:
         steps = int(np.searchsorted(self._ends, tick - self._begin)) + 1
