@@ -50,6 +50,7 @@ ENGINE_SETTINGS = (
     "attention_top_k",
     "attention_selection",
     "kv_compression",
+    "activation_sparsity",
     "enable_lora",
     "max_loras",
     "max_lora_rank",

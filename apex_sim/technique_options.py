@@ -24,6 +24,7 @@ def add_techniques(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--kv-compression", type=float, metavar="SHARE", help="share of the KV cache's bytes that is kept"
     )
+    group.add_argument("--activation-sparsity", type=float, metavar="SHARE", help="neurons that a token leaves at zero")
     group.add_argument("--enable-lora", action="store_true", default=None, help="every request has a LoRA adapter")
     group.add_argument("--max-loras", type=int, metavar="N", help="adapters in device memory (default 1)")
     group.add_argument("--max-lora-rank", type=int, metavar="R", help="their rank (default 16)")

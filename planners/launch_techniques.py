@@ -40,6 +40,7 @@ def technique_notes(deployment: Deployment) -> list[str]:
         "fused experts": engine.fused_moe,
         "sparse attention": on.attention is not None,
         "a compressed KV cache": on.kv_compression < 1,
+        "sparse activations": on.activation_sparsity > 0,
     }
     notes += [f"The plan has {name}; no flag of vLLM turns that on." for name, used in simulated.items() if used]
     return notes

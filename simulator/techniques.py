@@ -28,6 +28,7 @@ class TechniqueSettings(TypedDict, total=False):
     attention_selection: float | None
     attention_top_k: int | None
     kv_compression: float | None
+    activation_sparsity: float | None
     enable_lora: bool | None
     max_loras: int | None
     max_lora_rank: int | None
@@ -43,6 +44,7 @@ TECHNIQUE_NUMBERS: dict[str, tuple[type, float]] = {
     "attention_selection": (float, 0),
     "attention_top_k": (int, 1),
     "kv_compression": (float, 0),
+    "activation_sparsity": (float, 0),
     "max_loras": (int, 1),
     "max_lora_rank": (int, 1),
     "num_loras": (int, 1),
@@ -97,6 +99,8 @@ class Techniques:
     attention: SparseAttention | None = None
     kv_compression: float = 1.0
     """Share of the KV cache's bytes that is kept."""
+    activation_sparsity: float = 0.0
+    """Share of the neurons of dense MLPs that a token leaves at zero."""
     lora: Lora | None = None
 
 
@@ -113,6 +117,8 @@ def technique_labels(techniques: Techniques) -> list[str]:
         labels.append(f"attention-{bound}")
     if techniques.kv_compression != 1.0:
         labels.append(f"kv-compression={techniques.kv_compression:g}")
+    if techniques.activation_sparsity:
+        labels.append(f"activation-sparsity={techniques.activation_sparsity:g}")
     if (lora := techniques.lora) is not None:
         labels.append(f"loras={lora.adapters}(rank {lora.rank}, {lora.slots} in memory)")
     return labels
@@ -133,10 +139,12 @@ def plan_values(plan: Any) -> dict[str, Any]:
 def techniques_of(settings: Mapping[str, Any]) -> Techniques:
     """The techniques that settings ask for. UserError for combinations that make no sense."""
     _check_shares(settings)
+    _check_sparsity(settings)
     return Techniques(
         offload=_offload(settings),
         attention=_attention(settings),
         kv_compression=1.0 if settings.get("kv_compression") is None else float(settings["kv_compression"]),
+        activation_sparsity=settings.get("activation_sparsity") or 0.0,
         lora=_lora(settings),
     )
 
@@ -152,6 +160,14 @@ def _check_shares(settings: Mapping[str, Any]) -> None:
         if value is not None and (value > 1 or (value == 0 and not zero)):
             where = "from 0 to 1" if zero else "above 0 and at most 1"
             raise UserError(f"--{name.replace('_', '-')} is {value:g}; it is a share {where}, for example 0.5")
+
+
+def _check_sparsity(settings: Mapping[str, Any]) -> None:
+    value = settings.get("activation_sparsity")
+    if value is not None and value >= 1:
+        raise UserError(
+            f"--activation-sparsity is {value:g}; some neurons must fire: from 0 to below 1, for example 0.9"
+        )
 
 
 def _offload(settings: Mapping[str, Any]) -> WeightOffload | None:

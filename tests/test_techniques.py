@@ -39,6 +39,7 @@ EVERY = (
     {"attention_density": 0.1, "attention_selection": 0.02},
     {"attention_top_k": 256, "attention_selection": 0.02},
     {"kv_compression": 0.2},
+    {"activation_sparsity": 0.9, "cpu_offload_gb": 4.0},
     {"enable_lora": True, "max_loras": 8, "max_lora_rank": 32, "num_loras": 100, "lora_skew": 1.0},
     {
         "quantization": "df11",
@@ -255,6 +256,18 @@ def test_kept_share_of_kv_bytes_counts_for_capacity_and_reading() -> None:
     assert fifth.step_model.decode(8).context_s == pytest.approx(0.2 * plain.step_model.decode(8).context_s)
 
 
+def test_sparse_activations_stop_helping_in_batches() -> None:
+    plain, sparse = _deployment().step_model, _deployment(activation_sparsity=0.9).step_model
+
+    def mlp_bytes(model: StepModel, tokens: int) -> float:
+        return sum(c.nbytes for c in model.stages[0].token_costs(tokens) if c.name.startswith("mlp."))
+
+    assert mlp_bytes(sparse, 1) == pytest.approx(0.1 * mlp_bytes(plain, 1), rel=0.01)
+    assert mlp_bytes(sparse, 16) == pytest.approx((1 - 0.9**16) * mlp_bytes(plain, 16), rel=0.01)
+    gains = [_decode_s(plain, n, 100) / _decode_s(sparse, n, 100) for n in (1, 16, 128)]
+    assert gains[0] > 1.8 > 1.2 > gains[1] > gains[2] == pytest.approx(1.0, abs=0.01)
+
+
 # -- adapters ----------------------------------------------------------------------------------------------------------
 
 
@@ -310,6 +323,7 @@ def test_adapter_of_llama_7b_has_80_mb_and_costs_two_milliseconds() -> None:
         ("--attention-density 0.5 --attention-top-k 64", "drop one"),
         ("--attention-selection 0.1", "--attention-density"),
         ("--kv-compression 0", "share"),
+        ("--activation-sparsity 1", "some neurons"),
         ("--enable-lora --max-lora-rank 0", "--max-lora-rank"),
         ("--max-loras 4", "--enable-lora"),
         ("--nano-batch-tokens 64 --power-cap 400", "drop one"),

@@ -157,7 +157,19 @@ class Stage:
         return Cost(name, seconds * count, bound, peak_s * count, flop * count, moved * count)
 
     def _matrix(self, matrix: RankMatrix, tokens: int, count: int) -> Cost:
-        return self._gemm(matrix.name, tokens, matrix.n, matrix.k, matrix.format, count)
+        n, k = matrix.n, matrix.k
+        fired = self._fired(matrix.name, tokens)
+        if fired < 1.0:
+            n, k = (n, max(1, round(k * fired))) if matrix.name.endswith("down_proj") else (max(1, round(n * fired)), k)
+        return self._gemm(matrix.name, tokens, n, k, matrix.format, count)
+
+    def _fired(self, name: str, tokens: int) -> float:
+        """Share of a matrix's neurons that any of the tokens fires: 1 - sparsity^tokens in dense MLPs, all elsewhere.
+
+        Tokens fire neurons independently; kernels read and multiply the neurons that fire for the batch.
+        """
+        sparsity = self._context.plan.techniques.activation_sparsity
+        return 1.0 - sparsity**tokens if sparsity and name.startswith("mlp.") else 1.0
 
     def _expansion(self, weights: list[tuple[float, KernelFormat]], name: str = "weights.expand") -> list[Cost]:
         """Decompression of (weights, format) before their products, at the memory's speed; nothing for most formats."""
@@ -313,7 +325,7 @@ class Stage:
         path = self._context.offload
         if path is None or path.backend != "uva":
             return []
-        stored = [m.weight_bytes for m in layer.matrices]
+        stored = [m.weight_bytes * self._fired(m.name, tokens) for m in layer.matrices]
         if layer.experts is not None:
             active = self._mean_rank(layer.experts, tokens)[1] / layer.experts.local_experts
             stored.append(min(1.0, active) * layer.experts.weight_bytes)
