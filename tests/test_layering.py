@@ -19,8 +19,8 @@ BELOW = {
 """Package -> packages of this project that it may import; all may raise hardware_profiles.errors."""
 HEAVY = {"pandas", "matplotlib", "scipy", "pyarrow", "pulp", "torch"}
 """Imported inside functions only, so that ``import apex_sim`` and ``apex-sim --help`` stay quick."""
-POLICY = {"simulator.batching", "simulator.routing"}
-POLICY_MAY_USE = {"simulator.core", "simulator.request"}
+POLICY = {"simulator.batching", "simulator.cache_routing", "simulator.routing"}
+POLICY_MAY_USE = {"simulator.cache_routing", "simulator.core", "simulator.request", "simulator.routing"}
 SHARED = {"simulator.plan", "simulator.engine", "simulator.techniques"}
 """Plain values that physics reads: the layout and the engine's constants."""
 
