@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -14,7 +15,7 @@ from hardware_profiles.schema import Cluster, Link
 from hardware_profiles.terms import with_terms
 from simulator.batching import RESERVING
 from simulator.build import EngineSettings, build_deployment, check_compute, check_number, flag, name_of
-from simulator.build_disaggregated import build_disaggregated, parse_pools
+from simulator.build_disaggregated import build_disaggregated, parse_kv_link, parse_pools
 from simulator.deployment import Deployment
 from simulator.disaggregated import DisaggregatedDeployment
 from simulator.plan import ParallelPlan
@@ -310,9 +311,10 @@ def _two(pools: object) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def check_pools_served(deployment: DisaggregatedDeployment, trace: Trace) -> None:
-    """The same as :func:`check_served`, for both pools."""
-    for _, pool in deployment.pools:
+def check_pools_served(deployment: Deployment | DisaggregatedDeployment, trace: Trace) -> None:
+    """The same as :func:`check_served`, of one pool or two."""
+    pools = [deployment] if isinstance(deployment, Deployment) else [pool for _, pool in deployment.pools]
+    for pool in pools:
         check_served(pool, trace)
 
 
@@ -365,6 +367,9 @@ def plan(
     max_rate: bool = False,
     quantizations: tuple[str | None, ...] | None = None,
     kv_cache_dtypes: tuple[str, ...] | None = None,
+    search: tuple[str, ...] = (),
+    kv_link: str | Link | None = None,
+    kv_overlap: bool = False,
     top: int = 5,
     jobs: int = 1,
     seed: int = 0,
@@ -376,6 +381,8 @@ def plan(
     (at the meter) or carbon (gCO2e), both per 1M output tokens. Terms of cost and carbon as in :func:`simulate`.
     max_rate: also find the highest request rate each finalist serves within the SLO. quantizations, kv_cache_dtypes: formats
     the planner may use, beside the one that ``quantization`` or ``kv_cache_dtype`` names; None: that one alone.
+    search: what else may be chosen; ``("pd",)``: prefill and decode on replicas of their own, with ``kv_link`` and
+    ``kv_overlap`` as in :func:`simulate`.
     Returns a PlanResult: ``.best``, ``.table`` (frame of all candidates with the reason each lost), ``.pareto``.
     """
     from planners.parallel import plan_parallel
@@ -384,6 +391,7 @@ def plan(
     spec = model if isinstance(model, ModelSpec) else load_model(name_of("model", model))
     machines = _under(cluster, terms)
     space = search_space(spec, machines, engine, quantizations, kv_cache_dtypes, remaining)
+    space = with_pools(space, search, kv_link, kv_overlap)
     result = plan_parallel(
         model=spec,
         cluster=machines,
@@ -423,6 +431,23 @@ def search_space(
     return space
 
 
+SEARCHES = {"pd": "prefill and decode on replicas of their own"}
+"""What ``search`` may name beside layouts and batch limits."""
+
+
+def with_pools(space: SearchSpace, search: Iterable[str], kv_link: str | Link | None, kv_overlap: bool) -> SearchSpace:
+    """The space with what ``search`` names, and the link between pools."""
+    from hardware_profiles.errors import unknown_name
+
+    names = (search,) if isinstance(search, str) else tuple(search)
+    for name in names:
+        if name not in SEARCHES:
+            raise unknown_name("search", str(name), SEARCHES)
+    if "pd" not in names and (kv_link is not None or kv_overlap):
+        raise UserError("--kv-link and --kv-overlap have no meaning without two pools; add --search pd")
+    return replace(space, pools="pd" in names, kv_link=parse_kv_link(kv_link), kv_overlap=kv_overlap)
+
+
 def _formats(setting: Any, allowed: tuple[Any, ...] | None, own: Any) -> tuple[Any, ...]:
     """Number formats to choose from, in order: the one set, then those allowed; without either the checkpoint's own."""
     if isinstance(allowed, str):
@@ -449,4 +474,4 @@ def check_plan(result: PlanResult) -> None:
     """UserError for a plan under which no request is served."""
     measured = result.best.measured
     if measured is not None and not measured.metrics["completed"]:
-        check_served(result.deployment(), result.trace)
+        check_pools_served(result.deployment(), result.trace)

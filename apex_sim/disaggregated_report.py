@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from apex_sim.text import milliseconds, number, share, table
+from simulator.deployment import Deployment
 from simulator.disaggregated import DisaggregatedDeployment
 from simulator.result_disaggregated import DisaggregatedResult
 
@@ -16,6 +17,13 @@ def describe_pools(deployment: DisaggregatedDeployment) -> str:
 
     parts = [describe_deployment(pool).removeprefix(f"{deployment.model.name} on ") for _, pool in deployment.pools]
     return f"{deployment.model.name}: prefill on {parts[0]}; decode on {parts[1]}"
+
+
+def describe_any(deployment: Deployment | DisaggregatedDeployment) -> str:
+    """The same of one pool or two."""
+    from apex_sim.report import describe_deployment
+
+    return describe_deployment(deployment) if isinstance(deployment, Deployment) else describe_pools(deployment)
 
 
 def pool_lines(s: Mapping[str, Any]) -> list[str]:
@@ -41,8 +49,8 @@ def pool_lines(s: Mapping[str, Any]) -> list[str]:
         table(header, rows),
         "",
         f"KV transfer  {kv['requests']:,} requests, {number(kv['bytes'] / 1e9)} GB over {kv['link']}{hidden}; mean "
-        f"{milliseconds(kv['mean_ms'])}, p95 {milliseconds(kv['p95_ms'])}, after waiting {milliseconds(kv['mean_wait_ms'])} "
-        f"(p95 {milliseconds(kv['p95_wait_ms'])}) for decode blocks",
+        f"{milliseconds(kv['mean_ms'])}, p95 {milliseconds(kv['p95_ms'])}, after {milliseconds(kv['mean_wait_ms'])} "
+        f"(p95 {milliseconds(kv['p95_wait_ms'])}) until a decode replica has set blocks aside",
     ]
 
 

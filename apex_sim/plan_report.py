@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from apex_sim.disaggregated_report import describe_any
 from apex_sim.files import to_json, write_atomically, write_text
-from apex_sim.report import basis, describe_deployment
+from apex_sim.report import basis
 from apex_sim.text import dollars, milliseconds, number, share, table
 from planners.figures import pareto_figure
-from planners.launch import launch_script
+from planners.launch import script_of
 from planners.parallel import Entry, PlanResult
+from planners.pools import first_of
 from planners.reasons import figure
 from simulator.figures import save
 from workloads.trace import Trace
@@ -119,7 +121,7 @@ def plan_text(result: PlanResult, top: int) -> str:
     deployment = result.deployment()
     what = "highest rate" if result.by_rate else WORDS[result.objective]
     lines = [
-        f"best plan by {what}" + (f" within {result.slo}" if has_slo else "") + f": {describe_deployment(deployment)}",
+        f"best plan by {what}" + (f" within {result.slo}" if has_slo else "") + f": {describe_any(deployment)}",
         f"workload: {result.trace.name}, {len(result.trace):,} requests{_pace(result.trace)}; "
         + ", ".join(f"{count} {what}" for what, count in result.counts.items()),
         "",
@@ -128,7 +130,7 @@ def plan_text(result: PlanResult, top: int) -> str:
         *_account(best, result.cluster.device.embodied_kgco2e is not None),
         "",
         "start it with:",
-        f"  {result.launch_command}",
+        *(f"  {command}" for command in result.launch_command.splitlines()),
         *(f"  # {note}" for note in result.launch_notes),
     ]
     losers = [e for e in result.entries if e not in shown]
@@ -145,7 +147,7 @@ def plan_text(result: PlanResult, top: int) -> str:
             rest = len(limits) - len(shown_limits)
             lines.append(f"  {rest} other batch limits of the best layouts: no gain (--json or --csv lists them)")
     m = best.measured.metrics
-    lines += ["", f"basis: {basis(m['provenance'], m['weaker_parts'], deployment)}"]
+    lines += ["", f"basis: {basis(m['provenance'], m['weaker_parts'], first_of(deployment))}"]
     return "\n".join(lines)
 
 
@@ -192,9 +194,9 @@ def plan_dict(result: PlanResult) -> dict[str, Any]:
         "max_rate_per_s": _json_rate(result.best.max_rate_per_s),
         "launch_command": result.launch_command,
         "launch_notes": result.launch_notes,
-        "engine": dataclasses.asdict(deployment.engine),
+        "engine": dataclasses.asdict(first_of(deployment).engine),
         "max_model_len": deployment.effective_max_model_len,
-        "num_gpu_blocks": deployment.memory.num_blocks,
+        "num_gpu_blocks": first_of(deployment).memory.num_blocks,
         "pareto": [row for row in rows if row["pareto"]],
         "candidates": rows,
     }
@@ -211,7 +213,7 @@ def write_plan(result: PlanResult, files: dict[str, Path], folder: Path | None) 
     extra: dict[str, Path] = {}
     if folder is not None:
         extra = {"json": folder / "plan.json", "csv": folder / "candidates.csv", "plot": folder / "pareto.png"}
-        write_text(folder / "serve.sh", launch_script(result.deployment()))
+        write_text(folder / "serve.sh", script_of(result.deployment()))
     for kind, path in [*targets.items(), *extra.items()]:
         if kind == "json":
             write_text(path, to_json(plan_dict(result)))

@@ -74,7 +74,7 @@ def bound(deployment: Deployment, stats: WorkloadStats, slo: Slo | None) -> Boun
     window = deployment.step_model.window
     demand = stats.demand(deployment.effective_max_model_len, window, deployment.engine.prefix_caching)
     if not len(demand.inputs):
-        return _nothing_served()
+        return nothing_served()
     if deployment.speculative is not None:
         demand = _all_accepted(demand, deployment.speculative.num_speculative_tokens + 1)
     replicas = deployment.plan.dp
@@ -103,7 +103,8 @@ def bound(deployment: Deployment, stats: WorkloadStats, slo: Slo | None) -> Boun
     )
 
 
-def _nothing_served() -> Bounds:
+def nothing_served() -> Bounds:
+    """Of a deployment that refuses every request."""
     return Bounds(
         capacity_per_s=0.0,
         load=0.0,
@@ -217,13 +218,13 @@ def _loaded_attainment(deployment: Deployment, stats: WorkloadStats, demand: Dem
     most = len(demand.inputs)
     if slo.ttft_s is not None:
         work_s = _request_s(deployment, demand, prefill_only=True)
-        most = _in_time(work_s, demand.arrival_s, demand.arrival_s + slo.ttft_s)
+        most = in_time(work_s, demand.arrival_s, demand.arrival_s + slo.ttft_s)
     if ends:
         by_pace = (slo.ttft_s or math.inf) + (slo.tpot_s or math.inf) * np.maximum(demand.outputs - 1, 1)
         due_s = demand.arrival_s + np.minimum(slo.e2e_s or math.inf, by_pace)
-        most = min(most, _in_time(_request_s(deployment, demand), demand.arrival_s, due_s))
+        most = min(most, in_time(_request_s(deployment, demand), demand.arrival_s, due_s))
         if not demand.shares_prefixes:
-            most = min(most, _in_time(_memory_s(deployment, demand), demand.arrival_s, due_s))
+            most = min(most, in_time(_memory_s(deployment, demand), demand.arrival_s, due_s))
     return most / stats.requests
 
 
@@ -237,6 +238,25 @@ def _request_s(deployment: Deployment, demand: Demand, prefill_only: bool = Fals
     return work_s
 
 
+def prefill_only_s(deployment: Deployment, demand: Demand) -> FloatArray:
+    """float64[served]: share of each request's prompt in the work of the slowest stage, over all replicas [s]."""
+    return _request_s(deployment, demand, prefill_only=True)
+
+
+def decode_only_s(deployment: Deployment, demand: Demand) -> FloatArray:
+    """float64[served]: the same for the tokens after the first on replicas that compute no prompts, attention left out; 0
+    where drafts make fewer steps of them."""
+    if deployment.speculative is not None:
+        return np.zeros(len(demand.inputs))
+    alone = replace(demand, computed=np.zeros_like(demand.computed))
+    tokens = demand.decode_tokens
+    works = [_linear_s(deployment, stage, alone) for stage in smooth_stages(deployment)]
+    work_s: FloatArray = max(works, key=lambda work: float(work.sum())) * (
+        tokens / (tokens + 1.0)
+    )  # first is sampled apart
+    return work_s * (least_share(deployment) / deployment.plan.dp)
+
+
 def _memory_s(deployment: Deployment, demand: Demand) -> FloatArray:
     """float64[served]: share of each request in the decode steps that the KV cache enforces, at a step's least time [s]."""
     kv_tokens = max(1, deployment.memory.kv_tokens)
@@ -247,7 +267,7 @@ def _memory_s(deployment: Deployment, demand: Demand) -> FloatArray:
     return work * (least_share(deployment) / deployment.plan.dp)
 
 
-def _in_time(work_s: FloatArray, arrival_s: FloatArray, due_s: FloatArray) -> int:
+def in_time(work_s: FloatArray, arrival_s: FloatArray, due_s: FloatArray) -> int:
     """Requests that can be done when due, at most: stretch by stretch, work starting with its first arrival."""
     least = len(work_s)
     for stretches in STRETCHES:

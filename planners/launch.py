@@ -8,6 +8,7 @@ from typing import Any
 
 from planners.launch_techniques import VLLM_TECHNIQUE_FLAGS, technique_flags, technique_notes
 from simulator.deployment import Deployment
+from simulator.disaggregated import DisaggregatedDeployment
 
 VLLM_FLAGS = frozenset(
     {
@@ -29,6 +30,7 @@ VLLM_FLAGS = frozenset(
         "--no-async-scheduling",
         "--enforce-eager",
         "--speculative-config",
+        "--kv-transfer-config",
         "--port",
         *VLLM_TECHNIQUE_FLAGS,
     }
@@ -137,6 +139,8 @@ def launch_notes(deployment: Deployment) -> list[str]:
     plan, node = deployment.plan, deployment.cluster.node
     notes = _speculative_notes(deployment)
     notes += technique_notes(deployment)
+    if deployment.cluster.device.dataflow is not None:
+        notes.append("vLLM does not run on this device: the command names layout and limits only.")
     if deployment.engine.batching != "chunked":
         notes.append(
             f"The plan is for {deployment.engine.name}; a current vLLM batches differently from what was simulated."
@@ -164,6 +168,46 @@ def launch_notes(deployment: Deployment) -> list[str]:
     if plan.quantization is not None and plan.quantization not in ONLINE_QUANTIZATION:
         notes.append(f"Serve a checkpoint quantised to {plan.quantization}; vLLM does not make one while loading.")
     return notes
+
+
+KV_CONNECTOR = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
+"""vLLM's connector for pools whose KV goes over NVLink or RDMA (its documentation of disaggregated prefill); both sides."""
+
+
+def vllm_commands(deployment: Deployment | DisaggregatedDeployment) -> str:
+    """:func:`vllm_command`, or that of a prefill and a decode server, a line each."""
+    if isinstance(deployment, Deployment):
+        return vllm_command(deployment)
+    transfer = shlex.join(["--kv-transfer-config", json.dumps(KV_CONNECTOR)])
+    return "\n".join(f"{vllm_command(pool)} {transfer}" for _, pool in deployment.pools)
+
+
+def notes_of(deployment: Deployment | DisaggregatedDeployment) -> list[str]:
+    """:func:`launch_notes`, of two pools those of both."""
+    if isinstance(deployment, Deployment):
+        return launch_notes(deployment)
+    notes = [
+        "The first command is the prefill server, the second the decode server: each on its own devices and port, with a proxy "
+        "in front that sends every request to the one and then to the other.",
+        "vLLM's proxy takes the first token from the decode server; the plan counts it from the prefill server.",
+    ]
+    return notes + [f"{name.capitalize()}: {note}" for name, pool in deployment.pools for note in launch_notes(pool)]
+
+
+def script_of(deployment: Deployment | DisaggregatedDeployment) -> str:
+    """:func:`launch_script`; of two pools the servers of both, on consecutive devices."""
+    if isinstance(deployment, Deployment):
+        return launch_script(deployment)
+    lines = ["#!/bin/sh", *(f"# {note}" for note in notes_of(deployment))]
+    first, port = 0, 8000
+    for (_, pool), command in zip(deployment.pools, vllm_commands(deployment).splitlines(), strict=True):
+        servers = pool.plan.dp if separate_servers(pool) else 1
+        size = pool.plan.num_devices // servers
+        for _ in range(servers):
+            devices = ",".join(str(device) for device in range(first, first + size))
+            lines.append(f"CUDA_VISIBLE_DEVICES={devices} {command} --port {port} &")
+            first, port = first + size, port + 1
+    return "\n".join([*lines, "wait"]) + "\n"
 
 
 def launch_script(deployment: Deployment, first_port: int = 8000) -> str:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hardware_profiles.schema import Cluster
 from planners.bounds import Bounds
-from planners.launch import launch_notes, vllm_command
+from planners.launch import notes_of, vllm_commands
 from planners.pareto import pareto_front
 from planners.pool import Measured
-from planners.space import Candidate, SearchSpace, build
-from simulator.deployment import Deployment
+from planners.pools import AnyDeployment, build_any
+from planners.space import Candidate, SearchSpace
 from workloads.model import ModelSpec
 from workloads.slo import Slo
 from workloads.trace import Trace
@@ -90,9 +90,9 @@ class PlanResult:
             f"of {len(self.entries)} candidates>"
         )
 
-    def deployment(self, entry: Entry | None = None) -> Deployment:
+    def deployment(self, entry: Entry | None = None) -> AnyDeployment:
         """The deployment of an entry (default: the best)."""
-        return build(self.model, self.cluster, self.space, (entry or self.best).candidate)
+        return build_any(self.model, self.cluster, self.space, (entry or self.best).candidate)
 
     def plot_pareto(self) -> Figure:
         """Cost against latency of all simulated candidates."""
@@ -102,13 +102,13 @@ class PlanResult:
 
     @cached_property
     def launch_command(self) -> str:
-        """The vLLM command of the best plan."""
-        return vllm_command(self.deployment())
+        """The vLLM command of the best plan; of two pools one a line."""
+        return vllm_commands(self.deployment())
 
     @cached_property
     def launch_notes(self) -> list[str]:
         """What the command alone does not say: other nodes, several servers, checkpoints."""
-        return launch_notes(self.deployment())
+        return notes_of(self.deployment())
 
     @cached_property
     def pareto(self) -> list[Entry]:
@@ -120,13 +120,21 @@ class PlanResult:
         """One row per candidate: layout, settings, status, reason, metrics (full run, else screening)."""
         import pandas as pd
 
-        counts = ("max_num_seqs", "max_num_batched_tokens", "completed", "failed", "num_gpus", "num_preemptions")
+        counts = ["max_num_seqs", "max_num_batched_tokens", "completed", "failed", "num_gpus", "num_preemptions"]
+        counts += ["decode_tp", "decode_dp"] if self.space.pools else []
         return pd.DataFrame(self.rows()).astype(dict.fromkeys(counts, "Int64"))
 
     def rows(self) -> list[dict[str, Any]]:
         """The table as plain dicts."""
         front = {id(entry) for entry in self.pareto}
         return [self._row(entry, id(entry) in front) for entry in self.entries]
+
+    def _decode_pool(self, candidate: Candidate) -> dict[str, int | None]:
+        """Columns of a search that may split the cluster; the others are the prefill pool's then."""
+        if not self.space.pools:
+            return {}
+        tp, dp = candidate.decode or (None, None)
+        return {"decode_tp": tp, "decode_dp": dp}
 
     def _row(self, entry: Entry, on_front: bool) -> dict[str, Any]:
         candidate, known = entry.candidate, entry.best_known
@@ -137,6 +145,7 @@ class PlanResult:
             "pp": candidate.pp,
             "dp": candidate.dp,
             "ep": candidate.ep,
+            **self._decode_pool(candidate),
             "num_gpus": candidate.num_devices,
             "quantization": candidate.quantization or None,
             "kv_cache_dtype": candidate.kv_cache_dtype,

@@ -15,7 +15,7 @@ from hardware_profiles.errors import UserError, unknown_name
 from hardware_profiles.schema import Cluster
 from hardware_profiles.terms import usd_per_device_hour
 from planners import reasons
-from planners.bounds import Bounds, bound
+from planners.bounds import Bounds
 from planners.demand import WorkloadStats
 from planners.fitting import does_not_fit
 from planners.outcome import (
@@ -33,7 +33,8 @@ from planners.outcome import (
 )
 from planners.pareto import pareto_front
 from planners.pool import RATE_TOLERANCE, Evaluator, Measured
-from planners.space import Candidate, SearchSpace, build, enumerate_layouts, limit_variants
+from planners.pools import AnyDeployment, bound_any, build_any, check_built, enumerate_pools
+from planners.space import Candidate, SearchSpace, enumerate_layouts, limit_variants
 from simulator.accounting.rates import Rates, power_known
 from simulator.deployment import Deployment
 from simulator.physics.power import idle_w_of, power_fit_of
@@ -137,7 +138,7 @@ class _Search:
             model, cluster, space, slo, {"screen": self.short, "full": trace}, seed, jobs, progress
         )
         self.entries: list[Entry] = []
-        self.deployments: dict[Candidate, Deployment] = {}
+        self.deployments: dict[Candidate, AnyDeployment] = {}
         self.stats = WorkloadStats.of(trace)
         self.rates = Rates.of(cluster)
         self.stretch_rate: dict[Candidate, float] = {}
@@ -165,7 +166,10 @@ class _Search:
     # -- wave 0: what fits -----------------------------------------------------------------------------------------
 
     def _enumerate(self) -> None:
-        for candidate in enumerate_layouts(self.model, self.cluster, self.space):
+        candidates = enumerate_layouts(self.model, self.cluster, self.space)
+        if self.space.pools:
+            candidates += enumerate_pools(self.model, self.cluster, self.space)
+        for candidate in candidates:
             self._add(Entry(candidate))
         if not self.deployments:
             raise does_not_fit(self.model, self.cluster, self.space, self.entries)
@@ -174,13 +178,13 @@ class _Search:
         """Build an entry's deployment; False (and why) when it does not fit."""
         self.entries.append(entry)
         try:
-            deployment = build(self.model, self.cluster, self.space, entry.candidate)
-            _ = deployment.memory, deployment.step_model
+            deployment = build_any(self.model, self.cluster, self.space, entry.candidate)
+            check_built(deployment)
         except UserError as error:
             entry.status, entry.reason = "unfit", str(error)
             return False
         self.deployments[entry.candidate] = deployment
-        entry.bounds = bound(deployment, self.stats, self.slo)
+        entry.bounds = bound_any(deployment, self.stats, self.slo)
         return True
 
     # -- wave 1: bounds --------------------------------------------------------------------------------------------
@@ -341,7 +345,7 @@ class _Search:
         device, rates = self.cluster.device, self.rates
         least_w = min(idle_w_of(device), power_fit_of(device).base_w)
         device_s = candidate.num_devices * bounds.duration_s
-        joules = least_w * candidate.tp * candidate.dp * bounds.duration_s
+        joules = least_w * candidate.num_devices / candidate.pp * bounds.duration_s
         if self.objective == "energy":
             return joules / bounds.output_tokens
         if self.objective == "kwh":
@@ -361,7 +365,10 @@ class _Search:
         """
         better: list[Entry] = []
         for base in self._bases():
-            variants = limit_variants(self.deployments[base.candidate], base.candidate, self.space)
+            deployment = self.deployments[base.candidate]
+            if not isinstance(deployment, Deployment):
+                continue  # batch limits of pools are the engine's
+            variants = limit_variants(deployment, base.candidate, self.space)
             runnable = [e for e in map(Entry, variants) if self._add(e) and not self._rule_out(e)]
             self._screen(runnable)
             for entry in runnable:
@@ -421,7 +428,7 @@ class _Search:
     def _reach(self, entry: Entry) -> float:
         """A rate of the busiest stretch the entry will not exceed: its capacity, stretched by the time the SLO gives."""
         assert entry.bounds is not None and self.slo is not None
-        stretch = bound(self.deployments[entry.candidate], WorkloadStats.of(self.short), None)
+        stretch = bound_any(self.deployments[entry.candidate], WorkloadStats.of(self.short), None)
         slack_s = max(self.slo.ttft_s or 0.0, self.slo.e2e_s or 0.0)
         busy_s = self.slo.attainment * len(self.short) / stretch.capacity_per_s
         return math.inf if slack_s >= busy_s else stretch.capacity_per_s / (1 - slack_s / busy_s)

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 from hardware_profiles.schema import Cluster
-from planners.space import Candidate, SearchSpace, build
-from simulator.deployment import Deployment
-from simulator.simulate import simulate_deployment
+from planners.pools import AnyDeployment, build_any, first_of, simulate_any
+from planners.space import Candidate, SearchSpace
 from simulator.workers import Workers
 from workloads.model import ModelSpec
 from workloads.slo import Slo
@@ -83,14 +82,14 @@ class _Job:
     slo: Slo | None
     traces: dict[str, Trace]
     seed: int
-    built: dict[Candidate, Deployment] = field(default_factory=dict, compare=False)
+    built: dict[Candidate, AnyDeployment] = field(default_factory=dict, compare=False)
     """Deployments by candidate: their physics is compiled, and what it has memoised is kept."""
 
-    def deployment(self, candidate: Candidate) -> Deployment:
+    def deployment(self, candidate: Candidate) -> AnyDeployment:
         """The candidate's deployment, built once per process."""
         known = self.built.get(candidate)
         if known is None:
-            known = self.built[candidate] = build(self.model, self.cluster, self.space, candidate)
+            known = self.built[candidate] = build_any(self.model, self.cluster, self.space, candidate)
         return known
 
     def measure(self, which: str, candidate: Candidate, rate_factor: float = 1.0) -> Measured:
@@ -99,10 +98,10 @@ class _Job:
         trace = self.traces[which]
         if rate_factor != 1.0:
             trace = trace.scale_rate(rate_factor)
-        summary = simulate_deployment(deployment, trace, slo=self.slo, seed=self.seed).summary
+        summary = simulate_any(deployment, trace, self.slo, self.seed).summary
         if self.slo is None:  # nothing to miss: every completed request is a good one
             summary = summary | {"request_goodput": summary["request_throughput"]}
-        engine = deployment.engine
+        engine = first_of(deployment).engine
         return Measured(
             {name: summary[name] for name in Measured.FIELDS}, engine.max_num_seqs, engine.max_num_batched_tokens
         )

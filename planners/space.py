@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from hardware_profiles.errors import UserError
-from hardware_profiles.schema import Cluster
+from hardware_profiles.schema import Cluster, Link
 from simulator.build import build_deployment
 from simulator.deployment import Deployment
 from workloads.model import ModelSpec
@@ -27,6 +28,11 @@ class SearchSpace:
     """Token budgets to try on the best layouts."""
     num_seqs: tuple[int, ...] = (64, 128, 256, 512, 1024)
     """Batch limits to try on the best layouts."""
+    pools: bool = False
+    """Also try prefill and decode on replicas of their own (:mod:`planners.pools`)."""
+    kv_link: Link | None = None
+    """Between such pools; None: what the cluster has."""
+    kv_overlap: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -41,15 +47,22 @@ class Candidate:
     kv_cache_dtype: str = "auto"
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
+    decode: tuple[int, ...] = ()
+    """(tp, dp) of a decode pool of its own, the rest being the prefill pool; empty: one pool does both."""
 
     @property
     def num_devices(self) -> int:
         """Devices it occupies."""
-        return self.tp * self.pp * self.dp
+        return self.tp * self.pp * self.dp + math.prod(self.decode) * bool(self.decode)
 
     @property
     def layout(self) -> str:
-        """'tp4 dp2' and the like."""
+        """'tp4 dp2' and the like; of two pools 'prefill tp4 dp2 + decode tp8'."""
+        if self.decode:
+            tp, dp = self.decode
+            first = dataclasses.replace(self, decode=())
+            second = dataclasses.replace(first, tp=tp, dp=dp, ep=1)
+            return f"prefill {first.layout} + decode {second.layout}"
         parts = [f"{name}{degree}" for name in ("tp", "pp", "dp", "ep") if (degree := getattr(self, name)) > 1]
         return " ".join(parts) or "tp1"
 
@@ -64,7 +77,7 @@ class Candidate:
 
 
 def build(model: ModelSpec, cluster: Cluster, space: SearchSpace, candidate: Candidate) -> Deployment:
-    """The deployment of a candidate. Raises UserError when the layout is impossible."""
+    """The deployment of a candidate of one pool. Raises UserError when the layout is impossible."""
     settings: dict[str, Any] = dict(space.settings)
     if candidate.quantization:
         settings["quantization"] = candidate.quantization
@@ -86,10 +99,9 @@ def enumerate_layouts(model: ModelSpec, cluster: Cluster, space: SearchSpace) ->
     """
     layouts = [
         (tp, pp, dp, ep)
-        for tp in range(1, min(cluster.node.num_devices, cluster.num_devices) + 1)
-        if _divides(model, tp)
+        for tp in tensor_degrees(model, cluster)
         for pp in _stages(min(cluster.num_devices // tp, model.num_layers))
-        for dp in _replicas(cluster.num_devices // (tp * pp))
+        for dp in replica_counts(cluster.num_devices // (tp * pp))
         for ep in _expert_degrees(model, tp, dp)
     ]
     return [
@@ -114,6 +126,12 @@ def limit_variants(deployment: Deployment, candidate: Candidate, space: SearchSp
     return variants
 
 
+def tensor_degrees(model: ModelSpec, cluster: Cluster) -> list[int]:
+    """TP within a node: every degree that splits heads and MLP."""
+    most = min(cluster.node.num_devices, cluster.num_devices)
+    return [tp for tp in range(1, most + 1) if _divides(model, tp)]
+
+
 def _divides(model: ModelSpec, tp: int) -> bool:
     try:
         model.check_tp(tp)
@@ -131,7 +149,8 @@ EVERY_COUNT = 8
 """Up to so many replicas every number is tried."""
 
 
-def _replicas(limit: int) -> list[int]:
+def replica_counts(limit: int) -> list[int]:
+    """Every number of replicas up to EVERY_COUNT, beyond in steps of about a quarter, and ``limit``."""
     counts = list(range(1, min(limit, EVERY_COUNT) + 1))
     while counts[-1] < limit:
         counts.append(min(limit, counts[-1] + max(1, counts[-1] // 4)))

@@ -35,6 +35,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--allow-quantization", metavar="LIST", help="weight formats the planner may use, e.g. fp8 or none,fp8,awq"
     )
     group.add_argument("--allow-kv-cache-dtype", metavar="LIST", help="KV formats the planner may use, e.g. auto,fp8")
+    group.add_argument(
+        "--search", metavar="LIST", help="what else may be chosen; pd: prefill and decode on replicas of their own"
+    )
+    group.add_argument("--kv-link", metavar="LINK", help="pd: between the pools, per device: 50GB/s, 400Gb/s, inf")
+    group.add_argument("--kv-overlap", action="store_true", help="pd: KV is sent layer by layer during the prompt")
     group.add_argument("--top", type=int, default=5, metavar="N", help="plans to run on the whole trace and to print")
     group.add_argument("--jobs", type=int, default=0, metavar="N", help="processes (default: one per core)")
     output = parser.add_argument_group("output")
@@ -46,7 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Plan, print, write."""
-    from apex_sim.api import check_plan, search_space
+    from apex_sim.api import check_plan, search_space, with_pools
     from apex_sim.files import prepare_figure, prepare_file, prepare_folder, to_json
     from apex_sim.plan_report import plan_dict, plan_text, write_plan
     from apex_sim.text import ProgressBar
@@ -70,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
     kv_cache_dtypes = _listed(args.kv_cache_dtype, args.allow_kv_cache_dtype)
     settings: Any = options.engine_settings(args)
     space = search_space(model, cluster, args.engine, quantizations, kv_cache_dtypes, settings)
+    searches = [name.strip() for name in (args.search or "").split(",") if name.strip()]
+    space = with_pools(space, searches, args.kv_link, args.kv_overlap)
     trace = options.workload_of(args)
     prepare = {"json": prepare_file, "csv": prepare_file, "plot": prepare_figure}
     files = {

@@ -1,0 +1,153 @@
+"""Prefill and decode pools among the candidates of the parallel planner: splits of a cluster, built, bounded, simulated."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from hardware_profiles.errors import UserError
+from hardware_profiles.schema import Cluster
+from planners.bounds import (
+    Bounds,
+    bound,
+    decode_only_s,
+    decode_s,
+    in_time,
+    nothing_served,
+    prefill_only_s,
+    ttft_s,
+)
+from planners.demand import Demand, WorkloadStats
+from planners.space import Candidate, SearchSpace, build, replica_counts, tensor_degrees
+from simulator.batching import RESERVING
+from simulator.deployment import Deployment
+from simulator.disaggregated import DisaggregatedDeployment
+from simulator.engine_loader import load_engine
+from simulator.result import SimulationResult
+from simulator.simulate import simulate_deployment
+from simulator.simulate_disaggregated import simulate_disaggregated
+from workloads.model import ModelSpec
+from workloads.slo import Slo
+from workloads.trace import FloatArray, Trace
+
+AnyDeployment = Deployment | DisaggregatedDeployment
+
+
+def enumerate_pools(model: ModelSpec, cluster: Cluster, space: SearchSpace) -> list[Candidate]:
+    """All splits of the cluster into a prefill and a decode pool, each with a TP degree and a number of replicas as in
+    ``enumerate_layouts``; neither pipelines nor expert parallelism."""
+    engine = load_engine(space.engine, cluster.device)
+    batching = space.settings.get("batching") or engine.batching
+    if batching in RESERVING:
+        raise UserError(
+            f"--search pd: engine {engine.name} reserves memory for whole requests (batching {batching}) and cannot hand KV "
+            "over; use vllm-v1, sglang or trtllm"
+        )
+    if cluster.num_devices < 2:
+        raise UserError(
+            f"--search pd: {cluster.name} has 1 device; two pools need at least 2, for example {cluster.device.name}:2"
+        )
+    degrees = tensor_degrees(model, cluster)
+    splits = [
+        (tp, dp, decode_tp, decode_dp)
+        for tp in degrees
+        for decode_tp in degrees
+        for decode_dp in _counts((cluster.num_devices - tp) // decode_tp)
+        for dp in _counts((cluster.num_devices - decode_tp * decode_dp) // tp)
+    ]
+    return [
+        Candidate(
+            tp=tp, pp=1, dp=dp, ep=1, quantization=quantization or "", kv_cache_dtype=kv, decode=(decode_tp, decode_dp)
+        )
+        for tp, dp, decode_tp, decode_dp in splits
+        for quantization in space.quantizations
+        for kv in space.kv_cache_dtypes
+    ]
+
+
+def _counts(limit: int) -> list[int]:
+    return replica_counts(limit) if limit > 0 else []
+
+
+def build_any(model: ModelSpec, cluster: Cluster, space: SearchSpace, candidate: Candidate) -> AnyDeployment:
+    """The deployment of a candidate, of one pool or two. Raises UserError when it is impossible."""
+    if not candidate.decode:
+        return build(model, cluster, space, candidate)
+    tp, dp = candidate.decode
+    single = replace(candidate, decode=())
+    settings: dict[str, Any] = {key: value for key, value in space.settings.items() if key != "speculative_config"}
+    return DisaggregatedDeployment(
+        prefill=build(model, cluster, replace(space, settings=settings), single),
+        decode=build(model, cluster, space, replace(single, tp=tp, dp=dp, ep=1)),
+        link=space.kv_link,
+        overlap=space.kv_overlap,
+    )
+
+
+def first_of(deployment: AnyDeployment) -> Deployment:
+    """The deployment itself, or its prefill pool, which takes the arrivals."""
+    return deployment.prefill if isinstance(deployment, DisaggregatedDeployment) else deployment
+
+
+def check_built(deployment: AnyDeployment) -> None:
+    """UserError when the model does not fit."""
+    if isinstance(deployment, DisaggregatedDeployment):
+        deployment.check_memory()
+    else:
+        _ = deployment.memory, deployment.step_model
+
+
+def simulate_any(deployment: AnyDeployment, trace: Trace, slo: Slo | None, seed: int) -> SimulationResult:
+    """Run the trace on one pool or two."""
+    if isinstance(deployment, DisaggregatedDeployment):
+        return simulate_disaggregated(deployment, trace, slo=slo, seed=seed)
+    return simulate_deployment(deployment, trace, slo=slo, seed=seed)
+
+
+def bound_any(deployment: AnyDeployment, stats: WorkloadStats, slo: Slo | None) -> Bounds:
+    """Bounds of a candidate on a workload."""
+    if isinstance(deployment, DisaggregatedDeployment):
+        return bound_pools(deployment, stats, slo)
+    return bound(deployment, stats, slo)
+
+
+def _decode_s(deployment: Deployment, demand: Demand) -> FloatArray:
+    """Seconds from the first token to the last, at least; drafts may save any of them."""
+    return decode_s(deployment, demand) if deployment.speculative is None else np.zeros(len(demand.inputs))
+
+
+def bound_pools(deployment: DisaggregatedDeployment, stats: WorkloadStats, slo: Slo | None) -> Bounds:
+    """What neither pool can beat: prompts alone on the one; tokens, without their attention, on the other. Weak: transfers
+    take no time, and memory never limits a batch."""
+    prefill, decode = deployment.prefill, deployment.decode
+    longest = deployment.effective_max_model_len
+    demand = stats.demand(longest, prefill.step_model.window, prefill.engine.prefix_caching)
+    if not len(demand.inputs):
+        return nothing_served()
+    ttft, tokens_s = ttft_s(prefill, demand), _decode_s(decode, demand)
+    several = demand.outputs > 1
+    tpot = tokens_s / np.maximum(1, demand.outputs - 1)
+    work = [prefill_only_s(prefill, demand), decode_only_s(decode, demand)]
+    busiest_s = max(float(seconds.sum()) for seconds in work)
+    unloaded = loaded = 1.0
+    if slo is not None:
+        good = slo.good(ttft, np.where(several, tpot, np.nan), ttft + tokens_s)
+        unloaded = float(good.sum()) / stats.requests
+        if slo.ttft_s is not None and stats.duration_s > 0:
+            loaded = in_time(work[0], demand.arrival_s, demand.arrival_s + slo.ttft_s) / stats.requests
+    tpot = tpot[several] if several.any() else np.zeros(1)
+    return Bounds(
+        capacity_per_s=len(demand.inputs) / busiest_s,
+        load=busiest_s / stats.duration_s if stats.duration_s > 0 else 0.0,
+        attainment=unloaded,
+        loaded_attainment=loaded,
+        median_ttft_s=float(np.median(ttft)),
+        median_tpot_s=float(np.median(tpot)),
+        p95_ttft_s=float(np.percentile(ttft, 95)),
+        p95_tpot_s=float(np.percentile(tpot, 95)),
+        duration_s=max(float(demand.arrival_s[-1] - stats.arrivals_s[0]) + float(ttft.min()), busiest_s),
+        served=len(demand.inputs),
+        output_tokens=int(demand.outputs.sum()),
+    )
