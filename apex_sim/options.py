@@ -36,6 +36,7 @@ ENGINE_SETTINGS = (
     "kv_eviction",
     "kv_copy_group",
     "routing",
+    "order",
     "moe_skew",
     "cold_start",
     "power_cap",
@@ -133,6 +134,9 @@ def _add_tiers(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--kv-offloading-size", type=float, metavar="GIB", help="host memory for them, per replica")
     group.add_argument("--kv-offloading-disk", type=float, metavar="GIB", help="disk below it, per replica")
     group.add_argument("--kv-offloading-disk-device", metavar="NAME", help="profile of the disk (default nvme-pcie4)")
+    group.add_argument(
+        "--order", metavar="ORDER", help="of requests that arrive together: arrival (default) or prefix-groups"
+    )
     group.add_argument("--kv-eviction", metavar="ORDER", help="what leaves every tier first: lru (default), lfu, fifo")
     group.add_argument(
         "--kv-copy-group",

@@ -52,6 +52,7 @@ class EngineSettings(TechniqueSettings, total=False):
     kv_eviction: str | None
     kv_copy_group: int | None
     routing: str
+    order: str | None
     moe_skew: float
     power_cap: float | None
     gpu_clock: float | None
@@ -107,6 +108,7 @@ def _check_settings(settings: EngineSettings) -> None:
     for name in (
         "kv_eviction",
         "kv_offloading_disk_device",
+        "order",
         "quantization",
         "kv_cache_dtype",
         "dtype",
@@ -203,6 +205,7 @@ def build_deployment(
         max_model_len=settings.get("max_model_len"),
         num_gpu_blocks_override=settings.get("num_gpu_blocks_override"),
         routing=settings.get("routing") or "round-robin",
+        order=settings.get("order") or "arrival",
         kv_offload=_kv_offload(settings),
         moe_skew=settings.get("moe_skew") or 0.0,
         cold_start=bool(settings.get("cold_start")),

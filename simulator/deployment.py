@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from hardware_profiles.errors import UserError
+from hardware_profiles.errors import UserError, unknown_name
 from hardware_profiles.schema import Cluster
 from simulator.batching import BATCHING, RESERVING
 from simulator.cold import ColdStart
@@ -18,6 +18,7 @@ from simulator.physics.memory import MemoryPlan, memory_plan
 from simulator.physics.moe import ExpertRouting
 from simulator.physics.step_model import StepModel
 from simulator.plan import ParallelPlan
+from simulator.prefix_order import ORDERS
 from simulator.routing import BY_PREFIX, parse_routing
 from simulator.run import ReplicaSetup
 from simulator.speculative.acceptance import Draws
@@ -45,6 +46,8 @@ class Deployment:
     swap_space_bytes: float = DEFAULT_SWAP_BYTES
     """Host memory for swapped KV blocks, per device [B]."""
     routing: str = "round-robin"
+    order: str = "arrival"
+    """Of requests that arrive together: arrival, or prefix-groups."""
     kv_offload: KvOffload = field(default_factory=KvOffload)
     """Memory below the devices' for cached prefixes."""
     moe_skew: float = 0.0
@@ -65,6 +68,10 @@ class Deployment:
         if self.speculative is not None:
             check_engine(self.speculative, engine, self.plan)
         check_offload(self.kv_offload, engine.prefix_caching, engine.batching)
+        if self.order not in ORDERS:
+            raise unknown_name("order of requests (--order)", self.order, ORDERS)
+        if self.order == "prefix-groups" and not engine.prefix_caching:
+            raise UserError("--order prefix-groups brings equal prefixes together; it needs --enable-prefix-caching")
         if parse_routing(self.routing)[0] in BY_PREFIX and not engine.prefix_caching:
             raise UserError(f"--routing {self.routing} looks for cached prefixes; it needs --enable-prefix-caching")
         for name, value in (
@@ -179,6 +186,7 @@ class Deployment:
             response_s=engine.response_s * slowness,
             stream_token_s=engine.stream_token_s * slowness,
             swap_token_s=copies.token_s(engine.block_size) if copies is not None else 0.0,
+            order=self.order,
             tiers=kv_tiers(self),
             cold=self._cold(),
             speculation=self._speculation(),

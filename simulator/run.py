@@ -20,6 +20,7 @@ from simulator.driver import OnFinish
 from simulator.kv_links import NodePaths
 from simulator.kv_setup import KvTiers, connect, new_cache
 from simulator.pipeline import PipelineReplica
+from simulator.prefix_order import group_prefixes
 from simulator.recorder import REJECTED, ReplicaRecord, RequestTable
 from simulator.replica import FOREVER, Replica
 from simulator.request import Request
@@ -46,6 +47,8 @@ class ReplicaSetup:
     stages: int = 1
     async_scheduling: bool = False
     prefix_caching: bool = False
+    order: str = "arrival"
+    """Of requests that arrive together: see :mod:`simulator.prefix_order`."""
     tiers: KvTiers | None = None
     """Memories for cached prefixes below the device's, and in what order pieces leave; None: none, least recently used."""
     request_fixed_s: float = 0.0
@@ -187,7 +190,10 @@ class Simulation:
             rows = np.flatnonzero(trace.previous < 0)
             for row in np.flatnonzero(trace.previous >= 0).tolist():
                 self._followers.setdefault(int(trace.previous[row]), []).append(row)
-        self._open = OpenLoop(self.clock, rows, trace.arrival_s[rows] + self._delay_s[rows], self._deliver)
+        times_s = trace.arrival_s[rows] + self._delay_s[rows]
+        if setup.order == "prefix-groups":
+            rows, times_s = group_prefixes(trace, rows, times_s)
+        self._open = OpenLoop(self.clock, rows, times_s, self._deliver)
         np.frombuffer(self.table.arrival_s)[rows] = trace.arrival_s[rows]
 
     def _deliver(self, rows: list[int], tick: int) -> None:
