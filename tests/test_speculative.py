@@ -9,6 +9,7 @@ import pytest
 
 from apex_sim.api import build_deployment, make_trace, simulate
 from hardware_profiles.errors import UserError
+from simulator.elastic.settings import Elasticity
 from simulator.simulate import simulate_deployment
 from simulator.speculative.acceptance import Draws, expected_tokens, rate_of_mean
 from simulator.speculative.config import parse_speculative
@@ -196,6 +197,57 @@ def test_shared_prefixes_under_pressure(seed, monkeypatch):
     assert np.array_equal(spans.column("cached_tokens"), steps.column("cached_tokens"))
     assert spans.summary["prefix_hit_rate"] > 0 and spans.summary["completed"] == count
     assert spans.summary["peak_kv_usage"] == steps.summary["peak_kv_usage"] <= 1
+    assert spans.summary["total_output_tokens"] == outputs.sum()
+
+
+@pytest.mark.parametrize("policy", [None, "tokens(target=400)"])
+def test_replicas_that_fail_and_scale(policy):
+    elasticity = Elasticity(policy=policy, mtbf_s=2.0, repair_s=1.0, retry_s=0.5, startup_s=0.7, interval_s=0.5)
+    workload = {"rate": 20.0, "input_len": 300, "output_len": "lognormal(median=80,sigma=0.9)", "num_requests": 120}
+    spans, steps = (
+        simulate(
+            "llama-3.1-8b",
+            "h100-sxm:2",
+            **workload,
+            dp=2,
+            seed=5,
+            speculative_config=DRAFT,
+            elasticity=elasticity,
+            exact_steps=exact,
+        )
+        for exact in (False, True)
+    )
+    same(spans, steps)
+    assert spans.summary["replica_failures"] == steps.summary["replica_failures"] > 0
+    assert spans.summary["completed"] == 120
+    assert spans.summary["energy_j"] == pytest.approx(steps.summary["energy_j"], rel=1e-9)
+    assert spans.summary["spec_decode_num_accepted_tokens"] == steps.summary["spec_decode_num_accepted_tokens"]
+
+
+@pytest.mark.parametrize("gib", [0.05, 1.0])
+def test_prefixes_in_host_memory(gib):
+    """Sessions whose turns find their history in a lower tier."""
+    rng = np.random.default_rng(2)
+    count, piece = 80, 64
+    inputs, outputs = rng.integers(200, 1500, count), rng.integers(1, 200, count)
+    ids, offsets = [], [0]
+    for row, pieces in enumerate((-(-inputs // piece)).tolist()):
+        ids += [row % 12 * 1000 + i for i in range(pieces)]
+        offsets.append(len(ids))
+    trace = Trace(
+        name="sessions",
+        arrival_s=np.sort(rng.random(count) * 8),
+        input_tokens=inputs,
+        output_tokens=outputs,
+        prefix_ids=np.array(ids),
+        prefix_offsets=np.array(offsets),
+        prefix_block_tokens=piece,
+    )
+    settings = {"max_model_len": 2000, "num_gpu_blocks_override": 160, "kv_offloading_size": gib}
+    deployment = build_deployment("llama-3.1-8b", "h100-sxm", speculative_config=DRAFT, **settings)
+    spans, steps = (simulate_deployment(deployment, trace, exact_steps=exact) for exact in (False, True))
+    same(spans, steps)
+    assert np.array_equal(spans.column("cached_tokens"), steps.column("cached_tokens"))
     assert spans.summary["total_output_tokens"] == outputs.sum()
 
 

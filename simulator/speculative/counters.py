@@ -30,3 +30,8 @@ class SpeculativeCounters:
     """Time of the draft, its part of prompts included."""
     busy_ticks: int = 0
     """Time of all steps."""
+
+    def count(self, steps: list[int]) -> None:
+        """More steps of sequences, by number of accepted drafts."""
+        known = self.histogram or [0] * len(steps)
+        self.histogram = [a + b for a, b in zip(known, steps, strict=True)]

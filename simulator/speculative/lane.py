@@ -127,6 +127,12 @@ class SpeculativeLane(Lane):
         if self.window is not None:
             self.window_context -= min(length, self.window)
 
+    def take_histogram(self) -> list[int]:
+        """``histogram`` since the last call."""
+        taken: list[int] = self.histogram.tolist()
+        self.histogram = np.zeros_like(self.histogram)
+        return taken
+
     # -- steps --------------------------------------------------------------------------------------------------------
 
     def ahead(self, row: int, steps: int) -> Ints:

@@ -10,7 +10,7 @@ import numpy as np
 
 from simulator.driver import Driver
 from simulator.replica import FOREVER, Replica, step_shape
-from simulator.request import Request, RequestView
+from simulator.request import Request
 from simulator.speculative.acceptance import Ints
 from simulator.speculative.counters import SpeculativeCounters
 from simulator.speculative.lane import GROWN, WINDOW_GROWN, SpeculativeLane
@@ -44,17 +44,14 @@ class SpeculativeReplica(Replica):
             self.record.speculative = SpeculativeCounters()
         return self.record.speculative
 
-    def cached_tokens(self, request: RequestView) -> tuple[int, ...]:
-        """As the cache is when the request arrives, in the middle of a span as well as between steps."""
-        self.settle_ahead(request.arrival_tick)
-        return Driver.cached_tokens(self, request)
-
     def settle_ahead(self, tick: int) -> None:
         """Evict what the steps begun by ``tick`` need, as if each had been an event of its own."""
         elapsed = tick - self._begin
         if self._steps and elapsed > 0 and self.core.prefix_cache is not None:
             begun = min(self._steps, int(np.searchsorted(self._ends, elapsed)) + 1)
             self.core.settle_ahead(None if self._batch else begun)
+        else:
+            Driver.settle_ahead(self, tick)
 
     def _done_by(self, tick: int) -> int:
         """Steps in flight that have ended by ``tick``."""
@@ -93,7 +90,7 @@ class SpeculativeReplica(Replica):
         left = {r.row: r for r in (*core.waiting, *core.swapped, *lane.prefilling, *decoding, *core.held)}
         for request in decoding:
             lane.remove(request)
-        self._counters.histogram = lane.histogram.tolist()
+        self._counters.count(lane.take_histogram())
         return [left[row] for row in sorted(left)]
 
     def _step_j(self, lane: SpeculativeLane, step: int) -> float:
@@ -183,7 +180,8 @@ class SpeculativeReplica(Replica):
             self._complete_prefills(self._batch, now)
         core.settle_cache()
         self._pop_finished(now)
-        mine.histogram = lane.histogram.tolist()
+        if lane.histogram.any():
+            mine.count(lane.take_histogram())
 
     def _add_span(self, lane: SpeculativeLane, steps: int) -> None:
         """Energy of decode steps, and the draft's part of their time."""
