@@ -37,6 +37,9 @@ def basis(provenance: str, weaker_parts: Sequence[str], deployment: Deployment) 
     engine = deployment.engine
     known = engine.step_fixed_s or engine.step_seq_s or engine.sync_step_fixed_s or engine.sync_step_seq_s
     text = PROVENANCE[provenance]
+    design = deployment.cluster.device.dataflow
+    if design is not None:
+        text = f"a spatial design ({design.design or 'unnamed'}), shares from what its authors state; nothing measured here"
     if weaker_parts:
         text = f"kernels partly measured; {', '.join(weaker_parts)} {PARTS[provenance]}: expect larger errors"
     model = deployment.step_model

@@ -352,6 +352,8 @@ class SimulationResult:
         measured runs of this kind lay. Families without such runs are absent."""
         if self.deployment.speculative is not None:
             return {}  # no measured run of the validation drafts tokens
+        if self.deployment.cluster.device.dataflow is not None:
+            return {}  # nor runs on a spatial design
         step_model = self.deployment.step_model
         labels = {
             "engine": engine_family(self.deployment.engine.name),

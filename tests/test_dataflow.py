@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from apex_sim.api import build_deployment, generate_trace, simulate
+from apex_sim.report import basis
 from hardware_profiles.errors import UserError
 from hardware_profiles.loader import DEVICE_DIR, load_device, read_device_file
 from simulator.build import check_compute
@@ -113,6 +114,40 @@ def test_experts_stream_and_enter_too():
     model = build_deployment("deepseek-v2-lite", "vhk158:2", tp=2, quantization="int4").step_model
     line = next(c for c in model.explain(StepShape(decode_seqs=1, logits_rows=1)) if c.name == "moe.experts")
     assert line.seconds > 0
+
+
+PIM = """
+name: banks
+kind: pim
+vendor: ACME
+dense_flop_per_s: {bfloat16: 4.096e+12}
+memory_bytes: 4_294_967_296
+memory_bandwidth_bytes_per_s: 4.096e+12
+dataflow: {weight_elements_per_s: 2.048e+12, busy_share: 1.0, bandwidth_share: 1.0}
+sources: {spec: 8 x 16 banks of 32 B/ns, memory_bytes: assumed, dataflow: 16 multipliers per bank at 1 GHz}
+"""
+
+
+def test_processing_in_memory_is_bank_bandwidth_behind_the_same_interface(tmp_path):
+    path = tmp_path / "banks.yaml"
+    path.write_text(PIM)
+    shape = StepShape(decode_seqs=1, context_tokens=512, logits_rows=1)
+
+    def kernels_s(cluster, **settings):
+        model = build_deployment("gpt2", cluster, engine="vllm-v0", dtype="float16", **settings).step_model
+        return sum(c.seconds for c in model.explain(shape) if c.name != "host")
+
+    ideal, launched = kernels_s("t4"), kernels_s("t4", enforce_eager=True)
+    assert ideal / kernels_s(path) > 12.8  # bandwidth alone: 4096 over 320 GB/s
+    assert 41 < launched / kernels_s(path) < 137  # PIM-GPT, arXiv:2310.09385: against eager GPUs (direction only)
+
+
+def test_reports_of_a_design_claim_no_measured_range():
+    run = simulate(
+        "llama-2-7b", "alveo-u280", quantization="flightllm", rate=0.1, input_len=50, output_len=20, num_requests=3
+    )
+    assert run.intervals == {}
+    assert "FlightLLM" in basis(run.summary["provenance"], run.summary["weaker_parts"], run.deployment)
 
 
 def test_a_device_without_a_design_is_refused():
