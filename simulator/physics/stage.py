@@ -132,6 +132,11 @@ class Stage:
         self.offloaded_bytes = offloaded_bytes(stage, context.plan)
         """Weights outside the device, per rank [B]."""
         self._offloaded_share = self.offloaded_bytes / block_bytes(stage)
+        path = context.offload
+        self.stream_s = (
+            0.0 if path is None or path.backend == "uva" else self.offloaded_bytes / path.bandwidth_bytes_per_s
+        )
+        """Least time of a step whose offloaded weights are copied ahead of their use: all of them cross the link [s]."""
         self._resources: dict[tuple[int, int], Resources] = {}
         self._tokens: dict[int, Total] = {}
         self._rows: dict[int, Total] = {}
@@ -335,12 +340,6 @@ class Stage:
             max(0.0, s - self._offloaded_share * kernel.seconds) for s, kernel in zip(read_s, kernels, strict=True)
         )
         return [Cost("weights.host_reads", extra_s, "link", link_bytes=share * sum(stored))]
-
-    @property
-    def stream_s(self) -> float:
-        """Least time of a step whose offloaded weights are copied ahead of their use: all of them cross the link [s]."""
-        path = self._context.offload
-        return 0.0 if path is None or path.backend == "uva" else self.offloaded_bytes / path.bandwidth_bytes_per_s
 
     def _send(self, tokens: int) -> Cost:
         """Hidden states and residual to the next stage, a 1/tp slice per rank, gathered there (as vLLM does)."""

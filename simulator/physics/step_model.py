@@ -240,12 +240,12 @@ class StepModel:
     def _device(self, index: int, shape: StepShape) -> tuple[float, float]:
         """(seconds, joules) of the device's work in one stage: all of it in sequence, or split into nano-batches."""
         seconds, joules = self._sequential(index, shape)
+        if not self._nano_tokens and self._lora is None:
+            return seconds, joules
         tokens = self._launches.padded(shape.decode_seqs + shape.prefill_tokens, shape.prefill_tokens > 0)
         if self._splits(tokens):
             together_s = self._together_s(index, shape, tokens)
             seconds, joules = together_s, joules - self._host_j * (seconds - together_s)
-        if self._lora is None:
-            return seconds, joules
         apart = self._adapters(index, tokens, shape.decode_seqs + shape.prefill_seqs)
         return seconds + apart.seconds, joules + apart.joules
 
