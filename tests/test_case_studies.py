@@ -193,7 +193,7 @@ def test_list_and_show_name_cases_reasons_and_runs(capsys):
     assert all(name in text for name in (*case_names(), *read_systems()))
     assert main(["reproduce", "show", "marlin"]) == 0
     text = capsys.readouterr().out
-    assert "2408.11743" in text and "quantization=awq" in text and "tolerance" in text
+    assert "2408.11743" in text and "quantization=gptq_marlin" in text and "tolerance" in text
 
 
 def test_markdown_has_the_columns_of_the_table(tmp_path, capsys):
@@ -237,3 +237,19 @@ def test_nothing_but_arithmetic_is_evaluated(text):
 def test_all_cases_run_and_none_of_the_closed_forms_is_outside():
     outcomes = run_checks(pick(load_cases(), None), 2)
     assert [outcome.title for outcome in outcomes if outcome.check.grade == "A" and outcome.failed] == []
+
+
+def test_a_case_may_bring_its_device_along(tmp_path):
+    case = load_cases(("marlin",))[0]
+    files = case.checks["layers-16"].baseline.settings["files"]
+    run = {"kind": "step", "model": "llama-2-7b", "cluster": "a10.yaml:1", "decode_seqs": 1, "files": files}
+    text = CASE.replace("{kind: formula, expression: a + 2, terms: {a: {value: 2, source: counting}}}", json.dumps(run))
+    path = written(tmp_path, text.replace("grade: A", "grade: A\n    metric: bandwidth_bytes_per_s"))
+    assert run_checks([(read_case(path), "one")], 1)[0].simulated == 6e11
+
+
+@pytest.mark.parametrize("name", ["../device.yaml", "device", ""])
+def test_files_of_a_case_stay_in_their_folder(tmp_path, name):
+    run = json.dumps({"kind": "power", "files": {name: "text"}})
+    old = "{kind: formula, expression: a + 2, terms: {a: {value: 2, source: counting}}}"
+    assert "plain file name" in refusal(edited(tmp_path, old, run))

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from apex_sim.case_studies.inline import check_files, written
 from apex_sim.case_studies.subcommands import COMMANDS, command, command_names
 from apex_sim.case_studies.terms import formula, formula_names
 from hardware_profiles.errors import UserError, unknown_name
@@ -171,8 +172,9 @@ def check_settings(kind: str, settings: Settings) -> None:
         allowed = _workload_names() | set(TRANSFORMS)
     else:
         return formula_names(settings)
+    check_files(settings.get("files", {}))
     for name in settings:
-        if name not in allowed:
+        if name not in allowed and name != "files":
             raise unknown_name("setting", name, allowed)
 
 
@@ -180,4 +182,5 @@ def execute(kind: str, settings: Settings) -> Mapping[str, Any]:
     """Run it, quietly: what it warns of is known to whoever wrote the case."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return KINDS[kind](settings)
+        with written(settings) as complete:
+            return KINDS[kind](complete)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from typing import Any
 
 from apex_sim.case_studies.judge import runs_of
 from apex_sim.case_studies.report import figure, published_text
@@ -37,12 +38,21 @@ def _check(name: str, check: Check) -> list[str]:
     lines += _wrapped("set-up", check.setup)
     lines.append(f"  compared: {check.compare} of {check.metric}")
     for which, run in runs_of(check).items():
-        settings = ", ".join(f"{key}={value}" for key, value in run.settings.items())
+        settings = ", ".join(_setting(key, value) for key, value in run.settings.items())
         measured = f" -> {run.metric}" if run.metric else ""
         lines += _wrapped(which, f"{run.kind}: {settings}{measured}")
     for key, fit in check.fitted.items():
         lines += _wrapped(f"fitted {key}", f"{fit.value:g} in {fit.low:g} to {fit.high:g}: {fit.reason}")
     return lines + _wrapped("notes", check.notes)
+
+
+def _setting(key: str, value: Any) -> str:
+    """A setting as text; of files their names, of terms what they are."""
+    if key == "files":
+        return f"files {', '.join(value)}"
+    if key == "terms":
+        return "; ".join(f"{name}: {', '.join(map(str, term.values()))}" for name, term in value.items())
+    return str(value) if key == "expression" else f"{key}={value}"
 
 
 def _wrapped(label: str, text: str) -> list[str]:

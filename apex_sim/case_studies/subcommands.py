@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from hardware_profiles.errors import UserError
@@ -20,25 +18,18 @@ COMMANDS = ("plan", "gpus", "experts", "power")
 
 
 def command(name: str) -> Callable[[Settings], Mapping[str, Any]]:
-    """A subcommand with ``--json -``: settings are its options, ``files`` are written for it."""
+    """A subcommand with ``--json -``: settings are its options."""
 
     def run(settings: Settings) -> Mapping[str, Any]:
-        with tempfile.TemporaryDirectory() as place:
-            files = {key: _write(Path(place) / key, content) for key, content in settings.get("files", {}).items()}
-            argv = [name, *_options({k: v for k, v in settings.items() if k != "files"}, files), "--json", "-"]
-            if name == "plan" and "jobs" not in settings:
-                argv += ["--jobs", "1"]
-            return _run_command(argv)
+        argv = [name, *_options(settings), "--json", "-"]
+        if name == "plan" and "jobs" not in settings:
+            argv += ["--jobs", "1"]
+        return _run_command(argv)
 
     return run
 
 
-def _write(path: Path, content: Any) -> str:
-    path.write_text(json.dumps(content), encoding="utf-8")
-    return str(path)
-
-
-def _options(settings: Settings, files: Mapping[str, str]) -> list[str]:
+def _options(settings: Settings) -> list[str]:
     words: list[str] = []
     for key, value in settings.items():
         option = "--" + key.replace("_", "-")
@@ -46,7 +37,7 @@ def _options(settings: Settings, files: Mapping[str, str]) -> list[str]:
             if isinstance(item, bool):
                 words += [option] * item
             else:
-                words.append(f"{option}={files.get(str(item), str(item))}")
+                words.append(f"{option}={json.dumps(item) if isinstance(item, dict) else item}")
     return words
 
 
@@ -72,4 +63,4 @@ def command_names(kind: str) -> set[str]:
     import_module(f"apex_sim.commands.{kind}").add_parser(subparsers)
     options = subparsers.choices[kind]._actions
     named = {text.removeprefix("--").replace("-", "_") for action in options for text in action.option_strings}
-    return (named - {"json", "help", "out", "plot", "csv"}) | {"files"}
+    return named - {"json", "help", "out", "plot", "csv"}
