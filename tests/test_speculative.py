@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -203,20 +204,10 @@ def test_shared_prefixes_under_pressure(seed, monkeypatch):
 @pytest.mark.parametrize("policy", [None, "tokens(target=400)"])
 def test_replicas_that_fail_and_scale(policy):
     elasticity = Elasticity(policy=policy, mtbf_s=2.0, repair_s=1.0, retry_s=0.5, startup_s=0.7, interval_s=0.5)
-    workload = {"rate": 20.0, "input_len": 300, "output_len": "lognormal(median=80,sigma=0.9)", "num_requests": 120}
-    spans, steps = (
-        simulate(
-            "llama-3.1-8b",
-            "h100-sxm:2",
-            **workload,
-            dp=2,
-            seed=5,
-            speculative_config=DRAFT,
-            elasticity=elasticity,
-            exact_steps=exact,
-        )
-        for exact in (False, True)
-    )
+    trace = make_trace(rate=20.0, input_len=300, output_len="lognormal(median=80,sigma=0.9)", num_requests=120, seed=5)
+    deployment = build_deployment("llama-3.1-8b", "h100-sxm:2", dp=2, speculative_config=DRAFT)
+    deployment = dataclasses.replace(deployment, elasticity=elasticity)
+    spans, steps = (simulate_deployment(deployment, trace, seed=5, exact_steps=exact) for exact in (False, True))
     same(spans, steps)
     assert spans.summary["replica_failures"] == steps.summary["replica_failures"] > 0
     assert spans.summary["completed"] == 120
