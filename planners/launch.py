@@ -141,8 +141,6 @@ def launch_notes(deployment: Deployment) -> list[str]:
     notes += technique_notes(deployment)
     if deployment.cluster.device.dataflow is not None:
         notes.append("vLLM does not run on this device: the command names layout and limits only.")
-    if deployment.cluster.device.dataflow is not None:
-        notes.append("vLLM does not run on this device: the command names layout and limits only.")
     if deployment.engine.batching != "chunked":
         notes.append(
             f"The plan is for {deployment.engine.name}; a current vLLM batches differently from what was simulated."

@@ -120,6 +120,16 @@ def test_a_later_turn_begins_with_the_changed_stream_of_the_turn_before(changes)
     assert shared > 0
 
 
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
+def test_changed_sessions_are_found_in_the_cache_and_exact_in_both_modes(changes):
+    runs = [
+        simulate("llama-3.1-8b", "h100-sxm", trace=generate(**SESSIONS), exact_steps=steps, **changes)
+        for steps in (False, True)
+    ]
+    assert runs[0].requests.equals(runs[1].requests)
+    assert runs[0].requests["cached_tokens"].sum() > 0.4 * runs[0].requests["input_tokens"].sum()
+
+
 def test_factors_of_one_leave_a_trace_as_it_is():
     before = generate(**SESSIONS)
     after = changed(before, scale_input=1, scale_output=1, extra_input=0)

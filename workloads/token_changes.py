@@ -186,26 +186,37 @@ def _prefixes(trace: Trace, prompt: IntArray, output: IntArray) -> tuple[IntArra
 
 
 def _session_prefixes(trace: Trace, prompt: IntArray, output: IntArray, counts: IntArray) -> tuple[IntArray, IntArray]:
-    """A later turn begins with the changed stream of the turn before it and goes on with its own pieces."""
-    assert trace.previous is not None
+    """A later turn begins with the changed stream of the turn before it and goes on with its own pieces.
+
+    Where a stream had identities to its end it has them still: new pieces get new ones, so that the next turn finds them.
+    """
+    assert trace.previous is not None and trace.prefix_ids is not None
     block, history = trace.prefix_block_tokens, _history(trace)
+    fresh = int(trace.prefix_ids.max(initial=-1)) + 1
     streams: list[IntArray] = []
     for row, before in enumerate(trace.previous.tolist()):
         ids = trace.prefix_of(row)
-        if history[row] == 0:
-            streams.append(ids[: counts[row]])
-            continue
-        left = int(prompt[before] + output[before])
-        head = streams[before][: min(left, int(prompt[row])) // block]
-        own = ids[int(history[row]) // block :] if len(head) == left // block and prompt[row] > left else ids[:0]
-        whole = np.concatenate((head, own))
-        added = int(trace.input_tokens[row] - history[row])
-        unchanged = int(prompt[row]) - left == added
-        end = (
-            -(-int(prompt[row] + output[row]) // block)
-            if unchanged
-            else (left + min(added, int(prompt[row]) - left)) // block
-        )
-        streams.append(whole[: max(len(head), end)])
+        own = ids[: counts[row]] if history[row] == 0 else _own_pieces(trace, prompt, output, row, int(history[row]))
+        if history[row] > 0:
+            left = int(prompt[before] + output[before])
+            head = streams[before][: min(left, int(prompt[row])) // block]
+            own = np.concatenate((head, own)) if len(head) == left // block else head
+        was, tokens = int(trace.input_tokens[row] + trace.output_tokens[row]), int(prompt[row] + output[row])
+        own = own[: -(-tokens // block)]
+        end = -(-tokens // block) if len(ids) >= -(-was // block) else tokens // block
+        if len(ids) >= was // block and len(own) < end:
+            own = np.concatenate((own, np.arange(fresh, fresh + end - len(own), dtype=np.int64)))
+            fresh = int(own[-1]) + 1
+        streams.append(own)
     offsets = np.concatenate(([0], np.cumsum([len(ids) for ids in streams], dtype=np.int64)))
-    return np.concatenate(streams) if len(streams) else np.empty(0, dtype=np.int64), offsets
+    return np.concatenate(streams), offsets
+
+
+def _own_pieces(trace: Trace, prompt: IntArray, output: IntArray, row: int, history: int) -> IntArray:
+    """Identities that a later turn keeps of what it adds: all of them where only its history has changed."""
+    assert trace.previous is not None
+    block, before = trace.prefix_block_tokens, int(trace.previous[row])
+    own = trace.prefix_of(row)[history // block :]
+    room = int(prompt[row]) - int(prompt[before] + output[before])
+    added = int(trace.input_tokens[row]) - history
+    return own if room == added else own[: max(0, min(added, room)) // block]
