@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from simulator.build_disaggregated import build_disaggregated
     from simulator.deployment import Deployment
     from simulator.disaggregated import DisaggregatedDeployment
+    from simulator.elastic.settings import Elasticity
     from simulator.figures import latency_figure, timeline_figure
     from simulator.result import SimulationResult
     from simulator.result_disaggregated import DisaggregatedResult
@@ -43,6 +44,7 @@ _WHERE = {
     "timeline_figure": "simulator.figures",
     "pareto_figure": "planners.figures",
     "Deployment": "simulator.deployment",
+    "Elasticity": "simulator.elastic.settings",
     "DisaggregatedDeployment": "simulator.disaggregated",
     "DisaggregatedResult": "simulator.result_disaggregated",
     "simulate_disaggregated": "simulator.simulate_disaggregated",
@@ -62,6 +64,7 @@ __all__ = [
     "Deployment",
     "DisaggregatedDeployment",
     "DisaggregatedResult",
+    "Elasticity",
     "PlanResult",
     "PromptPool",
     "Sessions",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,7 @@ from simulator.build import EngineSettings, build_deployment, check_compute, che
 from simulator.build_disaggregated import build_disaggregated, parse_kv_link, parse_pools
 from simulator.deployment import Deployment
 from simulator.disaggregated import DisaggregatedDeployment
+from simulator.elastic.settings import Elasticity
 from simulator.plan import ParallelPlan
 from simulator.result import SimulationResult
 from simulator.run import Progress
@@ -255,6 +257,7 @@ def simulate(
     disaggregate: Pools | None = None,
     kv_link: str | Link | None = None,
     kv_overlap: bool = False,
+    elasticity: Elasticity | None = None,
     **settings: Unpack[AllSettings],
 ) -> SimulationResult:
     """Predict how a deployment serves a workload.
@@ -268,13 +271,16 @@ def simulate(
     ``usd_per_kwh`` (docs/costs.md).
     disaggregate: prefill and decode on replicas of their own, ``("prefill=tp2,dp2", "decode=tp4,dp1")`` or a mapping from
     pool to degrees, cluster, engine and settings; ``kv_link``, ``kv_overlap``: how KV gets from one to the other
-    (docs/disaggregation.md). Returns a DisaggregatedResult, a SimulationResult with ``.pools`` and ``.kv_transfer``.
+    (docs/disaggregation.md). elasticity: autoscaling and failures of the ``dp`` replicas (docs/autoscaling.md).
+    Returns a DisaggregatedResult, a SimulationResult with ``.pools`` and ``.kv_transfer``.
     Returns a SimulationResult: ``.summary`` (dict, ``_ms`` fields in milliseconds), ``.requests`` and ``.timeline``
     (frames, seconds). Raises UserError for anything impossible, with the remedy.
     """
     workload, terms, remaining = _split(settings)
     machines = _under(cluster, terms)
     if disaggregate is not None:
+        if elasticity is not None:
+            raise UserError("elasticity does not go with disaggregate yet; drop one")
         _no_degrees(tp=tp, pp=pp, dp=dp, ep=ep)
         pools = disaggregate if isinstance(disaggregate, Mapping) else parse_pools(_two(disaggregate))
         pair = build_disaggregated(
@@ -288,6 +294,8 @@ def simulate(
     if kv_link is not None or kv_overlap:
         raise UserError("kv_link and kv_overlap have no meaning without two pools; give disaggregate")
     deployment = build_deployment(model, machines, engine=engine, tp=tp, pp=pp, dp=dp, ep=ep, **remaining)
+    if elasticity is not None:
+        deployment = dataclasses.replace(deployment, elasticity=elasticity)
     replayed = make_trace(**workload, seed=seed)
     check_served(deployment, replayed)
     return simulate_deployment(

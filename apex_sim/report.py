@@ -105,6 +105,8 @@ def summary_text(result: SimulationResult) -> str:
         *draft_lines(s, result.deployment),
         *account_lines(s),
     ]
+    if "replica_hours" in s:
+        lines.append(f"replicas     {_replicas(s)}")
     if s["failed"]:
         lines.append(
             f"refused      {s['failed']:,} of {s['num_prompts']:,} requests: prompts of max-model-len "
@@ -137,6 +139,16 @@ def pace(result: SimulationResult) -> str:
     if clients is not None:
         return f", closed loop of {clients}"
     return f" at {number(rate)} req/s" if math.isfinite(rate) else " at once" if len(result.trace) > 1 else ""
+
+
+def _replicas(s: Mapping[str, Any]) -> str:
+    """How many served, and what happened to them."""
+    mean = s["replica_hours"] * 3600 / s["duration"] if s["duration"] else 0.0
+    changes = f"{s['replicas_started']} starts, {s['replicas_stopped']} stops"
+    text = f"{number(mean)} held on average, {s['peak_replicas']} serving at most; {changes}"
+    if s["replica_failures"]:
+        text += f", {s['replica_failures']} failures, {s['requests_retried']:,} requests sent again"
+    return f"{text}; {number(s['replica_hours'])} replica-hours"
 
 
 def account_lines(s: Mapping[str, Any]) -> list[str]:

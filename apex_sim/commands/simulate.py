@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from apex_sim import options
+from apex_sim.elastic_options import add_elastic, elasticity_of
 
 PATHS = ("model", "cluster", "engine", "trace", "speculative_config")
 """Arguments that are a name or a path."""
@@ -30,6 +31,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_pools(parser)
     options.add_workload(parser)
     options.add_terms(parser)
+    add_elastic(parser)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--json", metavar="FILE", help="write the summary, field names as vllm bench serve ('-': stdout)"
@@ -40,17 +42,23 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Simulate, print, write."""
+    import dataclasses
+
     from apex_sim.api import build_deployment, check_served
     from apex_sim.commands import simulate_pools
     from apex_sim.files import prepare_file, prepare_folder, to_json, write_text
     from apex_sim.report import summary_text, write_run
     from apex_sim.text import ProgressBar
+    from hardware_profiles.errors import UserError
     from simulator.simulate import simulate_deployment
     from workloads.slo import parse_slo
 
     slo = parse_slo(args.slo) if args.slo is not None else None
     settings: Any = options.engine_settings(args)
+    elasticity = elasticity_of(args)
     if args.disaggregate is not None:
+        if elasticity is not None:
+            raise UserError("--autoscale and --mtbf do not go with --disaggregate yet; drop one")
         return simulate_pools.run(args, slo, settings)
     simulate_pools.refuse_link(args)
     deployment = build_deployment(
@@ -63,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
         ep=args.ep,
         **settings,
     )
+    if elasticity is not None:
+        deployment = dataclasses.replace(deployment, elasticity=elasticity)
     _ = deployment.memory, deployment.step_model
     trace = options.workload_of(args)
     check_served(deployment, trace)
@@ -96,6 +106,7 @@ def resolved_config(args: argparse.Namespace, deployment: Any) -> dict[str, Any]
         "model": deployment.model.name,
         "cluster": deployment.cluster.name,
         "terms": dataclasses.asdict(deployment.cluster.terms),
+        "elasticity": None if deployment.elasticity is None else dataclasses.asdict(deployment.elasticity),
         "site": dataclasses.asdict(deployment.cluster.site),
         "parallel": plan_values(deployment.plan),
         "engine": dataclasses.asdict(deployment.engine),
