@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -253,3 +254,16 @@ def test_files_of_a_case_stay_in_their_folder(tmp_path, name):
     run = json.dumps({"kind": "power", "files": {name: "text"}})
     old = "{kind: formula, expression: a + 2, terms: {a: {value: 2, source: counting}}}"
     assert "plain file name" in refusal(edited(tmp_path, old, run))
+
+
+def test_the_table_of_the_docs_has_every_check_and_every_system():
+    text = (Path(__file__).parent.parent / "docs" / "case_studies.md").read_text(encoding="utf-8")
+    checks = [f"| {case.name}/{name} |" for case in load_cases() for name in case.checks]
+    missing = [f"| {name} |" for name in missing_systems(read_systems(), load_cases())]
+    assert [row for row in (*checks, *missing) if row not in text] == []
+
+
+def test_the_example_of_the_docs_is_a_case(tmp_path):
+    text = (Path(__file__).parent.parent / "docs" / "case_studies.md").read_text(encoding="utf-8")
+    example = text.split("```yaml\n")[1].split("```")[0]
+    assert list(read_case(written(tmp_path, example)).checks) == ["a-name"]
