@@ -44,6 +44,8 @@ class DisaggregatedDeployment:
                     f"engine {pool.engine.name} of the {name} pool reserves memory for whole requests (batching "
                     f"{pool.engine.batching}) and cannot hand KV over; use vllm-v1, sglang or trtllm"
                 )
+        if any(getattr(pool, "elasticity", None) is not None for _, pool in self.pools):
+            raise UserError("replicas of prefill and decode pools neither come and go nor fail; leave elasticity out")
         if self.shared and self.num_devices > self.prefill.cluster.num_devices:
             raise UserError(
                 f"prefill needs {self.prefill.plan.num_devices} devices and decode {self.decode.plan.num_devices}; "

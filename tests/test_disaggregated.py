@@ -146,6 +146,50 @@ def test_requests_tokens_and_bytes_are_conserved_and_nothing_happens_before_its_
     assert trace.output_tokens.sum() - len(trace) - recomputed <= produced <= trace.output_tokens.sum() - len(trace)
 
 
+def shared_ends(record: DisaggregatedRecord, path: KvPath) -> dict[int, float]:
+    """Row -> end of its transfer, from the begins alone: a second model of the ports, in floating-point seconds."""
+    moved = record.transfers
+    rows = [row for row, nbytes in enumerate(moved.nbytes) if nbytes]
+    waiting = sorted((moved.begin_s[row] + path.latency_s, row) for row in rows)
+    left, ends, now = {}, {}, 0.0
+    while waiting or left:
+        rates = {}
+        for row in left:
+            sending = sum(moved.prefill_replica[row] == moved.prefill_replica[other] for other in left)
+            receiving = sum(record.table.replica[row] == record.table.replica[other] for other in left)
+            rates[row] = min(path.send_bytes_per_s / sending, path.receive_bytes_per_s / receiving)
+        end, row = min(((now + left[row] / rates[row], row) for row in left), default=(math.inf, -1))
+        begin = waiting[0][0] if waiting else math.inf
+        step = min(end, begin)
+        left = {r: b - rates[r] * (step - now) for r, b in left.items()}
+        now = step
+        if end <= begin:
+            ends[row] = end
+            del left[row]
+        else:
+            _, row = waiting.pop(0)
+            left[row] = moved.exposed_bytes[row]
+    return ends
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_transfers_end_when_a_second_model_of_the_ports_says(seed: int) -> None:
+    trace = random_trace(seed, 80, 30.0)
+    path = KvPath(token_bytes=1e5, send_bytes_per_s=6e8, receive_bytes_per_s=9e8, latency_s=1e-3, exposed_share=0.5)
+    record = serve(trace, setup(), setup(), (3, 2), path=path, routing=("random", "random"))
+    ends = shared_ends(record, path)
+    assert len(ends) == int((trace.output_tokens > 1).sum())
+    for row, end_s in ends.items():
+        assert record.transfers.end_s[row] == pytest.approx(end_s, abs=1e-9)
+    for port, pace in ((record.transfers.prefill_replica, 6e8), (record.table.replica, 9e8)):
+        for index in set(port):
+            own = [row for row in ends if port[row] == index]
+            span_s = max((ends[row] for row in own), default=0.0) - min(
+                (record.transfers.begin_s[row] for row in own), default=0.0
+            )
+            assert sum(record.transfers.exposed_bytes[row] for row in own) <= pace * span_s * (1 + 1e-9)
+
+
 def test_an_unloaded_request_takes_its_prompt_its_transfer_and_its_steps() -> None:
     """300 tokens of 1e5 B at 1e9 B/s: 30 ms; 2 ms before the first byte."""
     trace = make_trace([0.0], [300], [11])

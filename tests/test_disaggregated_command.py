@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,62 @@ def test_decoding_is_steadier_without_prompts_beside_it() -> None:
     assert two["p99_itl_ms"] < 0.3 * one["p99_itl_ms"]
 
 
+DRAFTS = {"method": "ngram", "num_speculative_tokens": 3, "acceptance": 0.6}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"speculative_config": DRAFTS},
+        {"speculative_config": DRAFTS, "num_gpu_blocks_override": 200, "max_model_len": 2400},
+        {"num_gpu_blocks_override": 200, "max_model_len": 2400, "engine": "vllm-v0", "preemption_mode": "swap"},
+        {"enable_prefix_caching": True, "routing": "kv-aware"},
+        {"engine": "sglang", "kv_cache_dtype": "fp8", "quantization": "fp8"},
+        {"engine": "trtllm", "kv_overlap": True},
+    ],
+    ids=["drafts", "drafts, few blocks", "swap", "prefix cache", "sglang fp8", "trtllm overlap"],
+)
+def test_pools_go_with_other_techniques(settings: dict[str, object]) -> None:
+    """All requests are served, jumps stay exact, and energy is that of the pools."""
+    trace = apex_sim.generate_trace(
+        rate_per_s=12,
+        input_len="lognormal(median=600,sigma=0.5,max=1200)",
+        output_len="lognormal(median=80,sigma=0.6,max=300)",
+        num_requests=120,
+        prefix=apex_sim.SharedPrefix(tokens=400, groups=3),
+    )
+    work = {"trace": trace, "rate": None, "input_len": None, "output_len": None, "num_requests": None}
+    jumped, stepped = served(**work, **settings), served(**work, **settings, exact_steps=True)
+    for name in jumped._columns:
+        np.testing.assert_array_equal(jumped.column(name), stepped.column(name), err_msg=name)
+    summary = jumped.summary
+    assert summary["completed"] == 120
+    assert sum(pool["energy_j"] for pool in summary["pools"].values()) == pytest.approx(summary["energy_j"])
+    assert (summary["prefix_hit_rate"] > 0.1) == (settings.get("engine") != "vllm-v0")
+
+
+def test_capping_decode_costs_little_and_capping_prompts_does_not() -> None:
+    """Splitwise (ISCA 2024): the token phase runs at half the power as fast, the prompt phase takes 1.3 times as long."""
+
+    def mean(prefill: str, decode: str) -> tuple[float, float, float]:
+        s = apex_sim.simulate(
+            "llama-2-70b",
+            "h100-sxm:8x2",
+            disaggregate=(f"prefill=tp8{prefill}", f"decode=tp8{decode}"),
+            rate=6,
+            input_len="lognormal(median=1020,sigma=0.9,max=3500)",
+            output_len="lognormal(median=129,sigma=0.9,max=500)",
+            num_requests=300,
+        ).summary
+        return s["mean_ttft_ms"], s["mean_tpot_ms"], s["energy_j"]
+
+    free, capped, both = mean("", ""), mean("", ",power-cap=350"), mean(",power-cap=350", ",power-cap=350")
+    assert capped[0] == free[0]
+    assert capped[1] < 1.03 * free[1]
+    assert capped[2] < 0.95 * free[2]
+    assert both[0] > 1.2 * free[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -159,6 +216,18 @@ def test_mistakes_are_one_line(arguments: list[str], words: str, capsys: pytest.
     assert words in captured.err
     assert captured.err.count("\n") == 1
     assert not captured.out
+
+
+def test_the_code_of_the_page_runs() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "disaggregation.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, flags=re.M | re.S)
+    assert len(blocks) == 1
+    names: dict[str, object] = {}
+    exec(compile(blocks[0], "docs/disaggregation.md", "exec"), names)
+    result = names["result"]
+    assert isinstance(result, DisaggregatedResult)
+    for name in (*result.summary["pools"]["prefill"], *result.kv_transfer):
+        assert name in page or name in result.summary, name
 
 
 def test_api_refuses_what_the_command_refuses() -> None:
