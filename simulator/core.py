@@ -16,7 +16,6 @@ from simulator.kv_loads import Loads
 from simulator.lane import Lane
 from simulator.prefix_cache import PrefixCache
 from simulator.request import Request
-from simulator.tiered_cache import Reach
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,15 +190,16 @@ class EngineCore:
         self.batch.append((request, tokens))
         return True
 
-    def has_room(self, request: Request, reach: Reach) -> bool:
-        """Whether a waiting request could start now, with all of its prefix that is cached anywhere on the device."""
+    def has_room(self, request: Request, skipped: int, tokens: int, blocks: int) -> bool:
+        """Whether a waiting request could start now with its prefix of ``tokens`` on the device: ``skipped`` of them need no
+        computing, and ``blocks`` of their blocks are idle or elsewhere."""
         limits = self.limits
         if limits.output_reserve and self.num_running and not self._claim_fits(request):
             return False
         ahead = request.prompt_left
         if not limits.reserve_full_prompt:
-            ahead = min(ahead, reach.skipped + self.max_num_batched_tokens)
-        need = self.blocks_for(ahead - reach.tokens) + reach.idle_blocks + sum(reach.missing)
+            ahead = min(ahead, skipped + self.max_num_batched_tokens)
+        need = self.blocks_for(ahead - tokens) + blocks
         if self.num_running:
             need += limits.watermark_blocks
         return need <= self.free_blocks(at_least=need + self.promised) - self.promised
@@ -275,7 +275,9 @@ class EngineCore:
         if self.reservation_blocks is not None:
             return self.reserved_blocks
         shared = self.prefix_cache.held_blocks if self.prefix_cache is not None else 0
-        return self.prefill_blocks + self.pledged + shared + sum(lane.blocks() for lane in self.lanes)
+        lane = self._only_lane
+        private = lane.blocks() if lane is not None else sum(lane.blocks() for lane in self.lanes)
+        return self.prefill_blocks + self.pledged + shared + private
 
     def free_blocks(self, at_least: int) -> int:
         """Free blocks: a lower bound when that is ``at_least`` already, exact otherwise."""

@@ -50,11 +50,13 @@ class Loads:
         if request.loaded or not request.prefix or core.num_running >= core.max_num_seqs:
             return False
         core.settle_cache()
-        reach = cache.reach(request)
-        if not core.has_room(request, reach):
+        segments, skipped, tokens, idle = cache.match(request)
+        if not cache.goes_on(request, segments, skipped):
+            if idle and not self.one_may_begin:
+                self.one_may_begin = core.has_room(request, skipped, tokens, idle)
             return False
-        if not reach.elsewhere:
-            self.one_may_begin = self.one_may_begin or reach.idle_blocks > 0
+        reach = cache.reach(request)
+        if not core.has_room(request, reach.skipped, reach.tokens, reach.idle_blocks + sum(reach.missing)):
             return False
         ready, seconds = self._paths.load(core.now, reach.missing)
         ready = max(ready, reach.ready)

@@ -158,24 +158,25 @@ class TierStack:
         """A piece was evicted above ``level``; what makes room there moves further down, and out at the end."""
         tier = self.tiers[level]
         tier.counts.stored += blocks
-        below = level + 1 < len(self.tiers)
         if blocks > tier.num_blocks:
-            self._send_on(tier, level, below, key, blocks)
+            self._send_on(tier, level, key, blocks)
             return
-        while tier.used_blocks + blocks > tier.num_blocks:
+        used = tier.used_blocks + blocks
+        while used > tier.num_blocks:
             leaving, size = tier.pieces.leave()
-            tier.used_blocks -= size
-            self._send_on(tier, level, below, leaving, size)
+            used -= size
+            self._send_on(tier, level, leaving, size)
         tier.pieces[key] = blocks
-        tier.used_blocks += blocks
+        tier.used_blocks = used
 
-    def _send_on(self, tier: Tier, level: int, below: bool, key: Key, blocks: int) -> None:
-        if below:
+    def _send_on(self, tier: Tier, level: int, key: Key, blocks: int) -> None:
+        if level + 1 < len(self.tiers):
             tier.counts.moved_down += blocks
             self.store(key, blocks, level + 1)
         else:
             tier.counts.dropped += blocks
-            self._history.forget(key)
+            if self._history.born:
+                self._history.forget(key)
 
     def load(self, key: Key) -> int:
         """A piece moves up; its blocks."""
@@ -187,7 +188,8 @@ class TierStack:
     def supersede(self, key: Key) -> None:
         """A piece is on the device again without having been loaded."""
         for tier in self.tiers:
-            tier.counts.superseded += tier.take(key)
+            if key in tier.pieces:
+                tier.counts.superseded += tier.take(key)
 
     def account(self) -> list[TierCounts]:
         """What came, went and is there, tier by tier."""

@@ -23,8 +23,6 @@ class Reach:
     """Blocks of pieces on the device that nobody holds."""
     ready: int = 0
     """When the last of those that others are loading is there [ticks]."""
-    elsewhere: bool = False
-    """Some pieces are not on the device yet."""
     missing: list[int] = field(default_factory=list)
     """Blocks to load from each tier."""
     hits: list[int] = field(default_factory=list)
@@ -60,9 +58,17 @@ class TieredPrefixCache(PrefixCache):
         """Take a reference; a piece that was computed again is not needed below."""
         if self._counts_uses:
             self._history.touch(key)
-        if key not in self.held and key not in self.idle:
+        entry = self.held.get(key)
+        if entry is not None:
+            entry[0] += 1
+            return
+        idle = self.idle.pop(key, 0)
+        if idle:
+            self.evictable_blocks -= idle
+        else:
             self.below.supersede(key)
-        super().hold(key, blocks)
+        self.held[key] = [1, blocks]
+        self.held_blocks += blocks
 
     def _keep(self, segment: int) -> None:
         if segment not in self.held and segment not in self.idle:
@@ -73,10 +79,13 @@ class TieredPrefixCache(PrefixCache):
 
     def shrink(self, free_blocks: int) -> None:
         """Move idle pieces down until the rest fits into the blocks that nobody holds."""
+        if self.evictable_blocks <= free_blocks:
+            return
+        leave, down = self.idle.leave, self._down
         while self.evictable_blocks > free_blocks:
-            key, blocks = self.idle.leave()
+            key, blocks = leave()
             self.evictable_blocks -= blocks
-            self._down(key, blocks)
+            down(key, blocks)
 
     def _down(self, key: Key, blocks: int) -> None:
         if self.below.tiers:
@@ -91,6 +100,14 @@ class TieredPrefixCache(PrefixCache):
         return (reach.skipped - sum(reach.hits), *reach.hits)
 
     # -- loads ------------------------------------------------------------------------------------------------------
+
+    def goes_on(self, request: Request, segments: int, skipped: int) -> bool:
+        """Whether the piece behind those that :meth:`match` found is below the device or on its way up."""
+        limit = (request.input_tokens - 1) // self.block_size * self.block_size
+        if segments >= len(request.prefix) or skipped >= limit:
+            return False
+        key, _ = self.piece(request, segments)
+        return key in self.loading or self.below.find(key) >= 0
 
     def reach(self, request: Request) -> Reach:
         """Longest prefix of the prompt that is cached anywhere; bounds as in :meth:`match`."""
@@ -113,7 +130,6 @@ class TieredPrefixCache(PrefixCache):
                     break
             tokens = blocks * self.block_size
             if tier >= 0:
-                found.elsewhere = True
                 found.hits[tier] += min(tokens, limit - found.tokens)
             found.pieces.append((key, blocks, tier))
             found.tokens += tokens
