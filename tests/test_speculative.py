@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from apex_sim.api import build_deployment, make_trace, simulate
+from apex_sim.cli import main
 from hardware_profiles.errors import UserError
+from planners.bounds import bound
+from planners.demand import WorkloadStats
 from simulator.elastic.settings import Elasticity
 from simulator.simulate import simulate_deployment
 from simulator.speculative.acceptance import Draws, expected_tokens, rate_of_mean
@@ -425,3 +430,28 @@ def test_simulate_takes_the_setting():
     )
     assert result.summary["spec_decode_method"] == "draft_model"
     assert result.summary["step_mode"].startswith("spans")
+
+
+# -- plan and docs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("acceptance", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("method", ["draft_model", "ngram"])
+def test_bounds_hold(acceptance, method):
+    config = {"method": method, "num_speculative_tokens": 4, "acceptance": acceptance}
+    if method == "draft_model":
+        config["model"] = "llama-3.2-1b"
+    deployment = build_deployment("llama-3.1-8b", "h100-sxm", speculative_config=config)
+    trace = make_trace(rate=30.0, input_len=300, output_len="lognormal(median=60,sigma=0.9)", num_requests=150, seed=1)
+    limits = bound(deployment, WorkloadStats.of(trace), None)
+    found = simulate_deployment(deployment, trace, seed=1).summary
+    assert limits.median_tpot_s * 1e3 <= found["median_tpot_ms"]
+    assert limits.p95_tpot_s * 1e3 <= found["p95_tpot_ms"]
+    assert limits.duration_s <= found["duration"]
+
+
+def test_the_example_of_the_page_runs(capsys):
+    page = (Path(__file__).parents[1] / "docs" / "speculative.md").read_text()
+    command = page.split("```sh\n")[1].split("```")[0].replace("\\\n", " ")
+    assert main([*shlex.split(command)[1:], "--num-requests", "20"]) == 0
+    assert "mean accepted length" in capsys.readouterr().out
