@@ -51,10 +51,15 @@ def _with_trace(settings: Settings) -> dict[str, Any]:
 
 
 def simulate(settings: Settings) -> Mapping[str, Any]:
-    """``apex_sim.simulate`` with these keywords: its summary."""
+    """``apex_sim.simulate`` with these keywords: its summary. ``elasticity`` is a mapping of its fields."""
     from apex_sim.api import simulate as run
+    from hardware_profiles.records import from_mapping
+    from simulator.elastic.settings import Elasticity
 
-    return run(**_with_trace(settings)).summary
+    keywords = _with_trace(settings)
+    if keywords.get("elasticity") is not None:
+        keywords["elasticity"] = from_mapping(Elasticity, keywords["elasticity"], where="elasticity")
+    return run(**keywords).summary
 
 
 def _deployment(settings: Settings) -> Any:
