@@ -64,14 +64,15 @@ class ReceivingCore(EngineCore):
         return super().unseen or any(request.arrival_tick > until for request in heads)
 
     def resume_swapped(self, budget: int) -> bool:
-        """Also bring in requests whose KV is here, then set blocks aside for those that have yet to send theirs."""
-        if not super().resume_swapped(budget):
-            return False
+        """Also bring in requests whose KV is here, first, since they hold blocks; and set blocks aside for those that have
+        yet to send theirs, last."""
         ready, until = self.ready, self.admissible_until
         while ready and ready[0].arrival_tick <= until:
             if len(self.resumed) >= budget:
                 return False
             self._join(ready.popleft())
+        if not super().resume_swapped(budget):
+            return False
         if not self.waiting:
             self._receive()
         return True

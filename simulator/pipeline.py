@@ -87,6 +87,8 @@ class PipelineReplica(Driver):
         self._note_moves(index)
         core.promised = 0
         if not core.batch and not (flight.decode and lane.num_seqs):
+            if core.preempted_now and core.inbound:
+                self._start_later(tick)  # its blocks let others in
             return
         lane.flying = core.batch
         if flight.decode:

@@ -18,6 +18,7 @@ from simulator.core import EngineCore
 from simulator.costs import StepCosts
 from simulator.driver import Driver, OnFinish
 from simulator.gaps import Stragglers
+from simulator.kv_tiers import added
 from simulator.physics.shape import StepShape, window_pairs
 from simulator.request import Request
 
@@ -200,7 +201,11 @@ class Replica(Driver):
             counters.joules += joules * (tick - begin) / step_ticks
         self._steps, self._wake, self._idle = 0, None, True
         decoding = [request for _, _, request in lane.heap]
-        left = {r.row: r for r in (*core.waiting, *core.swapped, *lane.prefilling, *decoding, *core.held)}
+        loading: list[Request] = []
+        if core.loads is not None:
+            loading, counts = core.loads.abandon()
+            self.record.tiers = added(self.record.tiers, counts)
+        left = {r.row: r for r in (*core.waiting, *core.swapped, *lane.prefilling, *decoding, *core.held, *loading)}
         return [left[row] for row in sorted(left)]
 
     # -- the loop -------------------------------------------------------------------------------------------------
@@ -251,7 +256,9 @@ class Replica(Driver):
             core.admissible_until = self._last_start if self._async else now
             core.begin_step()
             self._decode = self.policy.plan(core)
-            if self._async and not core.batch and not lane.num_seqs and (core.waiting or core.inbound):
+            if not core.batch and not lane.num_seqs and (core.inbound or (self._async and core.waiting)):
+                if core.preempted:
+                    self._note_moves()
                 core.admissible_until = now
                 core.begin_step()
                 self._decode = self.policy.plan(core)

@@ -116,6 +116,18 @@ def test_stepping_and_jumping_agree(seed: int, ticks_per_s: int, monkeypatch: py
     same(serve(trace, **arguments), serve(trace, **arguments, exact_steps=True))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("seed", "ticks_per_s"), [(1118, 10**15), (1134, 200), (1135, 10**15), (1221, 10**15), (1292, 7), (1346, 200)]
+)
+def test_swapped_requests_and_ready_ones_do_not_wait_for_each_other(
+    seed: int, ticks_per_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request whose KV is here holds blocks: it runs before a swapped one that needs them."""
+    monkeypatch.setattr(clock, "TICKS_PER_S", ticks_per_s)
+    trace, arguments = case(seed)
+    same(serve(trace, **arguments), serve(trace, **arguments, exact_steps=True))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("seed", range(25))
 def test_requests_tokens_and_bytes_are_conserved_and_nothing_happens_before_its_cause(seed: int) -> None:
     """Blocks are: the run asserts that none is held at its end."""
