@@ -260,7 +260,9 @@ def check_cache(core: EngineCore, running: list[Any]) -> None:
         coming = cache.loading
         check_tiers(core, cache, holders)
     assert {segment: entry[0] for segment, entry in cache.held.items()} == holders
-    assert cache.held_blocks == sum(blocks for _, blocks in cache.held.values()) + sum(c.blocks for c in coming.values())
+    assert cache.held_blocks == sum(blocks for _, blocks in cache.held.values()) + sum(
+        c.blocks for c in coming.values()
+    )
     assert cache.evictable_blocks == sum(cache.idle.values())
     assert not cache.held.keys() & cache.idle.keys()
     assert cache.evictable_blocks <= core.limits.num_blocks - core.used_blocks()

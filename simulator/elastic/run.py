@@ -268,7 +268,5 @@ class ElasticSimulation(Simulation):
 
 def _check_setup(setup: ReplicaSetup, elasticity: Elasticity) -> None:
     """UserError for what cannot come and go."""
-    if setup.tiers is not None:
-        raise UserError("--autoscale and --mtbf do not go with KV tiers yet; drop --kv-offloading-size or them")
     if setup.stages > 1 and elasticity.mtbf_s is not None:
         raise UserError("--mtbf: failures of pipelines are not simulated; use --pp 1")
