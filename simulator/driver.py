@@ -83,6 +83,8 @@ class Driver:
         """The end of a load; of a cancelled one only a moment like others."""
         loads = self.core.loads
         assert loads is not None
+        if loads.abandoned:
+            return
         self.settle(tick)
         if not load.cancelled:
             self.settle_ahead(tick)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from simulator.kv_links import ReplicaPaths
+from simulator.kv_tiers import TierCounts
 from simulator.request import Request
 from simulator.tiered_cache import Reach, TieredPrefixCache
 
@@ -39,6 +40,8 @@ class Loads:
         self._paths = paths
         self._count = 0
         self.pending: list[Load] = []
+        self.abandoned = False
+        """The engine has stopped for good."""
         self.one_may_begin = False
         """A waiting request has room and an idle prefix on the device; once that has moved down, its load begins."""
         self.wake: Callable[[Load, int], None]
@@ -90,6 +93,14 @@ class Loads:
         self._cache.cancel_load(load.reach)
         self._rejoin(load, self._core.now)
         return True
+
+    def abandon(self) -> tuple[list[Request], list[TierCounts]]:
+        """The server has failed, and its memories with it: the requests that were loading, and the tiers' accounts."""
+        self.abandoned = True
+        counts = self._cache.below.account()
+        for tier in counts:
+            tier.dropped, tier.there = tier.dropped + tier.there, 0
+        return [load.request for load in self.pending], counts
 
     def _rejoin(self, load: Load, tick: int) -> None:
         """Back to the queue: behind preempted requests and earlier loads, before all others."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from heapq import heapify, heappop, heappush
 
 Key = int | tuple[int, int]
@@ -122,6 +122,15 @@ class TierCounts:
     """Time in which their link moved them up [s]."""
     there: int = 0
     """Blocks in it at the end."""
+
+
+def added(one: list[TierCounts], other: list[TierCounts]) -> list[TierCounts]:
+    """Accounts of two lives of a replica as one; either may be empty."""
+    if not one or not other:
+        return one or other
+    names = [entry.name for entry in fields(TierCounts)]
+    pairs = zip(one, other, strict=True)
+    return [TierCounts(**{name: getattr(a, name) + getattr(b, name) for name in names}) for a, b in pairs]
 
 
 @dataclass(slots=True)

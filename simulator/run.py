@@ -19,6 +19,7 @@ from simulator.costs import StepCosts, StepModelLike
 from simulator.driver import OnFinish
 from simulator.kv_links import NodePaths
 from simulator.kv_setup import KvTiers, connect, new_cache
+from simulator.kv_tiers import added
 from simulator.pipeline import PipelineReplica
 from simulator.prefix_order import group_prefixes
 from simulator.recorder import REJECTED, ReplicaRecord, RequestTable
@@ -281,7 +282,7 @@ class Simulation:
             replica.close()
             counters.peak_blocks = core.peak_blocks
             if isinstance(core.prefix_cache, TieredPrefixCache):
-                replica.record.tiers = core.prefix_cache.below.account()
+                replica.record.tiers = added(replica.record.tiers, core.prefix_cache.below.account())
             counters.preemptions = core.num_preemptions
             counters.swapped_tokens = core.swapped_tokens_total
             assert core.num_running == 0 and not core.waiting and not core.swapped, "requests left behind"
