@@ -171,6 +171,14 @@ def test_a_setting_that_a_run_does_not_have_is_refused_with_the_nearest_name(tmp
     old = "{kind: formula, expression: a + 2, terms: {a: {value: 2, source: counting}}}"
     assert "max_num_seqs" in refusal(edited(tmp_path, old, run))
     assert "servers" in refusal(edited(tmp_path, old, "{kind: power, server: 4}"))
+    assert "model is missing" in refusal(edited(tmp_path, old, "{kind: step, cluster: 'h100-sxm:1'}"))
+
+
+def test_an_empty_step_is_refused(tmp_path, capsys):
+    old = "{kind: formula, expression: a + 2, terms: {a: {value: 2, source: counting}}}"
+    path = edited(tmp_path, old, "{kind: step, model: llama-3.1-8b, cluster: 'h100-sxm:1', context_tokens: 5}")
+    assert main(["reproduce", "run", str(path), "--jobs", "1"]) == 2
+    assert "the step is empty" in capsys.readouterr().err
 
 
 def test_mistakes_of_a_run_name_the_check_and_exit_with_2(tmp_path, capsys):

@@ -44,6 +44,8 @@ def evaluate(text: str, names: Mapping[str, Any], where: str) -> float:
         raise UserError(f"{where}: '{text}' is not arithmetic; write for example 'seconds * 250'") from None
     try:
         value = _value(tree, names, where)
+    except UserError:
+        raise
     except (ArithmeticError, ValueError, TypeError) as error:
         raise UserError(f"{where}: '{text}' cannot be computed ({error}); correct the expression") from None
     if isinstance(value, bool):

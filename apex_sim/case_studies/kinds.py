@@ -66,17 +66,19 @@ def _deployment(settings: Settings) -> Any:
     from simulator.build import build_deployment
 
     given = dict(settings)
-    for name in ("model", "cluster"):
-        if name not in given:
-            raise UserError(f"{name} is missing; add a line '{name}: ...'")
     return build_deployment(given.pop("model"), given.pop("cluster"), **given)
 
 
 def step(settings: Settings) -> Mapping[str, Any]:
     """``apex-sim explain step``: one step's figures; components in a tree by the dots of their names, with sums."""
+    from simulator.build import check_number
     from simulator.physics.explain import explain_values, step_shape
 
     shape = {name: settings[name] for name in STEP if name in settings}
+    for name, value in shape.items():
+        check_number(name, value, int, 0)
+    if not shape.get("decode_seqs") and not shape.get("prefill_tokens"):
+        raise UserError("the step is empty; give decode_seqs or prefill_tokens")
     deployment = _deployment({k: v for k, v in settings.items() if k not in STEP})
     model = deployment.step_model
     values = explain_values(
@@ -109,10 +111,13 @@ def memory(settings: Settings) -> Mapping[str, Any]:
     """What a deployment holds: fields of its memory plan, and of the model."""
     from dataclasses import asdict
 
+    from simulator.build import check_number
     from simulator.physics.explain import step_shape
 
     given = dict(settings)
     context = given.pop("context_tokens", None)
+    if context is not None:
+        check_number("context_tokens", context, int, 1)
     deployment = _deployment(given)
     plan, model = deployment.memory, deployment.model
     values = {**asdict(plan), "kv_tokens": plan.kv_tokens, "max_num_seqs": deployment.engine.max_num_seqs}
@@ -132,11 +137,14 @@ def trace(settings: Settings) -> Mapping[str, Any]:
     import numpy as np
 
     from apex_sim.api import make_trace
+    from simulator.build import check_number
     from workloads.prefixes import prompt_blocks_hit
 
     keywords = _with_trace({k: v for k, v in settings.items() if k not in TRANSFORMS})
     made = make_trace(**keywords)
-    factors = {name: float(settings.get(name, 1)) for name in TRANSFORMS}
+    factors = {name: settings.get(name, 1) for name in TRANSFORMS}
+    for name, factor in factors.items():
+        check_number(name, factor, float, 0)
     changed = dataclasses.replace(
         made,
         input_tokens=np.maximum(1, np.round(made.input_tokens * factors["input_factor"]).astype(np.int64)),
@@ -181,6 +189,10 @@ def check_settings(kind: str, settings: Settings) -> None:
     for name in settings:
         if name not in allowed and name != "files":
             raise unknown_name("setting", name, allowed)
+    if kind in ("simulate", "step", "memory"):
+        for name in ("model", "cluster"):
+            if not isinstance(settings.get(name), str):
+                raise UserError(f"{name} is missing or no text; add a line '{name}: ...'")
 
 
 def execute(kind: str, settings: Settings) -> Mapping[str, Any]:
