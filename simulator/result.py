@@ -481,8 +481,12 @@ class SimulationResult:
     @cached_property
     def replica_prefix_hit_rates(self) -> list[float]:
         """Cached prompt tokens over prompt tokens, replica by replica; 0 where nothing was sent."""
+        return self._hit_rates("replica")
+
+    def _hit_rates(self, replica_column: str) -> list[float]:
+        """The same of the replicas that a column of the table of requests names."""
         replicas, done = len(self.record.replicas), self.completed
-        where = self.column("replica")[done]
+        where = self.column(replica_column)[done]
         cached = np.bincount(where, weights=self.column("cached_tokens")[done], minlength=replicas)
         inputs = np.bincount(where, weights=self.column("input_tokens")[done], minlength=replicas)
         return [float(c / i) if i else 0.0 for c, i in zip(cached, inputs, strict=True)]

@@ -41,6 +41,13 @@ class PoolResult(SimulationResult):
     def _prompts_sampled(self) -> int:
         return int(self.completed.sum()) if self.name == "prefill" else 0
 
+    @cached_property
+    def replica_prefix_hit_rates(self) -> list[float]:
+        """Of prefill replicas; KV that decode replicas have was sent to them."""
+        if self.name == "prefill":
+            return self._hit_rates("prefill_replica")
+        return [0.0] * len(self.record.replicas)
+
     def state(self) -> dict[str, Any]:
         """What the summary says of a pool."""
         usage = self.usage
@@ -52,6 +59,7 @@ class PoolResult(SimulationResult):
             "tp": self.deployment.plan.tp,
             "pp": self.deployment.plan.pp,
             **self._engine_state(),
+            **({"prefix_hit_rate": 0.0} if self.name == "decode" else {}),
             "energy_j": account["energy_j"],
             "average_power_w": account["average_power_w"],
             "usd_per_hour": account["usd_per_hour"],
@@ -198,6 +206,8 @@ class DisaggregatedResult(SimulationResult):
             "num_gpu_blocks": min(blocks),
             **{name: max(state[name] for state in states) for name in fullest},
             **{name: sum(state[name] for state in states) for name in ("num_preemptions", "engine_steps")},
+            "replica_prefix_hit_rates": [rate for state in states for rate in state["replica_prefix_hit_rates"]],
+            "kv_tiers": states[0]["kv_tiers"],
             "utilisation": self.utilisation,
             "mfu": self.mfu,
             "itl_exact": all(state["itl_exact"] for state in states),

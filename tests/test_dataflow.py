@@ -12,6 +12,7 @@ from apex_sim.report import basis
 from hardware_profiles.errors import UserError
 from hardware_profiles.loader import DEVICE_DIR, load_device, read_device_file
 from simulator.build import check_compute
+from simulator.physics.explain import explain_values, format_explanation
 from simulator.physics.shape import StepShape
 
 
@@ -148,6 +149,13 @@ def test_reports_of_a_design_claim_no_measured_range():
     )
     assert run.intervals == {}
     assert "FlightLLM" in basis(run.summary["provenance"], run.summary["weaker_parts"], run.deployment)
+
+
+def test_energy_of_a_board_without_power_is_unknown():
+    unknown, known = flightllm("vhk158"), flightllm("alveo-u280")
+    shape = StepShape(decode_seqs=1, context_tokens=64, window_tokens=64, logits_rows=1)
+    assert "energy unknown on 1 device(s)" in format_explanation(unknown, shape)
+    assert explain_values(unknown, shape)["joules"] is None and explain_values(known, shape)["joules"] > 0
 
 
 def test_a_device_without_a_design_is_refused():

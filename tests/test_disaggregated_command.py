@@ -168,6 +168,28 @@ def test_pools_go_with_other_techniques(settings: dict[str, object]) -> None:
     assert (summary["prefix_hit_rate"] > 0.1) == (settings.get("engine") != "vllm-v0")
 
 
+@pytest.mark.parametrize("device", ["h100-sxm", "a100-sxm-80gb"])
+def test_a_decode_pool_without_work_has_no_utilisation(device: str) -> None:
+    pools = apex_sim.simulate(
+        "llama-3.1-8b", f"{device}:2", disaggregate=("prefill=tp1", "decode=tp1"), rate=5, input_len=200, output_len=1,
+        num_requests=10,
+    ).summary["pools"]  # fmt: skip
+    assert pools["decode"]["mfu"] == pools["decode"]["utilisation"] == 0 < pools["prefill"]["mfu"]
+
+
+def test_prompts_are_found_in_the_caches_of_the_prefill_pool() -> None:
+    prefix = apex_sim.SharedPrefix(tokens=400, groups=3)
+    trace = apex_sim.generate_trace(rate_per_s=5, input_len=600, output_len=20, num_requests=60, prefix=prefix)
+    summary = apex_sim.simulate(
+        "llama-3.1-8b", "h100-sxm:4", disaggregate=("prefill=tp1,dp2", "decode=tp1"), trace=trace, kv_offloading_size=10
+    ).summary
+    prefill, decode = summary["pools"]["prefill"], summary["pools"]["decode"]
+    assert min(prefill["replica_prefix_hit_rates"]) > 0.1 < prefill["prefix_hit_rate"] == summary["prefix_hit_rate"]
+    assert (decode["replica_prefix_hit_rates"], decode["prefix_hit_rate"], decode["kv_tiers"]) == ([0.0], 0.0, [])
+    assert summary["replica_prefix_hit_rates"] == [*prefill["replica_prefix_hit_rates"], 0.0]
+    assert [tier["tier"] for tier in summary["kv_tiers"]] == ["host"]
+
+
 def test_capping_decode_costs_little_and_capping_prompts_does_not() -> None:
     """Splitwise (ISCA 2024): the token phase runs at half the power as fast, the prompt phase takes 1.3 times as long."""
 

@@ -128,6 +128,13 @@ def test_the_only_replica_may_fail_and_requests_wait_for_it() -> None:
     assert result.column("ttft_s").max() > 4.0
 
 
+def test_failures_before_any_request_can_finish_end_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simulator.elastic.run.HOPELESS", 50)
+    for exact in (False, True):
+        with pytest.raises(UserError, match=r"^--mtbf is 0\.001 s: 50 failures in a row"):
+            simulate_deployment(deployment(Elasticity(mtbf_s=0.001)), traffic(20), exact_steps=exact)
+
+
 def test_failures_depend_on_the_seed_alone() -> None:
     served = deployment(Elasticity(mtbf_s=10.0, repair_s=3.0, startup_s=1.0))
     runs = [simulate_deployment(served, traffic(), seed=seed) for seed in (3, 3, 4)]

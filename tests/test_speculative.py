@@ -374,6 +374,8 @@ BAD = [
     (DRAFT | {"num_speculative_tokens": -2}, "num_speculative_tokens"),
     (DRAFT | {"method": "medusa"}, "method"),
     (DRAFT | {"num_speculativ_tokens": 3}, "did you mean 'num_speculative_tokens'"),
+    (DRAFT | {"acceptence": 0.7}, "did you mean 'acceptance'"),
+    (DRAFT | {"rates": [0.7]}, "use one of method, model, num_speculative_tokens"),
     (DRAFT | {"num_candidates": 3}, "num_candidates"),
     (DRAFT | {"mean_accepted_length": 3.0}, "leave one out"),
     ({"method": "ngram", "num_speculative_tokens": 2, "mean_accepted_length": 9}, "mean_accepted_length"),

@@ -23,6 +23,8 @@ CONTROL = 3 << 38
 """Rank of external events of this module: the controller, then failures, replicas that are ready, retries by replica."""
 FAILURE, READY, RETRY = CONTROL + (1 << 20), CONTROL + (2 << 20), CONTROL + (3 << 20)
 STREAM = 0x4641494C
+HOPELESS = 10_000
+"""Failures in a row that cost work while no request finishes, after which none ever will."""
 """Of random numbers: failures."""
 
 
@@ -74,6 +76,8 @@ class ElasticSimulation(Simulation):
         self._stranded: list[int] = []
         """Rows that came while nobody served."""
         self._arrived = 0
+        self._losses = (0, 0)
+        """(requests finished, failures since then that cost work)."""
         self._seen = (0, 0, 0, 0)
         """(tick, rows, busy ticks, tokens) at the last look."""
         self._policy = None if elasticity.policy is None else parse_policy(elasticity.policy)()
@@ -157,9 +161,20 @@ class ElasticSimulation(Simulation):
         self._change(index, State.DOWN, tick)
         self._at(index, tick + to_ticks(self._elasticity.repair_s), READY, self._repaired)
         if lost:
+            self._count_loss()
             again = tick + max(1, to_ticks(self._elasticity.retry_s))
             rows = [request.row for request in lost]
             self.clock.at(again, Phase.EXTERNAL, RETRY + index, lambda event: self._deliver(rows, again))
+
+    def _count_loss(self) -> None:
+        """UserError when replicas fail before they can finish anything, or the run would not end."""
+        finished, failures = self._losses
+        self._losses = (self._finished, failures + 1 if finished == self._finished else 1)
+        if self._losses[1] >= HOPELESS:
+            raise UserError(
+                f"--mtbf is {self._elasticity.mtbf_s:g} s: {HOPELESS:,} failures in a row cost work and no request finished; "
+                "use a longer time between failures or shorter requests"
+            )
 
     def _repaired(self, index: int, tick: int) -> None:
         if self._finished >= len(self.trace):

@@ -42,7 +42,7 @@ def explain_values(model: StepModel, shape: StepShape, memory: MemoryPlan | None
     flop, nbytes = model.flop(shape), model.hbm_bytes(shape)
     values: dict[str, Any] = {
         "seconds": seconds,
-        "joules": joules,
+        "joules": joules if model.power_known else None,
         "flop": flop,
         "hbm_bytes": nbytes,
         "mfu": _rate(flop, seconds, model.peak_flop_per_s * model.num_devices),
@@ -83,7 +83,9 @@ def format_explanation(model: StepModel, shape: StepShape, memory: MemoryPlan | 
         f"{values['hbm_bytes'] / 1e9:11.4f} {sum(c.link_bytes for c in components) / 1e6:10.2f} "
         f"{values['mfu']:7.1%} {values['mbu']:7.1%}"
     )
-    lines.append(f"energy {values['joules']:.3f} J on {model.num_devices} device(s); kernels: {model.provenance}")
+    joules = values["joules"]
+    energy = "energy unknown" if joules is None else f"energy {joules:.3f} J"
+    lines.append(f"{energy} on {model.num_devices} device(s); kernels: {model.provenance}")
     if len(model.stages) > 1:
         stages = ", ".join(f"{s * 1e3:.4f}" for s in values["stage_seconds"])
         lines.append(f"pipeline stages [ms]: {stages}")

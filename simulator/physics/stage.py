@@ -531,8 +531,9 @@ class Stage:
             + (prefill_cost(c, shape).flop if shape.prefill_tokens else 0.0)
             for c in self.attention
         )
-        tokens = self.tokens(shape.decode_seqs + shape.prefill_tokens)
-        return (tokens.flop + self.rows(shape.logits_rows).flop + attention) * self._ranks
+        num_tokens = shape.decode_seqs + shape.prefill_tokens
+        tokens = self.tokens(num_tokens).flop if num_tokens else 0.0
+        return (tokens + self.rows(shape.logits_rows).flop + attention) * self._ranks
 
     def nbytes(self, shape: StepShape) -> float:
         """HBM bytes of all ranks of the stage."""
@@ -541,8 +542,9 @@ class Stage:
             + (prefill_cost(c, shape).nbytes if shape.prefill_tokens else 0.0)
             for c in self.attention
         )
-        tokens = self.tokens(shape.decode_seqs + shape.prefill_tokens)
-        return (tokens.nbytes + self.rows(shape.logits_rows).nbytes + attention) * self._ranks
+        num_tokens = shape.decode_seqs + shape.prefill_tokens
+        tokens = self.tokens(num_tokens).nbytes if num_tokens else 0.0
+        return (tokens + self.rows(shape.logits_rows).nbytes + attention) * self._ranks
 
 
 def _stored(layer: RankLayer, count: int) -> list[tuple[float, KernelFormat]]:

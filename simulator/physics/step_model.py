@@ -125,6 +125,7 @@ class StepModel:
         self._lora = plan.techniques.lora
         self._lora_known: dict[tuple[int, int, int], Total] = {}
         self._power, self._tdp_w = power_fit_of(device), device.tdp_w
+        self.power_known = device.power is not None or device.tdp_w is not None
         self._lines: dict[int, DecodeLine] = {}
         self._mixed: dict[tuple[int, int], DecodeLine] = {}
 

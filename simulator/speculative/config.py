@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hardware_profiles.errors import UserError
-from hardware_profiles.records import from_mapping, read_yaml
+from hardware_profiles.records import from_mapping, read_yaml, unknown_field
 from simulator.speculative.acceptance import expected_tokens, rate_of_mean
 
 OPTION = "--speculative-config"
@@ -70,8 +70,8 @@ class SpeculativeConfig:
         return expected_tokens(self.rates)
 
 
-_OWN = {"acceptance", "mean_accepted_length"}
-_NO_EFFECT = {"prompt_lookup_max", "prompt_lookup_min"}
+_OWN = ["acceptance", "mean_accepted_length"]
+_NO_EFFECT = ["prompt_lookup_max", "prompt_lookup_min"]
 """vLLM's fields of n-gram lookup: what they lead to is what ``acceptance`` says."""
 
 
@@ -80,11 +80,13 @@ def parse_speculative(value: object) -> SpeculativeConfig:
     if isinstance(value, SpeculativeConfig):
         return value
     content = dict(_mapping(value))
+    known = [f.name for f in dataclasses.fields(SpeculativeConfig) if f.name != "rates"] + _OWN + _NO_EFFECT
+    for name in content:
+        if name not in known:
+            raise unknown_field(name, known, where=OPTION)
     for name in _NO_EFFECT:
         content.pop(name, None)
     given = {name: content.pop(name) for name in list(content) if name in _OWN}
-    if "rates" in content:
-        raise UserError(f"{OPTION}: unknown field 'rates'; did you mean 'acceptance'?")
     config = _checked(from_mapping(SpeculativeConfig, content, where=OPTION))
     return dataclasses.replace(config, rates=_rates(config, given))
 
