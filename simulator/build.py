@@ -158,6 +158,10 @@ def build_deployment(
     spec = model if isinstance(model, ModelSpec) else load_model(name_of("model", model))
     machines = cluster if isinstance(cluster, Cluster) else parse_cluster(name_of("cluster", cluster))
     check_compute(machines)
+    if settings.get("fused_moe") and not spec.is_moe:
+        raise UserError(
+            f"--fused-moe joins the exchange and the experts of a step; {spec.name} has no experts: drop it"
+        )
     for name, degree in (("tp", tp), ("pp", pp), ("dp", dp), ("ep", ep)):
         check_number(name, degree, int, 1)
     _check_settings(settings)

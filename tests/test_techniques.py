@@ -368,3 +368,8 @@ def test_report_names_what_is_on() -> None:
     assert describe_deployment(_deployment()).endswith(
         f"max-num-batched-tokens={_deployment().engine.max_num_batched_tokens}"
     )
+
+
+def test_fused_experts_need_experts() -> None:
+    with pytest.raises(UserError, match="has no experts"):
+        _deployment("llama-3.1-8b", "h100-sxm:1", fused_moe=True)
