@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from apex_sim.disaggregated_report import disaggregated_text
+from apex_sim.disaggregated_report import describe_any, pool_lines
 from apex_sim.files import to_json, to_yaml, write_atomically, write_text
 from apex_sim.speculative_text import draft_lines
 from apex_sim.text import dollars, milliseconds, number, share, table
@@ -74,21 +74,21 @@ def describe_deployment(deployment: Deployment) -> str:
 
 def summary_text(result: SimulationResult) -> str:
     """The run in a screenful."""
-    if isinstance(result, DisaggregatedResult):
-        return disaggregated_text(result)
     s = result.summary
+    pools = result.deployment if isinstance(result, DisaggregatedResult) else None
+    served = result.deployment if pools is None else pools.decode
     rows = [
         [label, *(milliseconds(s[f"{stat}_{key}_ms"]) for stat in ("mean", "median", "p90", "p95", "p99"))]
         for label, key in METRICS
     ]
     lines = [
-        describe_deployment(result.deployment),
+        describe_any(result.deployment if pools is None else pools),
         f"workload: {result.trace.name}, {s['num_prompts']:,} request{'' if s['num_prompts'] == 1 else 's'}"
         + pace(result)
         + f", {number(s['duration'])} s simulated",
         "",
         table(["latency", "mean", "median", "p90", "p95", "p99"], rows),
-        *_ranges(result),
+        *(_ranges(result) if pools is None else ["", *pool_lines(s)]),
         "",
         f"throughput   {number(s['request_throughput'])} req/s, {number(s['output_throughput'])} output tok/s "
         f"({number(s['output_throughput_per_gpu'])} per GPU), {number(s['total_token_throughput'])} total tok/s",
@@ -97,26 +97,32 @@ def summary_text(result: SimulationResult) -> str:
         lines.append(
             f"SLO          {s['slo']}: {share(s['slo_attainment'])} of requests, goodput {number(s['request_goodput'])} req/s"
         )
-    lines += [
+    if pools is None:
+        lines += _engine(result)
+    lines += account_lines(s)
+    if "replica_hours" in s:
+        lines.append(f"replicas     {_replicas(s)}")
+    limit = f"{result.deployment.effective_max_model_len:,}"
+    if s["failed"]:
+        lines.append(
+            f"refused      {s['failed']:,} of {s['num_prompts']:,} requests: prompts of max-model-len ({limit}) or more"
+        )
+    if s["truncated"]:
+        lines.append(f"cut short    the outputs of {s['truncated']:,} requests at max-model-len {limit}")
+    lines.append(f"basis        {basis(s['provenance'], s['weaker_parts'], served)}")
+    return "\n".join(lines)
+
+
+def _engine(result: SimulationResult) -> list[str]:
+    """What the engine did, and its drafts."""
+    s = result.summary
+    return [
         f"engine       {share(s['utilisation'])} busy, MFU {share(s['mfu'])}, KV peak {share(s['peak_kv_usage'])} of "
         f"{s['num_gpu_blocks']:,} blocks, running/waiting at most {s['peak_running']}/{s['peak_waiting']}, "
         f"{s['num_preemptions']:,} preemptions, prefix hits {share(s['prefix_hit_rate'])}"
         + (f", {s['step_mode']}" if "step_mode" in s else ""),
         *draft_lines(s, result.deployment),
-        *account_lines(s),
     ]
-    if "replica_hours" in s:
-        lines.append(f"replicas     {_replicas(s)}")
-    if s["failed"]:
-        lines.append(
-            f"refused      {s['failed']:,} of {s['num_prompts']:,} requests: prompts of max-model-len "
-            f"({result.deployment.effective_max_model_len:,}) or more"
-        )
-    if s["truncated"]:
-        limit = result.deployment.effective_max_model_len
-        lines.append(f"cut short    the outputs of {s['truncated']:,} requests at max-model-len {limit:,}")
-    lines.append(f"basis        {basis(s['provenance'], s['weaker_parts'], result.deployment)}")
-    return "\n".join(lines)
 
 
 def _ranges(result: SimulationResult) -> list[str]:

@@ -42,24 +42,56 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Simulate, print, write."""
-    import dataclasses
-
-    from apex_sim.api import build_deployment, check_served
+    from apex_sim.api import check_pools_served
     from apex_sim.commands import simulate_pools
     from apex_sim.files import prepare_file, prepare_folder, to_json, write_text
     from apex_sim.report import summary_text, write_run
     from apex_sim.text import ProgressBar
-    from hardware_profiles.errors import UserError
     from simulator.simulate import simulate_deployment
+    from simulator.simulate_disaggregated import simulate_disaggregated
     from workloads.slo import parse_slo
 
     slo = parse_slo(args.slo) if args.slo is not None else None
-    settings: Any = options.engine_settings(args)
+    pools = args.disaggregate is not None
+    deployment: Any = _pools(args) if pools else _deployment(args)
+    trace = options.workload_of(args)
+    check_pools_served(deployment, trace)
+    json_file = prepare_file(args.json, "--json") if args.json not in (None, "-") else None
+    folder = prepare_folder(args.out) if args.out is not None else None
+    simulate: Any = simulate_disaggregated if pools else simulate_deployment
+    with ProgressBar("simulating") as progress:
+        result = simulate(deployment, trace, slo=slo, seed=args.seed, exact_steps=args.exact_steps, progress=progress)
+    if args.json == "-":
+        print(to_json(result.summary), end="")
+    else:
+        print(summary_text(result))
+    if json_file is not None:
+        write_text(json_file, to_json(result.summary))
+    if folder is not None:
+        config = (simulate_pools.config if pools else resolved_config)(args, deployment)
+        paths = write_run(result, folder, config)
+        print(f"\nwrote {', '.join(path.name for path in paths)} to {folder}")
+    return 0
+
+
+def _pools(args: argparse.Namespace) -> Any:
+    """Two pools that the arguments ask for."""
+    from apex_sim.commands import simulate_pools
+    from hardware_profiles.errors import UserError
+
+    if elasticity_of(args) is not None:
+        raise UserError("--autoscale and --mtbf do not go with --disaggregate yet; drop one")
+    return simulate_pools.build(args, options.engine_settings(args))
+
+
+def _deployment(args: argparse.Namespace) -> Any:
+    """One pool that the arguments ask for."""
+    import dataclasses
+
+    from apex_sim.api import build_deployment
+    from apex_sim.commands import simulate_pools
+
     elasticity = elasticity_of(args)
-    if args.disaggregate is not None:
-        if elasticity is not None:
-            raise UserError("--autoscale and --mtbf do not go with --disaggregate yet; drop one")
-        return simulate_pools.run(args, slo, settings)
     simulate_pools.refuse_link(args)
     deployment = build_deployment(
         args.model,
@@ -69,29 +101,12 @@ def run(args: argparse.Namespace) -> int:
         pp=args.pp,
         dp=args.dp,
         ep=args.ep,
-        **settings,
+        **options.engine_settings(args),
     )
     if elasticity is not None:
         deployment = dataclasses.replace(deployment, elasticity=elasticity)
     _ = deployment.memory, deployment.step_model
-    trace = options.workload_of(args)
-    check_served(deployment, trace)
-    json_file = prepare_file(args.json, "--json") if args.json not in (None, "-") else None
-    folder = prepare_folder(args.out) if args.out is not None else None
-    with ProgressBar("simulating") as progress:
-        result = simulate_deployment(
-            deployment, trace, slo=slo, seed=args.seed, exact_steps=args.exact_steps, progress=progress
-        )
-    if args.json == "-":
-        print(to_json(result.summary), end="")
-    else:
-        print(summary_text(result))
-    if json_file is not None:
-        write_text(json_file, to_json(result.summary))
-    if folder is not None:
-        paths = write_run(result, folder, resolved_config(args, deployment))
-        print(f"\nwrote {', '.join(path.name for path in paths)} to {folder}")
-    return 0
+    return deployment
 
 
 def resolved_config(args: argparse.Namespace, deployment: Any) -> dict[str, Any]:

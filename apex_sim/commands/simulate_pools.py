@@ -9,7 +9,6 @@ from apex_sim import options
 
 if TYPE_CHECKING:
     from simulator.disaggregated import DisaggregatedDeployment
-    from workloads.slo import Slo
 
 
 def refuse_link(args: argparse.Namespace) -> None:
@@ -19,32 +18,6 @@ def refuse_link(args: argparse.Namespace) -> None:
     for name, given in (("--kv-link", args.kv_link is not None), ("--kv-overlap", args.kv_overlap)):
         if given:
             raise UserError(f"{name} has no meaning without two pools; add --disaggregate prefill=tp1 decode=tp1")
-
-
-def run(args: argparse.Namespace, slo: Slo | None, settings: dict[str, Any]) -> int:
-    """Simulate, print, write."""
-    from apex_sim.api import check_pools_served
-    from apex_sim.files import prepare_file, prepare_folder, to_json, write_text
-    from apex_sim.report import summary_text, write_run
-    from apex_sim.text import ProgressBar
-    from simulator.simulate_disaggregated import simulate_disaggregated
-
-    deployment = build(args, settings)
-    trace = options.workload_of(args)
-    check_pools_served(deployment, trace)
-    json_file = prepare_file(args.json, "--json") if args.json not in (None, "-") else None
-    folder = prepare_folder(args.out) if args.out is not None else None
-    with ProgressBar("simulating") as progress:
-        result = simulate_disaggregated(
-            deployment, trace, slo=slo, seed=args.seed, exact_steps=args.exact_steps, progress=progress
-        )
-    print(to_json(result.summary) if args.json == "-" else summary_text(result), end="" if args.json == "-" else "\n")
-    if json_file is not None:
-        write_text(json_file, to_json(result.summary))
-    if folder is not None:
-        paths = write_run(result, folder, config(args, deployment))
-        print(f"\nwrote {', '.join(path.name for path in paths)} to {folder}")
-    return 0
 
 
 def build(args: argparse.Namespace, settings: dict[str, Any]) -> DisaggregatedDeployment:
