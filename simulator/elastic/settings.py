@@ -20,13 +20,13 @@ class Elasticity:
     interval_s: float = 15.0
     """Between two looks of the controller (Kubernetes' horizontal autoscaler: 15 s)."""
     startup_s: float = 120.0
-    """From the decision to the first request; the devices are paid for meanwhile."""
+    """From the decision to the first request; the devices are paid for meanwhile. The default is an assumption: measure yours."""
     mtbf_s: float | None = None
     """Mean time between failures of one serving replica, exponential; None: none fails."""
     repair_s: float = 600.0
-    """From a failure to the beginning of the start-up."""
+    """From a failure to the beginning of the start-up. The default is an assumption."""
     retry_s: float = 1.0
-    """From a failure until its requests are sent again, from the beginning."""
+    """From a failure until its requests are sent again, from the beginning. The default is an assumption."""
 
     def check(self, most: int) -> None:
         """UserError for values that make no sense with at most ``most`` replicas."""
