@@ -20,7 +20,7 @@ class Elasticity:
     interval_s: float = 15.0
     """Between two looks of the controller (Kubernetes' horizontal autoscaler: 15 s)."""
     startup_s: float = 120.0
-    """From the decision to the first request; the devices are paid for meanwhile. The default is an assumption: measure yours."""
+    """From the decision to the first request; the devices are paid for meanwhile. The default is an assumption."""
     mtbf_s: float | None = None
     """Mean time between failures of one serving replica, exponential; None: none fails."""
     repair_s: float = 600.0
