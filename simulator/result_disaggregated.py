@@ -14,6 +14,8 @@ from simulator.accounting.rates import Rates
 from simulator.deployment import Deployment
 from simulator.disaggregated import DisaggregatedDeployment
 from simulator.result import SimulationResult
+from simulator.result_columns import request_columns
+from simulator.result_summary import hit_rates
 from simulator.run import RunRecord
 from simulator.run_disaggregated import DisaggregatedRecord
 from simulator.uncertainty import Interval
@@ -45,7 +47,7 @@ class PoolResult(SimulationResult):
     def replica_prefix_hit_rates(self) -> list[float]:
         """Of prefill replicas; KV that decode replicas have was sent to them."""
         if self.name == "prefill":
-            return self._hit_rates("prefill_replica")
+            return hit_rates(self, "prefill_replica")
         return [0.0] * len(self.record.replicas)
 
     def state(self) -> dict[str, Any]:
@@ -119,7 +121,7 @@ class DisaggregatedResult(SimulationResult):
         """As of any run, and where KV came from and when it moved."""
         transfers = self.record.transfers
         prefill, decode = (pool.engine.response_s for _, pool in self.deployment.pools)
-        columns = self._request_columns(prefill, decode)
+        columns = request_columns(self.record.table, self.trace, prefill, decode)
         return {
             **columns,
             "prefill_replica": np.frombuffer(transfers.prefill_replica, dtype=np.int32),

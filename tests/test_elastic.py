@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import apex_sim as apex
 from hardware_profiles.errors import UserError
+from simulator.elastic.history import ElasticRecord
 from simulator.elastic.policies import Forecast, Reactive, Signals, Target, parse_policy
-from simulator.elastic.run import ElasticRecord
 from simulator.elastic.settings import Elasticity
 from simulator.result import SimulationResult
 from simulator.simulate import simulate_deployment

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from simulator.elastic.run import ElasticHistory
+from simulator.elastic.history import ElasticHistory
 
 
 def held_seconds(history: ElasticHistory, begin_s: float, end_s: float) -> list[float]:
