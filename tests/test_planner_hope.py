@@ -6,7 +6,7 @@ import pytest
 
 from hardware_profiles.cluster import parse_cluster
 from planners.outcome import OBJECTIVES, Objective
-from planners.parallel import _Search
+from planners.search import Search
 from planners.space import SearchSpace
 from workloads.catalog import load_model
 from workloads.slo import Slo
@@ -18,7 +18,7 @@ from workloads.synthetic import generate
 def test_no_run_is_better_than_hoped(objective: Objective, cluster: str) -> None:
     trace = generate(input_len=600, output_len=60, num_requests=60, rate_per_s=20.0, arrival="poisson", seed=3)
     slo = Slo(ttft_s=0.3, tpot_s=0.03, attainment=0.5)
-    search = _Search(
+    search = Search(
         load_model("llama-3.1-8b"), parse_cluster(cluster), trace, slo, SearchSpace(), objective, 5, 1, 0, None
     )
     search._enumerate()
@@ -28,7 +28,7 @@ def test_no_run_is_better_than_hoped(objective: Objective, cluster: str) -> None
     ratios = []
     for entry in entries:
         assert entry.measured is not None
-        seen, hoped = entry.measured.metrics[name], search._at_best(entry)
+        seen, hoped = entry.measured.metrics[name], search.hopes.at_best(entry)
         if seen and hoped:
             ratios.append(hoped / seen if larger else seen / hoped)
     assert len(ratios) >= 5 and min(ratios) >= 1 - 1e-9

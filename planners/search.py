@@ -1,0 +1,321 @@
+"""The waves of a search for the parallel plan: which candidates are bounded, screened, run in full, varied.
+
+What a wave keeps depends only on results, never on which worker was faster: any number of jobs gives the same plan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from hardware_profiles.errors import UserError
+from hardware_profiles.schema import Cluster
+from planners import reasons
+from planners.demand import WorkloadStats
+from planners.fates import Fates
+from planners.fitting import does_not_fit
+from planners.hope import Hopes
+from planners.misses import distance, nearest, no_layout
+from planners.outcome import Entry, Objective, PlanResult, choose, front_point, missing, score
+from planners.pareto import pareto_front
+from planners.pool import Evaluator, Measured
+from planners.pools import AnyDeployment, bound_any, build_any, check_built, enumerate_pools
+from planners.space import Candidate, SearchSpace, enumerate_layouts, limit_variants
+from planners.stretch import busiest_stretch
+from simulator.accounting.rates import Rates
+from simulator.deployment import Deployment
+from workloads.model import ModelSpec
+from workloads.slo import Slo
+from workloads.trace import Trace
+
+SCREEN_REQUESTS = 2000
+"""Traces longer than this are screened on their busiest stretch of so many requests."""
+MOST_FULL = 24
+"""Layouts that get the whole trace, at most."""
+WAVE = 4
+"""Full runs between two looks at what can still win."""
+NEAR_MISS = 0.10
+"""Other batch limits are tried on cheaper plans that miss the wanted attainment by no more than this."""
+SCREEN_SLACK = 0.8
+"""A stretch starts from an empty system, so the whole trace misses at least about as many of its requests; this share is
+taken as certain (caches may be warm, replicas take turns differently)."""
+RATE_FINALISTS = 3
+"""Plans whose highest rate is searched on the whole trace."""
+
+
+class Search:
+    """One search; its methods are its waves, in order."""
+
+    def __init__(
+        self,
+        model: ModelSpec,
+        cluster: Cluster,
+        trace: Trace,
+        slo: Slo | None,
+        space: SearchSpace,
+        objective: Objective,
+        top: int,
+        jobs: int,
+        seed: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.model, self.cluster, self.trace, self.slo = model, cluster, trace, slo
+        self.space, self.objective, self.top, self.seed = space, objective, top, seed
+        self.short = busiest_stretch(trace, SCREEN_REQUESTS)
+        self.evaluator = Evaluator(
+            model, cluster, space, slo, {"screen": self.short, "full": trace}, seed, jobs, progress
+        )
+        self.entries: list[Entry] = []
+        self.deployments: dict[Candidate, AnyDeployment] = {}
+        self.stats = WorkloadStats.of(trace)
+        self.hopes = Hopes(objective, cluster, trace, Rates.of(cluster))
+        where = "" if self.short is trace else f"on the busiest {len(self.short):,} requests "
+        self.fates = Fates(objective, slo, where)
+
+    def run(self, find_max_rate: bool) -> PlanResult:
+        """All waves."""
+        self._enumerate()
+        possible = self._bound()
+        plain = [e for e in possible if e.candidate.pp == 1] or possible
+        self._screen(plain)
+        self._full(self._first_wave(plain))
+        deep = [e for e in possible if e.screen is None and self._worth_a_run(e)]
+        self._screen(deep)
+        self._extend([e for e in possible if e.screen is not None])
+        self._full(self._screen_variants())
+        by_rate = find_max_rate and self.objective == "goodput"
+        if find_max_rate:
+            self._max_rates(by_rate)
+        return self._decide(by_rate)
+
+    def _key(self, measured: Measured | None) -> tuple[float, ...]:
+        return (math.inf,) if measured is None else score(measured, self.slo, self.objective)
+
+    # -- wave 0: what fits -----------------------------------------------------------------------------------------
+
+    def _enumerate(self) -> None:
+        candidates = enumerate_layouts(self.model, self.cluster, self.space)
+        if self.space.pools:
+            candidates += enumerate_pools(self.model, self.cluster, self.space)
+        for candidate in candidates:
+            self._add(Entry(candidate))
+        if not self.deployments:
+            raise does_not_fit(self.model, self.cluster, self.space, self.entries)
+
+    def _add(self, entry: Entry) -> bool:
+        """Build an entry's deployment; False (and why) when it does not fit."""
+        self.entries.append(entry)
+        try:
+            deployment = build_any(self.model, self.cluster, self.space, entry.candidate)
+            check_built(deployment)
+        except UserError as error:
+            entry.status, entry.reason = "unfit", str(error)
+            return False
+        self.deployments[entry.candidate] = deployment
+        entry.bounds = bound_any(deployment, self.stats, self.slo)
+        return True
+
+    # -- wave 1: bounds --------------------------------------------------------------------------------------------
+
+    def _bound(self) -> list[Entry]:
+        alive = [e for e in self.entries if e.status != "unfit"]
+        for entry in alive:
+            self._rule_out(entry)
+        possible = [e for e in alive if e.status != "bounded"]
+        if not possible:
+            self._refuse(alive)
+        return possible
+
+    def _rule_out(self, entry: Entry) -> bool:
+        assert entry.bounds is not None
+        reason = reasons.out_of_reach(entry.bounds, self.slo, self.trace.request_rate_per_s)
+        if reason:
+            entry.status, entry.reason = "bounded", reason
+        return bool(reason)
+
+    def _refuse(self, alive: Sequence[Entry]) -> None:
+        """No candidate survives the bounds: say what the best of them can do, from runs of the nearest."""
+        assert self.slo is not None
+        slo = self.slo
+        tried = sorted(alive, key=lambda e: distance(e, slo))[:WAVE]
+        self._full(tried)
+        raise self._miss(tried)
+
+    def _miss(self, missed: Sequence[Entry]) -> UserError:
+        assert self.slo is not None
+        return no_layout(nearest(missed, self.slo), self.model, self.cluster, self.trace, self.slo)
+
+    # -- wave 2: screening -----------------------------------------------------------------------------------------
+
+    def _screen(self, entries: Sequence[Entry]) -> None:
+        """Simulate the busiest stretch; for a short trace that is all of it."""
+        for entry, measured in zip(entries, self.evaluator.run("screen", [e.candidate for e in entries]), strict=True):
+            entry.screen = measured
+            if self.short is self.trace:
+                entry.measured = measured
+
+    def _hopeless(self, entry: Entry) -> bool:
+        """The stretch alone has more misses than the whole trace may have."""
+        if self.slo is None or entry.screen is None:
+            return False
+        misses = (1 - (entry.screen.metrics["slo_attainment"] or 0.0)) * len(self.short)
+        allowed = (1 - self.slo.attainment) * len(self.trace)
+        return misses * SCREEN_SLACK > allowed + 1e-9
+
+    # -- wave 3: the whole trace -----------------------------------------------------------------------------------
+
+    def _full(self, entries: Sequence[Entry]) -> None:
+        todo = [e for e in entries if e.measured is None]
+        for entry, measured in zip(todo, self.evaluator.run("full", [e.candidate for e in todo]), strict=True):
+            entry.measured = measured
+
+    def _first_wave(self, possible: Sequence[Entry]) -> list[Entry]:
+        """Those within the SLO on the busiest stretch: the best by the objective, and two more of the Pareto front."""
+        ranked = sorted((e for e in possible if not self._hopeless(e)), key=lambda e: self._key(e.screen))
+        if not ranked:
+            return sorted(possible, key=lambda e: self._key(e.screen))[:1]
+        sure = [e for e in ranked if not self._key(e.screen)[0]] or ranked[:1]
+        chosen = sure[: max(self.top, WAVE)]
+        front = pareto_front([front_point(e.screen) for e in sure if e.screen])
+        return chosen + [sure[i] for i in front if sure[i] not in chosen][:2]
+
+    def _extend(self, possible: Sequence[Entry]) -> None:
+        """Run whatever can still beat the best, nearest to the SLO first, until nothing can."""
+        waiting = sorted((e for e in possible if not self._hopeless(e)), key=lambda e: self._key(e.screen))
+        while True:
+            best = self._leader()
+            waiting = [e for e in waiting if e.measured is None and self.hopes.can_beat(e, best)]
+            room = MOST_FULL - sum(e.measured is not None for e in possible)
+            if not waiting or room <= 0:
+                break
+            self._full(waiting[: min(WAVE, room)])
+        for entry in waiting:
+            entry.reason = f"not run on the whole trace: {MOST_FULL} layouts were ahead of it"
+
+    def _leader(self) -> Measured | None:
+        """The best full run so far, if it meets the SLO."""
+        full = [e for e in self.entries if e.measured is not None]
+        best = choose(full, self.slo, self.objective).measured if full else None
+        return None if best is None or missing(best, self.slo) else best
+
+    def _worth_a_run(self, entry: Entry) -> bool:
+        """Pipelines take longest to simulate (an event per pass): only those that can still win are."""
+        best = self._leader()
+        if self.hopes.can_beat(entry, best):
+            return True
+        assert best is not None
+        entry.status = "bounded"
+        entry.reason = self.hopes.no_better(entry, best)
+        return False
+
+    # -- wave 4: batch limits ----------------------------------------------------------------------------------------
+
+    def _screen_variants(self) -> list[Entry]:
+        """Other batch limits for the two best layouts and for two that would be better did they meet the SLO.
+
+        Those that get nearer to the SLO or improve the objective join the final.
+        """
+        better: list[Entry] = []
+        for base in self._bases():
+            deployment = self.deployments[base.candidate]
+            if not isinstance(deployment, Deployment):
+                continue  # batch limits of pools are the engine's
+            variants = limit_variants(deployment, base.candidate, self.space)
+            runnable = [e for e in map(Entry, variants) if self._add(e) and not self._rule_out(e)]
+            self._screen(runnable)
+            for entry in runnable:
+                assert entry.screen is not None and base.screen is not None
+                if self._key(entry.screen)[:2] < self._key(base.screen)[:2]:
+                    better.append(entry)
+                elif not missing(entry.screen, self.slo):
+                    words = reasons.compare(entry.screen, base.screen, self.objective)
+                    entry.reason = f"no gain over the default limits: {words}"
+                if entry not in better:
+                    entry.measured = None
+        better = [e for e in better if not self._hopeless(e)]
+        return sorted(better, key=lambda e: self._key(e.screen))[:WAVE]
+
+    def _bases(self) -> list[Entry]:
+        """Layouts whose batch limits are worth a try."""
+        full = sorted((e for e in self.entries if e.measured), key=lambda e: self._key(e.measured))
+        leader = self._leader()
+        bases = full[:2]
+        near = [e for e in full[2:] if e.measured and 0 < missing(e.measured, self.slo) <= NEAR_MISS]
+        if leader is not None:
+            near = [e for e in near if self._key(e.measured)[1:3] < self._key(leader)[1:3]]
+        return bases + near[:2]
+
+    # -- wave 5: highest rate --------------------------------------------------------------------------------------
+
+    def _max_rates(self, by_rate: bool) -> None:
+        """Highest rates of the best plans; when the highest rate decides, of all that may have it."""
+        full = sorted((e for e in self.entries if e.measured), key=lambda e: self._key(e.measured))
+        entries = full[: max(1, min(self.top, RATE_FINALISTS))]
+        if by_rate:
+            entries = self._fastest()
+            self._full(entries)
+        for entry, rate in zip(entries, self.evaluator.max_rates("full", [e.candidate for e in entries]), strict=True):
+            entry.max_rate_per_s = rate
+
+    def _fastest(self) -> list[Entry]:
+        """The layouts with the highest rates on the busiest stretch, in waves by falling capacity bound."""
+        waiting = [e for e in self.entries if e.screen is not None and e.bounds is not None and not self._hopeless(e)]
+        if not waiting:
+            return [e for e in self.entries if e.measured][:1]
+        waiting.sort(key=lambda e: -e.bounds.capacity_per_s if e.bounds else 0.0)
+        found: list[tuple[float, int, Entry]] = []
+        while waiting:
+            wave, waiting = waiting[:WAVE], waiting[WAVE:]
+            rates = self.evaluator.max_rates("screen", [e.candidate for e in wave])
+            self.fates.stretch_rate |= {e.candidate: rate for e, rate in zip(wave, rates, strict=True)}
+            found += [(-rate, len(found) + i, entry) for i, (rate, entry) in enumerate(zip(rates, wave, strict=True))]
+            found.sort(key=lambda item: item[:2])
+            least = -found[min(len(found), RATE_FINALISTS) - 1][0]
+            waiting = [e for e in waiting if e.bounds and (len(found) < RATE_FINALISTS or self._reach(e) > least)]
+        for entry in self.entries:
+            if entry.screen is not None and entry.bounds and entry.candidate not in self.fates.stretch_rate:
+                entry.reason = f"its capacity, at most {entry.bounds.capacity_per_s:.3g} req/s, rules out a higher rate"
+        return [entry for _, _, entry in found[:RATE_FINALISTS]]
+
+    def _reach(self, entry: Entry) -> float:
+        """A rate of the busiest stretch the entry will not exceed: its capacity, stretched by the time the SLO gives."""
+        assert entry.bounds is not None and self.slo is not None
+        stretch = bound_any(self.deployments[entry.candidate], WorkloadStats.of(self.short), None)
+        slack_s = max(self.slo.ttft_s or 0.0, self.slo.e2e_s or 0.0)
+        busy_s = self.slo.attainment * len(self.short) / stretch.capacity_per_s
+        return math.inf if slack_s >= busy_s else stretch.capacity_per_s / (1 - slack_s / busy_s)
+
+    # -- decision --------------------------------------------------------------------------------------------------
+
+    def _decide(self, by_rate: bool) -> PlanResult:
+        full = [e for e in self.entries if e.measured is not None]
+
+        best = choose(full, self.slo, self.objective)
+        if by_rate:
+            rated = [e for e in full if e.max_rate_per_s is not None]
+            best = min(
+                rated, key=lambda e: (self._key(e.measured)[0], -(e.max_rate_per_s or 0.0), self._key(e.measured))
+            )
+        assert best.measured is not None
+        if missing(best.measured, self.slo):
+            raise self._miss(full)
+        self.fates.settle(self.entries, best, by_rate)
+        counts = {
+            "enumerated": len(self.entries),
+            "fit": sum(e.status != "unfit" for e in self.entries),
+            "within the bounds": sum(e.status not in ("unfit", "bounded") for e in self.entries),
+            "simulated in full": len(full),
+        }
+        return PlanResult(
+            model=self.model,
+            cluster=self.cluster,
+            trace=self.trace,
+            slo=self.slo,
+            objective=self.objective,
+            space=self.space,
+            entries=self.entries,
+            best=best,
+            seed=self.seed,
+            by_rate=by_rate,
+            counts=counts,
+        )
