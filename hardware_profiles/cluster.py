@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from hardware_profiles.errors import UserError
 from hardware_profiles.loader import device_name, is_path, load_device, normalised, read_device_file
+from hardware_profiles.mig import share_of_host, split_name
 from hardware_profiles.records import from_mapping, read_yaml
 from hardware_profiles.schema import Cluster, DeviceProfile, Link, NodeSpec, Price, Pricing, Terms
 from hardware_profiles.sites import site_at
@@ -146,8 +147,8 @@ def read_cluster_file(path: Path, check_terms: bool = True) -> Cluster:
 
 def host_of(device: DeviceProfile) -> Host:
     """Return the reference host of a device, or the general one for devices that no host names."""
-    hosts = _hosts()
-    return next((host for host in hosts.values() if device.name in host.devices), hosts["general"])
+    hosts, name = _hosts(), split_name(device.name)[0]
+    return next((host for host in hosts.values() if name in host.devices), hosts["general"])
 
 
 def _cluster(name: str, device: DeviceProfile, devices_per_node: int, nodes: int) -> Cluster:
@@ -156,16 +157,17 @@ def _cluster(name: str, device: DeviceProfile, devices_per_node: int, nodes: int
         remedy = f"use more nodes, such as {device.name}:{most}x{-(-devices_per_node * nodes // most)}"
         rule = f"{devices_per_node} devices per node, but a node holds at most {most} of {device.name}"
         raise UserError(f"cluster {name!r}: {rule}; {remedy}")
-    host = host_of(device)
+    host, share = host_of(device), share_of_host(device)
+    whole = devices_per_node * share
     node = NodeSpec(
         device=device,
         num_devices=devices_per_node,
-        host_memory_bytes=host.memory_bytes_per_device * devices_per_node,
-        network=_link(host.network),
-        idle_w=host.idle_w_per_device * devices_per_node,
+        host_memory_bytes=round(host.memory_bytes_per_device * whole),
+        network=_link(host.network, share),
+        idle_w=host.idle_w_per_device * whole,
         cpu_slowness=host.cpu_slowness,
-        embodied_kgco2e=_times(host.embodied_kgco2e_per_device, devices_per_node),
-        host_memory_bandwidth_bytes_per_s=_times(host.memory_bandwidth_bytes_per_s_per_device, devices_per_node),
+        embodied_kgco2e=_times(host.embodied_kgco2e_per_device, whole),
+        host_memory_bandwidth_bytes_per_s=_times(host.memory_bandwidth_bytes_per_s_per_device, whole),
     )
     return Cluster(name=name, node=node, num_nodes=nodes)
 
@@ -180,14 +182,14 @@ def _first(value: T | None, default: T) -> T:
     return default if value is None else value
 
 
-def _times(value: float | None, count: int) -> float | None:
+def _times(value: float | None, count: float) -> float | None:
     return None if value is None else value * count
 
 
-def _link(network: NetworkFile) -> Link:
+def _link(network: NetworkFile, share: float = 1.0) -> Link:
     return Link(
         name=network.name,
-        bandwidth_bytes_per_s=network.bandwidth_bytes_per_s,
+        bandwidth_bytes_per_s=network.bandwidth_bytes_per_s * share,
         latency_s=network.latency_s,
         efficiency=network.efficiency,
     )

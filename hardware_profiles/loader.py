@@ -11,6 +11,7 @@ from typing import Any
 
 from hardware_profiles.efficiency import EFFICIENCY_DIR, read_efficiency_file
 from hardware_profiles.errors import UserError, unknown_name
+from hardware_profiles.mig import sliced, split_name
 from hardware_profiles.records import from_mapping, read_yaml, unknown_field
 from hardware_profiles.schema import DeviceProfile, Efficiency, PowerFit
 
@@ -32,10 +33,15 @@ _VENDOR_PREFIX = re.compile(r"^(nvidia|geforce|tesla|amd|instinct|intel|xilinx|a
 
 
 def load_device(name_or_path: str | Path) -> DeviceProfile:
-    """Return the profile of a bundled device (name or alias, case and ``_``/space/``-`` alike) or of a YAML file."""
+    """Return the profile of a bundled device (name or alias, case and ``_``/space/``-`` alike) or of a YAML file.
+
+    ``NAME@PROFILE`` is one MIG instance of a bundled device (:mod:`hardware_profiles.mig`).
+    """
     if is_path(name_or_path):
         return read_device_file(Path(name_or_path))
-    return _load_bundled(device_name(str(name_or_path)))
+    name, profile = split_name(str(name_or_path))
+    device = _load_bundled(device_name(name))
+    return device if profile is None else sliced(device, profile)
 
 
 def device_names() -> list[str]:

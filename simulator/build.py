@@ -11,6 +11,7 @@ from typing import Any, Unpack, get_args
 
 from hardware_profiles.cluster import parse_cluster
 from hardware_profiles.errors import UserError, unknown_name
+from hardware_profiles.mig import is_slice
 from hardware_profiles.schema import Cluster
 from simulator.batching import BATCHING
 from simulator.deployment import DEFAULT_SWAP_BYTES, Deployment
@@ -143,6 +144,22 @@ def check_compute(cluster: Cluster) -> None:
         )
 
 
+def check_slices(cluster: Cluster, plan: ParallelPlan) -> None:
+    """UserError for what instances of a divided device cannot do."""
+    if not is_slice(cluster.device):
+        return
+    for name, degree in (("tp", plan.tp), ("pp", plan.pp), ("ep", plan.ep)):
+        if degree > 1:
+            raise UserError(
+                f"--{name} {degree} on {cluster.device.name}: MIG instances have neither NVLink nor peer-to-peer copies; "
+                f"use --{name} 1 and --dp for more replicas"
+            )
+    if plan.power_cap_w is not None or plan.gpu_clock_mhz is not None:
+        raise UserError(
+            f"--power-cap and --gpu-clock hold for a whole device, not for {cluster.device.name}; drop them"
+        )
+
+
 def build_deployment(
     model: ModelSpec | str,
     cluster: Cluster | str,
@@ -178,6 +195,7 @@ def build_deployment(
         techniques=techniques_of(settings),
     )
     check_power(machines.device, plan)
+    check_slices(machines, plan)
     profile = load_engine(name_of("engine", engine), machines.device)
     changes: dict[str, Any] = {
         "max_num_seqs": settings.get("max_num_seqs"),
