@@ -20,10 +20,12 @@ from dataclasses import replace
 from hardware_profiles.schema import Dataflow
 from simulator.engine import EngineProfile
 from simulator.physics.attention import AttentionCoefficients
+from simulator.physics.cost import Bound, Cost
 from simulator.physics.kernels import gemm_flop
 from simulator.physics.layout import RankExperts, StageLayout
+from simulator.physics.moe_layer import ExpertLoad
 from simulator.physics.precision import KernelFormat
-from simulator.physics.stage import Bound, Cost, Limit, Stage, StageContext
+from simulator.physics.stage import Limit, Stage, StageContext
 
 
 def without_launches(engine: EngineProfile) -> EngineProfile:
@@ -60,8 +62,8 @@ class DataflowStage(Stage):
         seconds, bound = self._slowest(float(n * k), moved, flop, fmt.peak_flop_per_s)
         return Cost(name, seconds * count, bound, flop / fmt.peak_flop_per_s * count, flop * count, moved * count)
 
-    def _experts(self, experts: RankExperts, tokens: int, count: int) -> Cost:
-        cost = super()._experts(experts, tokens, count)
+    def _experts(self, experts: RankExperts, load: ExpertLoad, count: int) -> Cost:
+        cost = super()._experts(experts, load, count)
         enter_s = self._enter_s(cost.nbytes / experts.format.weight_bytes)
         return cost if cost.seconds >= enter_s else cost._replace(seconds=enter_s, bound="compute")
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from simulator.physics.stage import Cost
+from simulator.physics.cost import Cost
 
 _COLLECTIVES = ("all_reduce", "all_gather", "all_to_all")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from hardware_profiles.schema import DeviceProfile, Efficiency
 from simulator.physics.attention import (
@@ -17,6 +17,7 @@ from simulator.physics.attention import (
     prefill_cost,
 )
 from simulator.physics.collectives import Interconnect
+from simulator.physics.cost import Bound, Cost, Total, gemm_bound
 from simulator.physics.elementwise import Traffic, activation, elementwise_s, norms, rotary
 from simulator.physics.kernels import (
     CollectiveOp,
@@ -27,7 +28,8 @@ from simulator.physics.kernels import (
     grouped_gemm_s,
 )
 from simulator.physics.layout import Layout, RankAttention, RankExperts, RankLayer, RankMatrix, StageLayout
-from simulator.physics.moe import ExpertRouting, slowest_rank
+from simulator.physics.moe import ExpertRouting
+from simulator.physics.moe_layer import ExpertLoad, MoeLayer, collective, reduce_mlp
 from simulator.physics.offload import OffloadPath, block_bytes, offloaded_bytes
 from simulator.physics.overlap import Resources, hide_collectives, hide_exchange, resources_of
 from simulator.physics.power import energy_j, least_seconds, power_fit_of
@@ -36,8 +38,6 @@ from simulator.physics.precision import KernelFormat, Precision
 from simulator.physics.shape import DecodeLine, StepShape
 from simulator.plan import ParallelPlan
 
-Bound = Literal["compute", "memory", "link", "host", "latency", "power"]
-
 REPLICATED_ELEMENTWISE = 1 / 3
 """Share of a block's elementwise work that TP does not split: two residual norms move 16 bytes per hidden element;
 rotary, KV write and the gated activation, which are split, about 27 (Llama shapes, 16 bits). Measured: TP=2 leaves
@@ -45,28 +45,6 @@ rotary, KV write and the gated activation, which are split, about 27 (Llama shap
 REFERENCE_HIDDEN = 4096
 REFERENCE_VOCAB = 128_256
 """Sizes at which layer_token_s and logits_row_s are quoted (Llama-3.1-8B)."""
-
-
-class Cost(NamedTuple):
-    """One component on one rank, summed over the blocks of a stage."""
-
-    name: str
-    seconds: float
-    bound: Bound
-    peak_s: float = 0.0
-    """FLOP over the peak of their dtype [s]."""
-    flop: float = 0.0
-    nbytes: float = 0.0
-    link_bytes: float = 0.0
-
-
-class Total(NamedTuple):
-    """Sum over components that depend on one number."""
-
-    seconds: float
-    joules: float
-    flop: float
-    nbytes: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,14 +79,6 @@ class Limit(NamedTuple):
     at: Callable[[float], Stage]
 
 
-def gemm_bound(seconds: float, compute_s: float, memory_s: float) -> Bound:
-    """What a kernel waits for: the larger of its two roofs, or its launch when that exceeds both."""
-    roof = max(compute_s, memory_s)
-    if seconds - roof > roof:
-        return "latency"
-    return "compute" if compute_s >= memory_s else "memory"
-
-
 class Stage:
     """One pipeline stage of one replica; all its TP ranks do the same, so one rank is computed."""
 
@@ -137,6 +107,7 @@ class Stage:
             0.0 if path is None or path.backend == "uva" else self.offloaded_bytes / path.bandwidth_bytes_per_s
         )
         """Least time of a step whose offloaded weights are copied ahead of their use: all of them cross the link [s]."""
+        self._moe = MoeLayer(context, self._experts)
         self._resources: dict[tuple[int, int], Resources] = {}
         self._tokens: dict[int, Total] = {}
         self._rows: dict[int, Total] = {}
@@ -185,24 +156,11 @@ class Stage:
         return [Cost(name, seconds, "memory", nbytes=moved)]
 
     def _collective(self, name: str, op: CollectiveOp, nbytes: float, ranks: int, count: int) -> Cost:
-        seconds = self._context.interconnect.seconds(op, nbytes, ranks)
-        start_s = self._context.interconnect.seconds(op, 0.0, ranks)
-        sent = self._context.interconnect.link_bytes(op, nbytes, ranks)
-        bound: Bound = "link" if seconds > 2 * start_s else "latency"
-        return Cost(name, seconds * count, bound, link_bytes=sent * count)
+        return collective(self._context, name, op, nbytes, ranks, count)
 
-    def _experts(self, experts: RankExperts, tokens: int, count: int) -> Cost:
+    def _experts(self, experts: RankExperts, load: ExpertLoad, count: int) -> Cost:
         fmt = experts.format
-        measured = self._context.expert_routing
-        rows, active = slowest_rank(
-            tokens * experts.replicas,
-            experts.num_experts,
-            experts.experts_per_token,
-            experts.ep,
-            self._context.moe_skew,
-            None if measured is None else measured.busiest_rank,
-        )
-        mean_rows, mean_active = self._mean_rank(experts, tokens)
+        rows, active, mean_rows, mean_active, routed_rows = load
         flop = 2.0 * mean_rows * experts.num_matrices * experts.hidden * experts.intermediate
         moved = grouped_gemm_bytes(
             mean_rows,
@@ -224,46 +182,11 @@ class Stage:
             activation_bytes=fmt.activation_bytes,
             fit=fmt.moe,
             num_matrices=experts.num_matrices,
-            # beyond TP, tokens are dispatched: a rank meets only those of its experts
-            routed_rows=mean_rows * experts.ep if experts.ep <= self._ranks else rows,
+            routed_rows=routed_rows,
         )
         peak_s = flop / fmt.peak_flop_per_s
         bound = gemm_bound(seconds, peak_s / fmt.moe.compute, moved / (fmt.moe.memory * self._bandwidth))
         return Cost("moe.experts", seconds * count, bound, peak_s * count, flop * count, moved * count)
-
-    def _mean_rank(self, experts: RankExperts, tokens: int) -> tuple[float, float]:
-        """(rows, active experts) of the average rank: what FLOP and bytes count; the busiest one sets the time."""
-        rows, active = slowest_rank(
-            tokens * experts.replicas, experts.num_experts, experts.experts_per_token, 1, self._context.moe_skew
-        )
-        return rows / experts.ep, active / experts.ep
-
-    def _expert_exchange(self, experts: RankExperts | None, tokens: int, count: int) -> list[Cost]:
-        """What follows the MLP: an all-reduce over TP, or dispatch, combine and a gather when experts span replicas."""
-        tp = self._ranks
-        element = self._context.precision.element_bytes
-        hidden = self._context.layout.hidden
-        if experts is None or experts.ep <= tp:
-            return (
-                [self._collective("all_reduce.mlp", "all_reduce", tokens * hidden * element, tp, count)]
-                if tp > 1
-                else []
-            )
-        once = tokens / tp * hidden
-        dispatch = min(element, experts.format.activation_bytes)
-        costs = [self._routed("all_to_all.dispatch", once * dispatch, experts, count)]
-        measured = self._context.expert_routing
-        if measured is None or measured.exchanges > 1:
-            costs.append(self._routed("all_to_all.combine", once * element, experts, count))
-        if tp > 1:
-            costs.append(self._collective("all_gather.moe", "all_gather", tokens * hidden * element, tp, count))
-        return costs
-
-    def _routed(self, name: str, token_bytes: float, experts: RankExperts, count: int) -> Cost:
-        route, measured = self._context.interconnect.routed, self._context.expert_routing
-        seconds, sent = route(token_bytes, experts.experts_per_token, experts.ep, measured)
-        start_s, _ = route(0.0, experts.experts_per_token, experts.ep, measured)
-        return Cost(name, seconds * count, "link" if seconds > 2 * start_s else "latency", link_bytes=sent * count)
 
     def _elementwise(self, tokens: int) -> Cost:
         efficiency = self._context.efficiency
@@ -308,10 +231,12 @@ class Stage:
             costs += kernels
             if tp > 1:
                 costs.append(self._collective("all_reduce.attention", "all_reduce", reduced, tp, count))
-            if layer.experts is not None:
-                kernels.append(self._experts(layer.experts, tokens, count))
-                costs.append(kernels[-1])
-            exchange = self._expert_exchange(layer.experts, tokens, count)
+            if layer.experts is None:
+                exchange = reduce_mlp(self._context, tokens, count)
+            else:
+                experts, exchange = self._moe.costs(layer.experts, tokens, count)
+                kernels.append(experts)
+                costs.append(experts)
             costs += hide_exchange(exchange, kernels[-1].seconds) if self._context.fused_moe else exchange
             costs += self._host_reads(layer, count, tokens, kernels)
         costs = hide_collectives(costs, self._context.comm_overlap)
@@ -332,7 +257,7 @@ class Stage:
             return []
         stored = [m.weight_bytes * self._fired(m.name, tokens) for m in layer.matrices]
         if layer.experts is not None:
-            active = self._mean_rank(layer.experts, tokens)[1] / layer.experts.local_experts
+            active = self._moe.mean_rank(layer.experts, tokens)[1] / layer.experts.local_experts
             stored.append(min(1.0, active) * layer.experts.weight_bytes)
         share = self._offloaded_share * count
         read_s = [share * nbytes / path.bandwidth_bytes_per_s for nbytes in stored]

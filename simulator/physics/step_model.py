@@ -10,6 +10,7 @@ from hardware_profiles.schema import Cluster, DeviceProfile
 from simulator.engine import EngineProfile
 from simulator.physics.attention import prefill_cost
 from simulator.physics.collectives import Interconnect
+from simulator.physics.cost import Bound, Cost, Total
 from simulator.physics.dataflow import stage_of, without_launches
 from simulator.physics.efficiency import efficiency_of
 from simulator.physics.frequency import at_clock
@@ -24,7 +25,7 @@ from simulator.physics.precision import Precision, resolve_precision
 from simulator.physics.provenance import provenance_of
 from simulator.physics.shape import DecodeLine, StepShape
 from simulator.physics.slowdown import slower_compute
-from simulator.physics.stage import Bound, Cost, Limit, Stage, StageContext, Total
+from simulator.physics.stage import Limit, Stage, StageContext
 from simulator.plan import ParallelPlan
 from workloads.model import ModelSpec
 
