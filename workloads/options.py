@@ -25,10 +25,21 @@ ALIASES: dict[str, tuple[str, ...]] = {
     ),
     "session_id": ("conversation_id",),
     "prefix_ids": ("hash_ids",),
+    "client": ("client_id", "user_id", "tenant"),
 }
 """Column names of other tools that mean ours (Vidur, splitwise-sim, LLMServingSim, vLLM, AIPerf). Names that end in
 _ms and _ns are in those units, all others in seconds."""
-OTHER_COLUMNS = ("think_s", "previous", "prefix_id", "prefix_tokens", "prefix_block_tokens", "concurrency")
+OTHER_COLUMNS = (
+    "priority",
+    "adapter",
+    "model",
+    "think_s",
+    "previous",
+    "prefix_id",
+    "prefix_tokens",
+    "prefix_block_tokens",
+    "concurrency",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

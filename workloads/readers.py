@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from hardware_profiles.errors import UserError, unknown_name
+from workloads.labels import read_labels
 from workloads.lengths import Role
 from workloads.options import ALIASES, PLAIN_BLOCK_TOKENS, TIME_UNITS, ReadOptions
 from workloads.prefixes import build_ids
@@ -25,6 +26,8 @@ MOONCAKE_BLOCK_TOKENS = 512
 """Tokens per hash id (Mooncake, FAST '25, trace release)."""
 BAILIAN_BLOCK_TOKENS = 16
 """Tokens per hash id (alibaba-edu/qwen-bailian-usagetraces-anon, README)."""
+MOST_PRIORITY = 1e9
+"""Priorities are small numbers."""
 EPOCH_S = 1e8
 """A first arrival later than this (three years) can only be a calendar clock, so it is moved to 0."""
 
@@ -264,6 +267,7 @@ def _read_plain(table: Table, format: str, options: ReadOptions) -> Trace:
     ours = time_column == "arrival_s" and not dates and options.time_unit is None
     ids, offsets, block = _plain_prefixes(table, find("prefix_ids"), options)
     links, think_s = _plain_links(table, find("session_id"), options)
+    labels, model_names = read_labels(table)
     rows = Rows(
         table=table,
         format=format,
@@ -277,6 +281,8 @@ def _read_plain(table: Table, format: str, options: ReadOptions) -> Trace:
         block_tokens=block,
         links=links,
         think_s=think_s,
+        about=_plain_about(table, find("priority"), find("client")) | labels,
+        model_names=model_names,
         concurrency=constant(table, "concurrency"),
     )
     return finish(rows, options)
@@ -331,6 +337,22 @@ def _plain_links(
     for bad in np.flatnonzero(think_s < 0):
         raise table.error(int(bad), "think_s", f"{think_s[bad]:g}", "it must be at least 0")
     return links, np.where(links >= 0, think_s, 0.0)
+
+
+def _plain_about(table: Table, priority: str | None, client: str | None) -> dict[str, IntArray]:
+    """Priorities (whole numbers, lower first) and clients (any names)."""
+    about: dict[str, IntArray] = {}
+    if priority is not None:
+        values = table.numbers(priority)
+        for row in np.flatnonzero((values != np.rint(values)) | (np.abs(values) > MOST_PRIORITY)):
+            raise table.error(int(row), priority, f"{values[row]:g}", "it must be a whole number, lower ones first")
+        about["priority"] = values.astype(np.int64)
+    if client is not None:
+        numbered = table.columns[client].dtype.kind in "iu" and table.columns[client].min() >= 0
+        about["client"] = (
+            table.columns[client].to_numpy(dtype=np.int64) if numbered else factorize(table.texts(client))[0] + 1
+        )
+    return about
 
 
 def _find(columns: Iterable[str], name: str, renamed: Mapping[str, str]) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,10 @@ class Rows:
     links: IntArray | None = None
     """Row of the turn before, or -1."""
     think_s: FloatArray | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """Further columns of requests (workloads.trace.OF_REQUESTS)."""
+    model_names: tuple[str, ...] = ()
+    """Of the column ``model``."""
     concurrency: int | None = None
     failures: str | None = None
     """Reason under which rows without output tokens are dropped; None: they are errors."""
@@ -92,7 +97,9 @@ def finish(rows: Rows, options: ReadOptions) -> Trace:
         name=table.path.stem,
         source=str(table.path),
         report=report,
+        model_names=rows.model_names,
         **sharing,
+        **{name: values[kept] for name, values in rows.about.items()},
         **_links(rows, kept),
     )
 

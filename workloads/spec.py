@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from hardware_profiles.errors import UserError, unknown_name
+from workloads.labels import AdapterDraw
 from workloads.lengths import parse_length
 from workloads.options import ReadOptions
 from workloads.readers import read_trace
-from workloads.synthetic import PromptPool, Sessions, SharedPrefix, generate
+from workloads.synthetic import PromptPool, Sessions, SharedPrefix, generate, with_adapters
 from workloads.token_changes import TOKEN_KEYS, TokenChanges, change_tokens
 from workloads.trace import Trace
 
@@ -30,6 +31,7 @@ SYNTHETIC_KEYS: dict[str, str] = {
     "prompts": "a pool of identical requests: distinct, order",
     "sessions": "multi-turn conversations: turns, think_s, max_context_tokens",
     "block_tokens": "tokens per prefix id; default 16",
+    "adapters": "adapter of every request: count, popularity, assign (request, session, turn)",
     **TOKEN_KEYS,
 }
 TRACE_KEYS: dict[str, str] = {
@@ -41,6 +43,7 @@ TRACE_KEYS: dict[str, str] = {
     "sample": "keep this fraction of sessions (requests), at random; done second",
     "head": "keep the first so many requests; done third",
     "scale_rate": "run the clock this many times as fast; done last",
+    "adapters": "adapter of every request: count, popularity, assign (request, session, turn)",
     "rate_per_s": "run the clock so that this is the mean rate (instead of scale_rate)",
     "seed": "seed of sample and of token changes; default 0",
     **TOKEN_KEYS,
@@ -48,6 +51,7 @@ TRACE_KEYS: dict[str, str] = {
 PREFIX_KEYS = tuple(f.name for f in fields(SharedPrefix))
 PROMPT_KEYS = tuple(f.name for f in fields(PromptPool))
 SESSION_KEYS = tuple(f.name for f in fields(Sessions))
+ADAPTER_KEYS = tuple(f.name for f in fields(AdapterDraw))
 OPTION_KEYS = tuple(f.name for f in fields(ReadOptions))
 
 
@@ -102,6 +106,9 @@ def workload_from_dict(
         build = _replayed if "trace" in data else _synthetic
         keys = _Reader(data, "")
         trace = change_tokens(build(keys, folder), _token_changes(keys))
+        adapters = keys.inner("adapters")
+        if adapters is not None:
+            trace = with_adapters(trace, _adapters(adapters), keys.integer("seed") or 0)
         name = keys.text("name")
     except UserError as error:
         message = str(error)
@@ -158,6 +165,15 @@ def _sessions(keys: _Reader, folder: Path | None) -> Sessions:
         turns=parse_length(keys.data["turns"], what="sessions.turns", folder=folder),
         think_s=parse_length(keys.data.get("think_s", 0), what="sessions.think_s", folder=folder),
         max_context_tokens=keys.integer("max_context_tokens"),
+    )
+
+
+def _adapters(keys: _Reader) -> AdapterDraw:
+    keys.only(ADAPTER_KEYS, needed="count")
+    return AdapterDraw(
+        count=_or(keys.integer("count"), 0),
+        popularity=keys.text("popularity") or "uniform",
+        assign=keys.text("assign") or "request",
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from hardware_profiles.errors import UserError
 from workloads.arrivals import Arrival, Horizon, arrival_times, parse_arrival
 from workloads.expressions import bind, number, parse_call
+from workloads.labels import AdapterDraw, turn_numbers
 from workloads.lengths import Length, Role, parse_length
 from workloads.prefixes import build_ids
 from workloads.streams import stream
@@ -363,6 +364,15 @@ def _popular(text: str, choices: int, n: int, rng: np.random.Generator, what: st
     weights = np.exp(-exponent * np.log(np.arange(1, choices + 1, dtype=np.float64)))
     cumulative = np.cumsum(weights / weights.sum())
     return np.minimum(np.searchsorted(cumulative, rng.random(n), side="right"), choices - 1).astype(np.int64)
+
+
+def with_adapters(trace: Trace, adapters: AdapterDraw, seed: int) -> Trace:
+    """The trace with an adapter for every request, drawn by request or by session, or taken in turns."""
+    n = len(trace)
+    if adapters.assign == "turn":
+        return replace(trace, adapter=turn_numbers(trace.previous, n) % adapters.count)
+    drawn = _popular(adapters.popularity, adapters.count, n, stream(seed, "adapters"), "adapters popularity")
+    return replace(trace, adapter=drawn[trace.session_roots()] if adapters.assign == "session" else drawn)
 
 
 def _starts(counts: IntArray) -> IntArray:

@@ -16,6 +16,8 @@ from workloads.streams import stream
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
+OF_REQUESTS = ("priority", "client", "adapter", "model")
+"""Columns that say more about a request: where there are any, one value per request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,15 @@ class Trace:
     """int64[n]: row of the request this one waits for (an earlier row), or -1."""
     think_s: FloatArray | None = None
     """float64[n]: pause between the end of ``previous`` and this arrival [s]; 0 where previous is -1."""
+    priority: IntArray | None = None
+    """int64[n]: lower values are served first (vLLM's ``priority``); None: all alike."""
+    client: IntArray | None = None
+    """int64[n]: a number for whoever sent it; None: not known."""
+    adapter: IntArray | None = None
+    """int64[n]: low-rank adapter that a request asks for, -1: none; None: no request names one."""
+    model: IntArray | None = None
+    """int64[n]: index into ``model_names`` of the model that a request asks for."""
+    model_names: tuple[str, ...] = ()
     concurrency: int | None = None
     name: str = "trace"
     source: str = ""
@@ -80,6 +91,7 @@ class Trace:
         self._check_rows()
         self._check_prefixes()
         self._check_sessions()
+        self._check_labels()
         if self.concurrency is not None:
             if self.concurrency < 1:
                 raise UserError(f"{self.name}: concurrency is {self.concurrency}; a closed loop needs at least 1")
@@ -172,6 +184,9 @@ class Trace:
         columns: dict[str, Any] = {c: getattr(self, c) for c in ("arrival_s", "input_tokens", "output_tokens")}
         if self.previous is not None:
             columns |= {"previous": self.previous, "think_s": self.think_s}
+        columns |= {c: values for c in OF_REQUESTS if (values := getattr(self, c)) is not None}
+        if self.model is not None:
+            columns["model"] = [self.model_names[i] for i in self.model.tolist()]
         if self.prefix_ids is not None:
             columns["prefix_ids"] = [self.prefix_of(i).tolist() for i in range(len(self))]
             columns["prefix_block_tokens"] = self.prefix_block_tokens
@@ -196,6 +211,7 @@ class Trace:
         if self.prefix_ids is not None and self.prefix_offsets is not None:
             ids, offsets = take_ragged(self.prefix_ids, self.prefix_offsets, rows)
             changes |= {"prefix_ids": ids, "prefix_offsets": offsets}
+        changes |= {c: values[rows] for c in OF_REQUESTS if (values := getattr(self, c)) is not None}
         if self.previous is not None and self.think_s is not None:
             new_row = np.full(len(self) + 1, -1, dtype=np.int64)  # the last entry serves previous == -1
             new_row[rows] = np.arange(len(rows))
@@ -206,7 +222,7 @@ class Trace:
     def _check_rows(self) -> None:
         if len(self) == 0:
             raise UserError(f"{self.name}: no requests; a trace needs at least one")
-        for column in ("input_tokens", "output_tokens", "previous", "think_s"):
+        for column in ("input_tokens", "output_tokens", "previous", "think_s", *OF_REQUESTS):
             values = getattr(self, column)
             if values is not None and len(values) != len(self):
                 raise UserError(f"{self.name}: {column} has {len(values)} rows, arrival_s has {len(self)}")
@@ -231,6 +247,13 @@ class Trace:
             self, "prefix_ids", counts <= room, f"fit the tokens; is prefix_block_tokens {self.prefix_block_tokens}?"
         )
 
+    def _check_labels(self) -> None:
+        if self.adapter is not None:
+            _require(self, "adapter", self.adapter >= -1, "be at least 0, or -1 for none")
+        if self.model is not None:
+            known = (self.model >= 0) & (self.model < len(self.model_names))
+            _require(self, "model", known, f"be below {len(self.model_names)}, the number of model_names")
+
     def _check_sessions(self) -> None:
         if (self.previous is None) != (self.think_s is None):
             raise UserError(f"{self.name}: previous and think_s go together")
@@ -250,6 +273,10 @@ _DTYPES: dict[str, npt.DTypeLike] = {
     "prefix_offsets": np.int64,
     "previous": np.int64,
     "think_s": np.float64,
+    "priority": np.int64,
+    "client": np.int64,
+    "adapter": np.int64,
+    "model": np.int64,
 }
 
 
