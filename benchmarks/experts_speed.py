@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from planners.experts.routing import Demand, Floats, Ints
+from simulator.experts.routing import Demand, Floats, Ints
 
 T = TypeVar("T")
 EP_SIZES = (4, 8, 16, 32, 64)
@@ -52,8 +52,8 @@ def instances() -> Iterator[tuple[str, int, int, int]]:
 def demand(experts: int, top_k: int, layers: int, tokens: int) -> Demand:
     """What half of a generated trace asks for."""
     from apex_sim.commands.experts import DEFAULT_SKEWS
-    from planners.experts.generate import AFFINITY, generate_routing
-    from planners.experts.routing import demand_of
+    from simulator.experts.generate import AFFINITY, generate_routing
+    from simulator.experts.routing import demand_of
 
     skew = next(skew for size, skew in DEFAULT_SKEWS if experts <= size)
     routing = generate_routing(
@@ -95,10 +95,11 @@ def traffic_table(tokens: int) -> None:
     """Whole plans, against greedy plus local search."""
     from apex_sim.commands.experts import moe_layers
     from hardware_profiles.cluster import parse_cluster
-    from planners.experts.placement import figures_of, from_ranks, to_ranks
+    from planners.experts.placement import figures_of
     from planners.experts.search import SearchSettings, plan_experts
     from planners.experts.topology import topology_of
     from planners.experts.traffic import sweep_experts
+    from simulator.experts.placement import from_ranks, to_ranks
     from workloads.catalog import load_model
 
     print(

@@ -16,16 +16,17 @@ from hardware_profiles.errors import UserError
 from planners.experts.assignment import assign
 from planners.experts.balance import balance_bound, balanced, busiest
 from planners.experts.balance_ilp import solve_balance
-from planners.experts.effect import measure
 from planners.experts.exact import all_states, best_path, number_of_states
-from planners.experts.generate import generate_routing
-from planners.experts.placement import figures_of, from_ranks, linear_ranks, to_ranks
+from planners.experts.placement import figures_of
 from planners.experts.replicate import hierarchical_layer, replica_bound, replicated
-from planners.experts.routing import Demand, Routing, demand_of
 from planners.experts.search import SearchSettings, plan_experts
 from planners.experts.topology import Topology, two_level
 from planners.experts.traffic import rename_ranks, traffic_bound
 from planners.experts.traffic_ilp import solve_clusters
+from simulator.experts.generate import generate_routing
+from simulator.experts.measure import measure
+from simulator.experts.placement import from_ranks, linear_ranks, to_ranks
+from simulator.experts.routing import Demand, Routing, demand_of
 
 CASES = Path(__file__).resolve().parents[2] / "shared" / "data" / "moe_placement"
 needs_cases = pytest.mark.skipif(not CASES.exists(), reason="../shared/data is absent")
@@ -309,7 +310,7 @@ def test_malformed_traces_are_refused(
 
 
 def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
-    from planners.experts.trace_files import read_routing
+    from simulator.experts.trace_files import read_routing
 
     (tmp_path / "r.npz").write_bytes(b"text")
     with pytest.raises(UserError, match="cannot be read as npz"):
@@ -322,7 +323,7 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
 def test_parquet_and_npz_give_the_same_routing(tmp_path: Path) -> None:
     pd = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
-    from planners.experts.trace_files import read_routing
+    from simulator.experts.trace_files import read_routing
 
     routing = generate_routing(num_experts=8, num_layers=3, top_k=2, tokens=5, skew=1.5, affinity=1.0, seed=3)
     rows = [

@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 
 from planners.experts.balance import best_split, busiest, longest_first, split_pairs
 from planners.experts.exact import all_states
-from planners.experts.generate import generate_routing
-from planners.experts.placement import Placement, figures_of, from_ranks
+from planners.experts.placement import figures_of
 from planners.experts.replicate import moved, slot_demand
-from planners.experts.routing import Demand, demand_of
 from planners.experts.search import SearchSettings, plan_experts
 from planners.experts.spectral import chain_kept, chain_of
 from planners.experts.topology import Topology, two_level
 from planners.experts.traffic import traffic_bound
+from simulator.experts.generate import generate_routing
+from simulator.experts.placement import Placement, from_ranks
+from simulator.experts.routing import Demand, demand_of
 
 seeds = st.integers(0, 100_000)
 

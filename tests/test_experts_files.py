@@ -16,16 +16,17 @@ from apex_sim.cli import main
 from hardware_profiles.errors import UserError
 from planners.experts.balance import busiest
 from planners.experts.exact import all_states
-from planners.experts.generate import generate_routing
 from planners.experts.layer_ilp import improve_layers, solve_layer
-from planners.experts.placement import Placement, figures_of, from_ranks, linear_ranks
-from planners.experts.placement_files import placement_dict, read_placement
+from planners.experts.placement import figures_of
 from planners.experts.replicate import replicated_by_groups
-from planners.experts.routing import Demand, demand_of
 from planners.experts.search import SearchSettings, plan_experts
 from planners.experts.topology import two_level
-from planners.experts.trace_files import read_routing
 from planners.experts.traffic import rename_ranks
+from simulator.experts.generate import generate_routing
+from simulator.experts.placement import Placement, from_ranks, linear_ranks
+from simulator.experts.placement_files import placement_dict, read_placement
+from simulator.experts.routing import Demand, demand_of
+from simulator.experts.trace_files import read_routing
 
 seeds = st.integers(0, 10_000)
 

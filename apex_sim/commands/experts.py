@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from apex_sim import options
 
 if TYPE_CHECKING:
-    from planners.experts.placement import Placement
-    from planners.experts.routing import Routing
     from simulator.deployment import Deployment
+    from simulator.experts.placement import Placement
+    from simulator.experts.routing import Routing
     from workloads.layers import MlpSpec
     from workloads.model import ModelSpec
 
@@ -135,8 +135,8 @@ def _deployment(args: argparse.Namespace) -> Deployment:
 def _routing(args: argparse.Namespace, model: ModelSpec) -> Routing:
     """The trace, or generated routing; checked against the model."""
     from hardware_profiles.errors import UserError
-    from planners.experts.generate import AFFINITY, generate_routing
-    from planners.experts.trace_files import read_routing
+    from simulator.experts.generate import AFFINITY, generate_routing
+    from simulator.experts.trace_files import read_routing
 
     mlp, numbers, _ = moe_layers(model)
     layers = len(numbers)
@@ -171,7 +171,7 @@ def _given(args: argparse.Namespace, deployment: Deployment) -> tuple[tuple[str,
     """The placement of a file, checked against the model."""
     from pathlib import Path
 
-    from planners.experts.placement_files import read_placement
+    from simulator.experts.placement_files import read_placement
 
     if args.placement is None:
         return ()
@@ -187,9 +187,9 @@ def run(args: argparse.Namespace) -> int:
     from apex_sim.files import prepare_file, to_json, write_atomically, write_text
     from hardware_profiles.errors import UserError
     from planners.experts.outcome import Question, answer
-    from planners.experts.placement_files import placement_dict, read_placement
     from planners.experts.search import SearchSettings
-    from planners.experts.trace_files import write_routing
+    from simulator.experts.placement_files import placement_dict, read_placement
+    from simulator.experts.trace_files import write_routing
     from workloads.slo import parse_slo
 
     if not 0 < args.plan_share < 1:

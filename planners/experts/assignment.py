@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from planners.experts.routing import Floats, Ints
+from simulator.experts.routing import Floats, Ints
 
 
 def assign(cost: Floats) -> tuple[Ints, float]:

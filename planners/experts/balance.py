@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from planners.experts.routing import Floats, Ints
+from simulator.experts.routing import Floats, Ints
 
 TINY = 1e-9
 """Loads are counts of tokens: differences below this are rounding."""

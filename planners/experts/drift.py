@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from planners.experts.effect import Effect
-from planners.experts.placement import Figures, Placement, figures_of
-from planners.experts.routing import Routing, demand_of
+from planners.experts.placement import Figures, figures_of
 from planners.experts.search import plan_experts
+from simulator.experts.placement import Placement
+from simulator.experts.routing import Routing, demand_of
 
 if TYPE_CHECKING:
     from planners.experts.outcome import Question

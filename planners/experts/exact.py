@@ -8,8 +8,8 @@ from math import comb
 import numpy as np
 
 from planners.experts.balance import TINY
-from planners.experts.routing import Demand, Floats, Ints
 from planners.experts.topology import Topology
+from simulator.experts.routing import Demand, Floats, Ints
 
 MOST_STATES = 3000
 """Placements of a layer up to which the path is searched: 2,520 for 8 experts on 4 ranks; the work grows with the square."""

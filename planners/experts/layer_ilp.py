@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from planners.experts.routing import Demand, Floats, Ints
 from planners.experts.topology import Topology
 from planners.experts.traffic import expert_costs
 from planners.solver import SolverResult, solve
+from simulator.experts.routing import Demand, Floats, Ints
 
 if TYPE_CHECKING:
     import pulp

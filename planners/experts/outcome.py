@@ -6,12 +6,14 @@ import dataclasses
 from dataclasses import dataclass
 
 from planners.experts.drift import Drift, drift_of
-from planners.experts.effect import Effect, Exchange, effect_of, with_copies
-from planners.experts.placement import Figures, Placement, figures_of
-from planners.experts.routing import Routing, demand_of
+from planners.experts.effect import Effect, effect_of, with_copies
+from planners.experts.placement import Figures, figures_of
 from planners.experts.search import Candidate, ExpertPlan, SearchSettings, check_instance, plan_experts
 from planners.experts.topology import Topology, topology_of
 from simulator.deployment import Deployment
+from simulator.experts.measure import Exchange
+from simulator.experts.placement import Placement
+from simulator.experts.routing import Routing, demand_of
 from workloads.slo import Slo
 from workloads.trace import Trace
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from planners.experts.balance import longest_first
-from planners.experts.placement import Placement
-from planners.experts.routing import Demand, Floats, Ints
+from simulator.experts.placement import Placement
+from simulator.experts.routing import Demand, Floats, Ints
 
 
 def copied(load: Floats, slots: int) -> Ints:

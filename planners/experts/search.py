@@ -11,7 +11,7 @@ from planners.experts.balance import balance_bound, balanced, best_split, busies
 from planners.experts.balance_ilp import solve_balance
 from planners.experts.exact import MOST_STATES, best_path, number_of_states
 from planners.experts.layer_ilp import IlpWork, improve_layers
-from planners.experts.placement import Figures, Placement, figures_of, from_ranks, linear_ranks, to_ranks
+from planners.experts.placement import Figures, figures_of
 from planners.experts.replicate import (
     by_groups_fits,
     moved,
@@ -20,10 +20,11 @@ from planners.experts.replicate import (
     replicated_by_groups,
     slot_demand,
 )
-from planners.experts.routing import Demand, Floats, Ints
 from planners.experts.topology import Topology
 from planners.experts.traffic import nodes_first, rename_ranks, sweep_experts, traffic_bound
 from planners.solver import relative_gap
+from simulator.experts.placement import Placement, from_ranks, linear_ranks, to_ranks
+from simulator.experts.routing import Demand, Floats, Ints
 
 SLACK = 0.01
 """Tokens that the busiest rank may have above the bound, in favour of traffic."""

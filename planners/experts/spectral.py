@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from planners.experts.routing import Demand, Floats
+from simulator.experts.routing import Demand, Floats
 
 Singles = npt.NDArray[np.float32]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Cluster
-from planners.experts.routing import Floats, Ints
+from simulator.experts.routing import Floats, Ints
 from simulator.physics.collectives import Interconnect, link_share
 from simulator.physics.efficiency import efficiency_of
 

@@ -7,10 +7,11 @@ import numpy as np
 from planners.experts.assignment import assign
 from planners.experts.balance import TINY
 from planners.experts.exact import MOST_STATES, best_path, number_of_states
-from planners.experts.placement import Placement, figures_of, flows
-from planners.experts.routing import Demand, Floats, Ints
+from planners.experts.placement import figures_of, flows
 from planners.experts.spectral import kept_by_eigenvalues
 from planners.experts.topology import Topology, two_level
+from simulator.experts.placement import Placement
+from simulator.experts.routing import Demand, Floats, Ints
 
 SUBGRADIENT_STEPS = 60
 

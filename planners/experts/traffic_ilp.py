@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from planners.experts.routing import Floats, Ints
 from planners.solver import SolverResult, solve
+from simulator.experts.routing import Floats, Ints
 
 if TYPE_CHECKING:
     import pulp

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hardware_profiles.errors import UserError
-from planners.experts.routing import Floats, Ints, Routing
+from simulator.experts.routing import Floats, Ints, Routing
 
 AFFINITY = 1.0
 """Default strength of the affinity: with 1.0 +- 0.15, generated top-1 routing of Mixtral crosses GPUs as often under its best

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hardware_profiles.errors import UserError
-from planners.experts.routing import Ints, Routing
+from simulator.experts.routing import Ints, Routing
 
 ARRAY = "experts"
 COLUMNS = ("token", "layer")

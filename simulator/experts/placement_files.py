@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from hardware_profiles.errors import UserError
-from planners.experts.placement import Placement
-from planners.experts.routing import Ints
+from simulator.experts.placement import Placement
+from simulator.experts.routing import Ints
 
 FORMAT = "apex-sim.expert-placement.v1"
 MAP = "physical_to_logical_map"
