@@ -7,7 +7,7 @@ Bounds let the planner drop candidates without simulating them, so they must hol
 * attention costs at least its slope times the context, pairs and tokens it works on, mixed step or not;
 * steps are at least as many as the batch limit, the token budget and the KV cache enforce, each with its fixed part;
 * in a pipeline the slowest stage alone needs its share of all that;
-* of drafted tokens all may be accepted, and cost no more than one token of a step;
+* of drafted tokens those are accepted that the seed says (:mod:`planners.draft_bounds`), and the rest is verified too;
 * of a shared prefix only what no other request has is sure to be computed.
 """
 
@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from planners.demand import Demand, WorkloadStats
+from planners.draft_bounds import FIXED, Freedom, alone_s, drafting_s, with_drafts
 from simulator.batching import RESERVING
 from simulator.deployment import Deployment
 from simulator.physics.efficiency import efficiency_of
@@ -61,6 +62,8 @@ class Bounds:
     """Unloaded TPOT of the median request (0 when all have one output token)."""
     p95_ttft_s: float
     p95_tpot_s: float
+    mean_e2e_s: float
+    """Of an unloaded machine."""
     duration_s: float
     """The run takes at least so long, from first arrival to last token."""
     served: int
@@ -69,14 +72,14 @@ class Bounds:
     """Of those requests."""
 
 
-def bound(deployment: Deployment, stats: WorkloadStats, slo: Slo | None) -> Bounds:
-    """Bounds of a deployment on a workload."""
+def bound(deployment: Deployment, stats: WorkloadStats, slo: Slo | None, freedom: Freedom = FIXED) -> Bounds:
+    """Bounds of a deployment on a workload; with ``freedom`` of all that differ from it in what that leaves open."""
     window = deployment.step_model.window
-    demand = stats.demand(deployment.effective_max_model_len, window, deployment.engine.prefix_caching)
+    caching = deployment.engine.prefix_caching or freedom.prefixes
+    demand = stats.demand(deployment.effective_max_model_len, window, caching)
     if not len(demand.inputs):
         return nothing_served()
-    if deployment.speculative is not None:
-        demand = _all_accepted(demand, deployment.speculative.num_speculative_tokens + 1)
+    demand = with_drafts(demand, deployment, stats, freedom)
     replicas = deployment.plan.dp
     work_s = _work_s(deployment, demand)
     ttft, decode = ttft_s(deployment, demand), decode_s(deployment, demand)
@@ -97,6 +100,7 @@ def bound(deployment: Deployment, stats: WorkloadStats, slo: Slo | None) -> Boun
         median_tpot_s=float(np.median(tpot)),
         p95_ttft_s=float(np.percentile(ttft, 95)),
         p95_tpot_s=float(np.percentile(tpot, 95)),
+        mean_e2e_s=float((ttft + decode).mean()),
         duration_s=max(float(demand.arrival_s[-1] - stats.arrivals_s[0]) + float(ttft.min()), work_s / replicas),
         served=len(demand.inputs),
         output_tokens=int(demand.outputs.sum()),
@@ -114,19 +118,10 @@ def nothing_served() -> Bounds:
         median_tpot_s=float("inf"),
         p95_ttft_s=float("inf"),
         p95_tpot_s=float("inf"),
+        mean_e2e_s=float("inf"),
         duration_s=0.0,
         served=0,
         output_tokens=0,
-    )
-
-
-def _all_accepted(demand: Demand, tokens: int) -> Demand:
-    """What is left to do if every step brought ``tokens`` tokens of a sequence and drafting took no time."""
-    return replace(
-        demand,
-        decode_tokens=demand.decode_tokens / tokens,
-        decode_context=demand.decode_context / tokens,
-        window_context=demand.window_context / tokens,
     )
 
 
@@ -141,7 +136,7 @@ def largest_step(deployment: Deployment, demand: Demand) -> int:
     longest = int((demand.inputs + demand.outputs).max())
     if engine.batching in RESERVING:
         return max(engine.max_num_batched_tokens, engine.max_num_seqs * longest)
-    return max(engine.max_num_batched_tokens, longest, engine.max_num_seqs)
+    return max(engine.max_num_batched_tokens, longest, int(engine.max_num_seqs * demand.queries))
 
 
 def smooth_stages(deployment: Deployment) -> tuple[Stage, ...]:
@@ -177,21 +172,22 @@ def _work_s(deployment: Deployment, demand: Demand) -> float:
         fixed = stage.tokens(1).seconds + stage.rows(1).seconds + (engine.step_fixed_s if index == 0 else 0.0)
         attention = _attention_s(stage, demand, prefill_only=False).sum()
         longest = max(longest, float(attention + max(linear.sum(), steps * fixed)))
-    return longest * least_share(deployment)
+    return (longest + drafting_s(deployment, demand)) * least_share(deployment)
 
 
 def _linear_s(deployment: Deployment, stage: Stage, demand: Demand, prefill_only: bool = False) -> FloatArray:
     """float64[served]: seconds per request for what depends on the number of tokens and rows in a step."""
     engine = deployment.engine
     most = largest_step(deployment, demand)
-    rows = min(engine.max_num_seqs, most)
+    rows = min(int(engine.max_num_seqs * demand.queries), most)
     token_s, row_s = stage.tokens(most).seconds / most, stage.rows(rows).seconds / rows
     if stage.layout.is_first:
         token_s += engine.step_fixed_s / most + engine.step_token_s
         row_s += engine.step_seq_s
-    tokens = demand.computed if prefill_only else demand.computed + demand.decode_tokens
-    outputs = 1.0 if prefill_only else demand.decode_tokens + 1.0
-    return tokens * token_s + outputs * row_s
+    tokens = demand.computed if prefill_only else demand.computed + demand.decode_tokens * demand.queries
+    outputs = 1.0 if prefill_only else demand.decode_tokens * demand.queries + 1.0
+    host_s = engine.step_seq_s if stage.layout.is_first and demand.queries > 1 else 0.0
+    return tokens * token_s + outputs * row_s - host_s * (demand.queries - 1.0) * demand.decode_tokens
 
 
 def _attention_s(stage: Stage, demand: Demand, prefill_only: bool) -> FloatArray:
@@ -244,10 +240,7 @@ def prefill_only_s(deployment: Deployment, demand: Demand) -> FloatArray:
 
 
 def decode_only_s(deployment: Deployment, demand: Demand) -> FloatArray:
-    """float64[served]: the same for the tokens after the first on replicas that compute no prompts, attention left out; 0
-    where drafts make fewer steps of them."""
-    if deployment.speculative is not None:
-        return np.zeros(len(demand.inputs))
+    """float64[served]: the same for the tokens after the first on replicas that compute no prompts, attention left out."""
     alone = replace(demand, computed=np.zeros_like(demand.computed))
     tokens = demand.decode_tokens
     works = [_linear_s(deployment, stage, alone) for stage in smooth_stages(deployment)]
@@ -318,9 +311,7 @@ def _prefill_s(deployment: Deployment, tokens: int) -> float:
 
 def decode_s(deployment: Deployment, demand: Demand) -> FloatArray:
     """float64[served]: seconds from the first token to the last, at least."""
-    model = deployment.step_model
-    line = model.decode(1)
-    beside = model.step(StepShape(decode_seqs=1, prefill_tokens=1, prefill_seqs=1, logits_rows=1))[0]
-    total: FloatArray = demand.decode_tokens * min(line.base_s, beside)
-    total = total + line.context_s * demand.decode_context + line.window_s * demand.window_context
+    step_s, context_s, window_s = alone_s(deployment)
+    total: FloatArray = demand.decode_tokens * step_s
+    total = total + context_s * demand.decode_context + window_s * demand.window_context
     return total * least_share(deployment)

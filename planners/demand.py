@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,10 @@ class Demand:
     arrival_s: FloatArray
     """Since the first arrival of the trace [s]; all 0 for closed loops and sessions."""
     shares_prefixes: bool
+    rows: IntArray
+    """Of the requests in the trace."""
+    queries: float = 1.0
+    """Tokens that each of the ``decode_tokens`` puts through the matrices; more than 1 where drafts are verified."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,6 +50,10 @@ class WorkloadStats:
     exclusive: FloatArray | None
     """Prompt tokens per request that no other request has; None: nothing is shared."""
     exclusive_pairs: FloatArray | None
+    seed: int = 0
+    """Of accepted drafts."""
+    steps: dict[Any, FloatArray] = field(default_factory=dict)
+    """What planners.draft_bounds has drawn."""
 
     @property
     def requests(self) -> int:
@@ -52,8 +61,8 @@ class WorkloadStats:
         return len(self.inputs)
 
     @classmethod
-    def of(cls, trace: Trace) -> WorkloadStats:
-        """Statistics of a trace."""
+    def of(cls, trace: Trace, seed: int = 0) -> WorkloadStats:
+        """Statistics of a trace; ``seed``: of accepted drafts."""
         open_loop = trace.concurrency is None and trace.previous is None
         exclusive = exclusive_tokens(trace)
         return cls(
@@ -63,6 +72,7 @@ class WorkloadStats:
             duration_s=trace.duration_s if open_loop else 0.0,
             exclusive=None if exclusive is None else exclusive[0],
             exclusive_pairs=None if exclusive is None else exclusive[1],
+            seed=seed,
         )
 
     def demand(self, max_model_len: int, window: int | None, prefix_caching: bool) -> Demand:
@@ -89,6 +99,7 @@ class WorkloadStats:
             window_context=context if window is None else _window_sum((inputs + 1).astype(np.float64), steps, window),
             arrival_s=self.arrivals_s[rows],
             shares_prefixes=shared,
+            rows=rows,
         )
 
 

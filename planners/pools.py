@@ -19,7 +19,8 @@ from planners.bounds import (
     prefill_only_s,
     ttft_s,
 )
-from planners.demand import Demand, WorkloadStats
+from planners.demand import WorkloadStats
+from planners.draft_bounds import FIXED, Freedom, with_drafts
 from planners.space import Candidate, SearchSpace, build, replica_counts, tensor_degrees
 from simulator.batching import RESERVING
 from simulator.deployment import Deployment
@@ -30,7 +31,7 @@ from simulator.simulate import simulate_deployment
 from simulator.simulate_disaggregated import simulate_disaggregated
 from workloads.model import ModelSpec
 from workloads.slo import Slo
-from workloads.trace import FloatArray, Trace
+from workloads.trace import Trace
 
 AnyDeployment = Deployment | DisaggregatedDeployment
 
@@ -79,11 +80,16 @@ def build_any(model: ModelSpec, cluster: Cluster, space: SearchSpace, candidate:
     single = replace(candidate, decode=())
     settings: dict[str, Any] = {key: value for key, value in space.settings.items() if key != "speculative_config"}
     return DisaggregatedDeployment(
-        prefill=build(model, cluster, replace(space, settings=settings), single),
-        decode=build(model, cluster, space, replace(single, tp=tp, dp=dp, ep=1)),
+        prefill=build(model, cluster, replace(space, settings=settings), replace(single, draft="")),
+        decode=build(model, cluster, space, replace(single, tp=tp, dp=dp, ep=1, cache=_decode_cache(candidate))),
         link=space.kv_link,
         overlap=space.kv_overlap,
     )
+
+
+def _decode_cache(candidate: Candidate) -> str:
+    """Prefixes are found where prompts are computed: below the decode pool no memory is set aside for them."""
+    return "off" if candidate.cache == "off" else ""
 
 
 def first_of(deployment: AnyDeployment) -> Deployment:
@@ -106,30 +112,29 @@ def simulate_any(deployment: AnyDeployment, trace: Trace, slo: Slo | None, seed:
     return simulate_deployment(deployment, trace, slo=slo, seed=seed)
 
 
-def bound_any(deployment: AnyDeployment, stats: WorkloadStats, slo: Slo | None) -> Bounds:
-    """Bounds of a candidate on a workload."""
+def bound_any(deployment: AnyDeployment, stats: WorkloadStats, slo: Slo | None, freedom: Freedom = FIXED) -> Bounds:
+    """Bounds of a candidate on a workload; with ``freedom`` of all that differ from it in what that leaves open."""
     if isinstance(deployment, DisaggregatedDeployment):
-        return bound_pools(deployment, stats, slo)
-    return bound(deployment, stats, slo)
+        return bound_pools(deployment, stats, slo, freedom)
+    return bound(deployment, stats, slo, freedom)
 
 
-def _decode_s(deployment: Deployment, demand: Demand) -> FloatArray:
-    """Seconds from the first token to the last, at least; drafts may save any of them."""
-    return decode_s(deployment, demand) if deployment.speculative is None else np.zeros(len(demand.inputs))
-
-
-def bound_pools(deployment: DisaggregatedDeployment, stats: WorkloadStats, slo: Slo | None) -> Bounds:
+def bound_pools(
+    deployment: DisaggregatedDeployment, stats: WorkloadStats, slo: Slo | None, freedom: Freedom = FIXED
+) -> Bounds:
     """What neither pool can beat: prompts alone on the one; tokens, without their attention, on the other. Weak: transfers
     take no time, and memory never limits a batch."""
     prefill, decode = deployment.prefill, deployment.decode
     longest = deployment.effective_max_model_len
-    demand = stats.demand(longest, prefill.step_model.window, prefill.engine.prefix_caching)
+    caching = prefill.engine.prefix_caching or freedom.prefixes
+    demand = stats.demand(longest, prefill.step_model.window, caching)
     if not len(demand.inputs):
         return nothing_served()
-    ttft, tokens_s = ttft_s(prefill, demand), _decode_s(decode, demand)
+    drafted = with_drafts(demand, decode, stats, freedom)
+    ttft, tokens_s = ttft_s(prefill, demand), decode_s(decode, drafted)
     several = demand.outputs > 1
     tpot = tokens_s / np.maximum(1, demand.outputs - 1)
-    work = [prefill_only_s(prefill, demand), decode_only_s(decode, demand)]
+    work = [prefill_only_s(prefill, demand), decode_only_s(decode, drafted)]
     busiest_s = max(float(seconds.sum()) for seconds in work)
     unloaded = loaded = 1.0
     if slo is not None:
@@ -147,6 +152,7 @@ def bound_pools(deployment: DisaggregatedDeployment, stats: WorkloadStats, slo: 
         median_tpot_s=float(np.median(tpot)),
         p95_ttft_s=float(np.percentile(ttft, 95)),
         p95_tpot_s=float(np.percentile(tpot, 95)),
+        mean_e2e_s=float((ttft + tokens_s).mean()),
         duration_s=max(float(demand.arrival_s[-1] - stats.arrivals_s[0]) + float(ttft.min()), busiest_s),
         served=len(demand.inputs),
         output_tokens=int(demand.outputs.sum()),

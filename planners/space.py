@@ -10,8 +10,10 @@ from typing import Any
 
 from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Cluster, Link
+from planners.caches import cache_settings
 from simulator.build import build_deployment
 from simulator.deployment import Deployment
+from simulator.speculative.config import SpeculativeConfig
 from workloads.model import ModelSpec
 
 
@@ -33,6 +35,14 @@ class SearchSpace:
     kv_link: Link | None = None
     """Between such pools; None: what the cluster has."""
     kv_overlap: bool = False
+    searched: tuple[str, ...] = ()
+    """Techniques to choose beside layouts (:data:`planners.techniques.SEARCHES`)."""
+    drafts: Mapping[str, SpeculativeConfig] = field(default_factory=dict)
+    """Drafts to try, by label; beside none."""
+    caches: tuple[str, ...] = ("",)
+    """Ways of sharing prefixes to try (:data:`planners.caches.Cache`)."""
+    assumptions: tuple[str, ...] = ()
+    """What the searched techniques rest on, in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -49,6 +59,10 @@ class Candidate:
     max_num_batched_tokens: int | None = None
     decode: tuple[int, ...] = ()
     """(tp, dp) of a decode pool of its own, the rest being the prefill pool; empty: one pool does both."""
+    draft: str = ""
+    """Label of its drafts in the space; empty: as the settings say."""
+    cache: str = ""
+    """How it shares prefixes; empty: as the settings say."""
 
     @property
     def num_devices(self) -> int:
@@ -86,6 +100,9 @@ def build(model: ModelSpec, cluster: Cluster, space: SearchSpace, candidate: Can
         settings["max_num_seqs"] = candidate.max_num_seqs
     if candidate.max_num_batched_tokens is not None:
         settings["max_num_batched_tokens"] = candidate.max_num_batched_tokens
+    if candidate.draft:
+        settings["speculative_config"] = space.drafts[candidate.draft]
+    settings |= cache_settings(cluster, candidate)
     degrees = {name: getattr(candidate, name) for name in ("tp", "pp", "dp", "ep")}
     return build_deployment(model, cluster, engine=space.engine, **degrees, **settings)
 

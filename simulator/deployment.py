@@ -176,7 +176,7 @@ class Deployment:
         copies = copy_times(self)
         return ReplicaSetup(
             limits=limits,
-            step_model=self._served_model(),
+            step_model=self.served_model,
             batching=BATCHING[engine.batching],
             stages=self.plan.pp,
             async_scheduling=engine.async_scheduling and self.plan.pp == 1,
@@ -196,11 +196,17 @@ class Deployment:
         config = self.speculative
         return None if config is None else Speculation(draws=Draws(config.rates), queries=config.queries)
 
-    def _served_model(self) -> StepModelLike:
+    @property
+    def served_model(self) -> StepModelLike:
         """Physics of a step, its drafts included."""
         if self.speculative is None:
             return self.step_model
-        return speculative_step_model(self.speculative, self.step_model, self.draft, self.engine, self.cluster)
+        if "served_model" not in self._cache:
+            self._cache["served_model"] = speculative_step_model(
+                self.speculative, self.step_model, self.draft, self.engine, self.cluster
+            )
+        served: StepModelLike = self._cache["served_model"]
+        return served
 
     def _cold(self) -> ColdStart | None:
         """What a fresh server compiles while it serves: Triton kernels of experts in 16 bits."""

@@ -7,6 +7,7 @@ import pytest
 
 from planners.bounds import bound, decode_s, smooth_stages, ttft_s
 from planners.demand import WorkloadStats, exclusive_tokens
+from planners.draft_bounds import FIXED, Freedom, steps_of, with_drafts
 from simulator.build import build_deployment
 from simulator.deployment import Deployment
 from simulator.physics.shape import StepShape
@@ -14,6 +15,9 @@ from simulator.simulate import simulate_deployment
 from workloads.slo import Slo
 from workloads.trace import Trace
 
+NGRAM = {"method": "ngram", "num_speculative_tokens": 3, "acceptance": 0.4}
+DRAFT = {"method": "draft_model", "model": "llama-3.2-1b", "num_speculative_tokens": 4, "acceptance": 0.9}
+TREE = {"method": "eagle", "num_speculative_tokens": 3, "num_candidates": 12, "acceptance": [0.9, 0.7, 0.5]}
 DEPLOYMENTS: dict[str, tuple[str, str, dict[str, object]]] = {
     "dense": ("llama-3.1-8b", "h100-sxm:2", {}),
     "dense tp2": ("llama-3.1-8b", "h100-sxm:2", {"tp": 2}),
@@ -40,6 +44,23 @@ DEPLOYMENTS: dict[str, tuple[str, str, dict[str, object]]] = {
     "sparse": ("llama-3.1-8b", "h100-sxm:2", {"attention_density": 0.1, "kv_compression": 0.3}),
     "top-k": ("llama-3.1-8b", "h100-sxm:2", {"attention_top_k": 500, "attention_selection": 0.1}),
     "lossless": ("llama-3.1-8b", "h100-sxm:2", {"quantization": "df11"}),
+    "n-grams": ("llama-3.1-8b", "h100-sxm:2", {"speculative_config": NGRAM}),
+    "n-grams in little memory": (
+        "llama-3.1-8b",
+        "h100-sxm:2",
+        {"speculative_config": NGRAM, "num_gpu_blocks_override": 700, "max_model_len": 9000},
+    ),
+    "draft model": (
+        "llama-3.1-8b",
+        "a100-sxm-80gb:2",
+        {"speculative_config": DRAFT, "tp": 2, "max_num_seqs": 8, "max_num_batched_tokens": 256},
+    ),
+    "draft model sglang": (
+        "llama-3.1-8b",
+        "h100-sxm:2",
+        {"speculative_config": DRAFT, "engine": "sglang", "max_model_len": 9000},
+    ),
+    "tree by place": ("gemma-3-12b", "h100-sxm:2", {"speculative_config": TREE}),
     "static": ("llama-3.1-8b", "h100-sxm:2", {"engine": "static", "max_model_len": 9000, "max_num_seqs": 8}),
 }
 KINDS = ("burst", "poisson", "closed", "prefixes", "short")
@@ -100,9 +121,11 @@ def test_no_request_is_faster_than_alone(name: str, kind: str) -> None:
     deployment = make_deployment(name)
     trace = make_trace(kind, 5)
     result = simulate_deployment(deployment, trace)
-    demand = WorkloadStats.of(trace).demand(
+    stats = WorkloadStats.of(trace)
+    demand = stats.demand(
         deployment.effective_max_model_len, deployment.step_model.window, deployment.engine.prefix_caching
     )
+    demand = with_drafts(demand, deployment, stats)
     done = result.completed
     slack = 1 + TOLERANCE
     assert (ttft_s(deployment, demand) <= result.column("ttft_s")[done] * slack).all()
@@ -221,3 +244,38 @@ def test_a_saturated_pipeline_comes_near_the_bound_of_its_slowest_stage_and_no_f
     result = simulate_deployment(deployment, trace)
     assert 0.8 * bounds.capacity_per_s < result.summary["request_throughput"] < bounds.capacity_per_s
     assert 0.8 * result.duration_s < bounds.duration_s < result.duration_s
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("rate", "length"), [(0.0, 3), (0.4, 1), (0.54, 5), (1.0, 2)])
+def test_steps_with_drafts_are_counted_as_the_simulation_takes_them(kind: str, rate: float, length: int) -> None:
+    config = {"method": "ngram", "num_speculative_tokens": length, "acceptance": rate}
+    deployment = build_deployment("llama-3.1-8b", "h100-sxm:2", speculative_config=config)
+    trace = make_trace(kind, 11)
+    summary = simulate_deployment(deployment, trace, seed=5).summary
+    stats = WorkloadStats.of(trace, seed=5)
+    demand = stats.demand(deployment.effective_max_model_len, None, prefix_caching=True)
+    assert deployment.speculative is not None
+    assert steps_of(deployment.speculative, demand, stats).sum() == summary["spec_decode_num_drafts"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("base", ["dense", "dense tp2", "moe ep", "window", "many experts"])
+def test_bounds_with_freedom_hold_for_all_that_it_leaves_open(base: str, kind: str) -> None:
+    model, cluster, settings = DEPLOYMENTS[base]
+    trace, slo = make_trace(kind, 3), Slo(ttft_s=0.3, tpot_s=0.02)
+    stats = WorkloadStats.of(trace)
+    open_deployment = build_deployment(model, cluster, **{**settings, "enable_prefix_caching": False})  # type: ignore[arg-type]
+    free = bound(open_deployment, stats, slo, Freedom(drafts=5, prefixes=True))
+    for config in (None, NGRAM, NGRAM | {"num_speculative_tokens": 5, "acceptance": 1.0}, NGRAM | {"acceptance": 0.9}):
+        for caching in (False, True):
+            chosen: dict[str, object] = {"speculative_config": config, "enable_prefix_caching": caching}
+            own = bound(build_deployment(model, cluster, **settings, **chosen), stats, slo, FIXED)  # type: ignore[arg-type]
+            slack = 1 + TOLERANCE
+            assert own.capacity_per_s <= free.capacity_per_s * slack
+            assert own.duration_s * slack >= free.duration_s
+            assert own.p95_ttft_s * slack >= free.p95_ttft_s
+            assert own.p95_tpot_s * slack >= free.p95_tpot_s
+            assert own.mean_e2e_s * slack >= free.mean_e2e_s
+            assert own.attainment <= free.attainment
+            assert own.loaded_attainment <= free.loaded_attainment

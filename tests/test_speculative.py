@@ -74,7 +74,7 @@ def test_tokens_of_all_steps_are_the_output():
 def test_equal_rates_are_cut_as_one_by_one(rate, places):
     for row in range(40):
         start, output = 1 + row % 7, 8 + row
-        uniform = Draws((rate,) * places, seed=9)._uniform(row, output + places)
+        uniform = Draws((rate,) * places, seed=9).uniform(row, output + places)
         tokens, accepted, at = [], [], start
         while at < output:
             good = 0

@@ -54,7 +54,7 @@ class Draws:
         The tokens of the last step end with the output; accepted drafts count whether the output needs them or not.
         """
         rates, places = self.rates, len(self.rates)
-        numbers = self._uniform(row, output_tokens + places)
+        numbers = self.uniform(row, output_tokens + places)
         if rates.count(rates[0]) == places:
             return _equal_rates(numbers[generated:] < rates[0], places, output_tokens - generated)
         uniform: list[float] = numbers.tolist()
@@ -69,7 +69,7 @@ class Draws:
             at += good + 1
         return np.array(tokens, dtype=np.int64), np.array(accepted, dtype=np.int64)
 
-    def _uniform(self, row: int, count: int) -> Floats:
+    def uniform(self, row: int, count: int) -> Floats:
         """The first ``count`` uniform numbers of a request, from a counter-based generator under the key (seed, row)."""
         key = np.array([self.seed % (1 << KEY_BITS), row], dtype=np.uint64)
         return np.random.Generator(np.random.Philox(key=key)).random(count)
