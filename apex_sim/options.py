@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apex_sim.sharing_options import add_sharing
 from apex_sim.technique_options import add_techniques
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ ENGINE_SETTINGS = (
     "order",
     "moe_skew",
     "cold_start",
+    "interference",
     "power_cap",
     "gpu_clock",
     "cpu_offload_gb",
@@ -123,6 +125,7 @@ def add_deployment(parser: argparse.ArgumentParser, *, fixed: bool = True) -> No
     )
     engine.add_argument("--moe-skew", type=float, default=0.0, metavar="S", help="Zipf exponent of expert popularity")
     add_techniques(parser)
+    add_sharing(parser)
     power = parser.add_argument_group("power of the devices")
     power.add_argument("--power-cap", type=float, metavar="W", help="power limit per device, as nvidia-smi -pl")
     power.add_argument("--gpu-clock", type=float, metavar="MHZ", help="locked clock, as nvidia-smi -lgc")

@@ -19,7 +19,9 @@ from simulator.engine import PreemptionMode, Sampling
 from simulator.engine_loader import GIB, load_engine
 from simulator.offloading import KvOffload
 from simulator.physics.powercap import check_power
+from simulator.physics.tenants import slower_cluster
 from simulator.plan import ParallelPlan
+from simulator.sharing.tenants import Interference, parse_interference
 from simulator.speculative.config import SpeculativeConfig, parse_speculative
 from simulator.techniques import TECHNIQUE_FLAGS, TECHNIQUE_NUMBERS, TechniqueSettings, techniques_of
 from workloads.catalog import load_model
@@ -55,6 +57,7 @@ class EngineSettings(TechniqueSettings, total=False):
     routing: str
     order: str | None
     moe_skew: float
+    interference: Interference | Mapping[str, Any] | Path | str | None
     power_cap: float | None
     gpu_clock: float | None
     cold_start: bool | None
@@ -175,6 +178,10 @@ def build_deployment(
     spec = model if isinstance(model, ModelSpec) else load_model(name_of("model", model))
     machines = cluster if isinstance(cluster, Cluster) else parse_cluster(name_of("cluster", cluster))
     check_compute(machines)
+    shared = settings.get("interference")
+    interference = None if shared is None else parse_interference(shared)
+    if interference is not None:
+        machines = slower_cluster(machines, interference.constant)
     if settings.get("fused_moe") and not spec.is_moe:
         raise UserError(
             f"--fused-moe joins the exchange and the experts of a step; {spec.name} has no experts: drop it"
@@ -231,6 +238,7 @@ def build_deployment(
         kv_offload=_kv_offload(settings),
         moe_skew=settings.get("moe_skew") or 0.0,
         cold_start=bool(settings.get("cold_start")),
+        interference=interference,
         speculative=None if drafts is None else parse_speculative(drafts),
         swap_space_bytes=DEFAULT_SWAP_BYTES if swap_gib is None else swap_gib * GIB,
     )

@@ -21,6 +21,8 @@ from simulator.plan import ParallelPlan
 from simulator.prefix_order import ORDERS
 from simulator.routing import BY_PREFIX, parse_routing
 from simulator.run import ReplicaSetup
+from simulator.sharing.setup import check_sharing, rates_of
+from simulator.sharing.tenants import Interference
 from simulator.speculative.acceptance import Draws
 from simulator.speculative.config import SpeculativeConfig
 from simulator.speculative.counters import Speculation
@@ -57,6 +59,8 @@ class Deployment:
     """The servers have just started: first uses of MoE kernels wait for their compiler."""
     speculative: SpeculativeConfig | None = None
     """How tokens are drafted; None: they are not."""
+    interference: Interference | None = None
+    """Co-tenants of the devices and hosts. The cluster is as slow already as those make it that are always there."""
     elasticity: Elasticity | None = None
     """How replicas come and go; None: all of the plan serve all the time."""
     _cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -68,6 +72,7 @@ class Deployment:
         if self.speculative is not None:
             check_engine(self.speculative, engine, self.plan)
         check_offload(self.kv_offload, engine.prefix_caching, engine.batching)
+        check_sharing(self)
         if self.order not in ORDERS:
             raise unknown_name("order of requests (--order)", self.order, ORDERS)
         if self.order == "prefix-groups" and not engine.prefix_caching:
@@ -104,6 +109,8 @@ class Deployment:
                 moe_skew=self.moe_skew,
                 expert_routing=self.expert_routing,
             )
+            if self.interference is not None:  # MFU counts against what the devices can do, not what is left of it
+                self._cache["step_model"].peak_flop_per_s *= self.interference.constant.compute
         model: StepModel = self._cache["step_model"]
         return model
 
@@ -190,6 +197,7 @@ class Deployment:
             tiers=kv_tiers(self),
             cold=self._cold(),
             speculation=self._speculation(),
+            rates=rates_of(self),
         )
 
     def _speculation(self) -> Speculation | None:

@@ -26,6 +26,7 @@ from simulator.recorder import REJECTED, ReplicaRecord, RequestTable
 from simulator.replica import FOREVER, Replica
 from simulator.request import Request
 from simulator.routing import RoutingPolicy
+from simulator.sharing.changing import ChangingRates, ChangingReplica, connect_rates
 from simulator.sources import Followers, OpenLoop
 from simulator.speculative.counters import Speculation
 from simulator.speculative.lane import speculative_lane
@@ -59,6 +60,8 @@ class ReplicaSetup:
     swap_token_s: float = 0.0
     speculation: Speculation | None = None
     """Drafts that every decode step verifies; None: one token per step and sequence."""
+    rates: ChangingRates | None = None
+    """Co-tenants that come and go; None: steps cost the same at all times."""
     cold: ColdStart | None = None
     """The servers have just started; None: they are warm."""
 
@@ -132,6 +135,8 @@ class Simulation:
         """Equal replicas with the cores of their kind."""
         costs = StepCosts(setup.step_model)
         replicas = [self._replica(setup, index, costs, on_finish, core_type, exact_steps) for index in indices]
+        if setup.rates is not None:
+            connect_rates(replicas, setup.rates)
         for replica in replicas:
             if setup.cold is not None and isinstance(replica, Replica):
                 replica.cold = ColdKernels(setup.cold)
@@ -158,7 +163,7 @@ class Simulation:
         policy = setup.batching()
         if setup.stages > 1:
             return PipelineReplica(self.clock, index, core, policy, costs, on_finish, swap_token_s=setup.swap_token_s)
-        kind = Replica
+        kind: type[Replica] = Replica if setup.rates is None else ChangingReplica
         if setup.speculation is not None:
             kind = SpeculativeReplica
             drafts = setup.speculation

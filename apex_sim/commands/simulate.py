@@ -9,7 +9,7 @@ from typing import Any
 from apex_sim import options
 from apex_sim.elastic_options import add_elastic, elasticity_of
 
-PATHS = ("model", "cluster", "engine", "trace", "speculative_config")
+PATHS = ("model", "cluster", "engine", "trace", "speculative_config", "interference")
 """Arguments that are a name or a path."""
 
 

@@ -8,6 +8,7 @@ from hardware_profiles.schema import Cluster
 from simulator.engine import EngineProfile
 from simulator.physics.step_model import StepModel
 from simulator.run import ReplicaSetup
+from simulator.sharing.changing import with_seed
 from simulator.speculative.config import SpeculativeConfig
 from simulator.speculative.draft import Draft
 from simulator.speculative.step_model import TOKEN_BYTES, SpeculativeStepModel
@@ -21,7 +22,8 @@ def max_seqs(config: SpeculativeConfig | None, engine: EngineProfile) -> int:
 
 
 def seeded(setup: ReplicaSetup, seed: int) -> ReplicaSetup:
-    """The replica with accepted drafts drawn from ``seed``; without drafts as it is."""
+    """The replica with accepted drafts and bursts of co-tenants drawn from ``seed``; without either as it is."""
+    setup = with_seed(setup, seed)
     drafts = setup.speculation
     if drafts is None:
         return setup

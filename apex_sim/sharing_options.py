@@ -1,0 +1,15 @@
+"""Arguments for devices that are shared (docs/sharing.md)."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_sharing(parser: argparse.ArgumentParser) -> None:
+    """--interference."""
+    group = parser.add_argument_group("shared devices (docs/sharing.md)")
+    group.add_argument(
+        "--interference",
+        metavar="FACTORS|FILE",
+        help="co-tenants: compute=1.2,memory=1.5,host-link=2,host-cpu=1.3 times as slow, on=20s,off=60s in bursts, or a YAML",
+    )
