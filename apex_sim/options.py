@@ -37,6 +37,7 @@ ENGINE_SETTINGS = (
     "kv_eviction",
     "kv_copy_group",
     "routing",
+    "scheduling_policy",
     "order",
     "moe_skew",
     "cold_start",
@@ -116,6 +117,12 @@ def add_deployment(parser: argparse.ArgumentParser, *, fixed: bool = True) -> No
         metavar="POLICY",
         help="round-robin, random, least-outstanding, jsq-tokens, power-of-two, prefix-affinity, kv-aware, session-affinity; "
         "with parameters as in 'kv-aware(load=2)'",
+    )
+    engine.add_argument(
+        "--scheduling-policy",
+        metavar="POLICY",
+        help="order of service: fcfs (default), priority, sjf, shortest-prompt, vtc; with parameters as in "
+        "'priority(preempt=1)' (docs/scheduling.md)",
     )
     engine.add_argument(
         "--cold-start", action="store_true", default=None, help="servers have just started: MoE kernels compile first"

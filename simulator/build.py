@@ -55,6 +55,7 @@ class EngineSettings(TechniqueSettings, total=False):
     kv_eviction: str | None
     kv_copy_group: int | None
     routing: str
+    scheduling_policy: str | None
     order: str | None
     moe_skew: float
     interference: Interference | Mapping[str, Any] | Path | str | None
@@ -117,6 +118,7 @@ def _check_settings(settings: EngineSettings) -> None:
         "kv_cache_dtype",
         "dtype",
         "routing",
+        "scheduling_policy",
         "offload_backend",
         "offload_source",
     ):
@@ -234,6 +236,7 @@ def build_deployment(
         max_model_len=settings.get("max_model_len"),
         num_gpu_blocks_override=settings.get("num_gpu_blocks_override"),
         routing=settings.get("routing") or "round-robin",
+        scheduling=settings.get("scheduling_policy") or "fcfs",
         order=settings.get("order") or "arrival",
         kv_offload=_kv_offload(settings),
         moe_skew=settings.get("moe_skew") or 0.0,

@@ -7,7 +7,7 @@ and their sum is conserved.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil
 
@@ -73,6 +73,11 @@ class EngineCore:
         self.swap_tokens = 0
         """Tokens whose KV entries moved between device and host since the last step; the driver turns them into time."""
         self.swapped_tokens_total = 0
+        self.line: Callable[[Request], tuple[float, ...]] | None = None
+        """Order of service (see :mod:`simulator.scheduling`); the last in it is preempted first. None: first come first
+        served, and the request admitted last is preempted first."""
+        self.decision_steps = 1 << 62
+        """Steps for which the order of service stands if nothing else changes."""
         self.queries = 1
         """Tokens of a decoding sequence in a step: more than one with drafts to verify."""
         self.num_running = 0
@@ -430,16 +435,11 @@ class EngineCore:
 
         In a pipeline its batch may be in flight; what that pass computes for it is lost, as in vLLM.
         """
-        busy = {id(request) for request, _ in spare} if spare else set()
-        candidates = [(r, lane) for lane in self.lanes for r in lane.prefilling if id(r) not in busy]
-        for lane in self.lanes:
-            newest = lane.newest()
-            if newest is not None:
-                candidates.append((newest, lane))
-        if not candidates or self.num_running == 1:
+        last = self.last_in_line(spare)
+        if last is None or self.num_running == 1:
             return False
         self.note_peak()
-        victim, lane = max(candidates, key=lambda entry: entry[0].admit_seq)
+        victim, lane = last
         self.preempted_now = True
         self.num_preemptions += 1
         victim.num_preemptions += 1
@@ -448,6 +448,17 @@ class EngineCore:
         else:
             self._drop_decode(victim, lane)
         return True
+
+    def last_in_line(self, spare: list[tuple[Request, int]] | None = None) -> tuple[Request, Lane] | None:
+        """Who would be preempted, and the batch it is in; ``spare``: work of this step."""
+        busy = {id(request) for request, _ in spare} if spare else set()
+        candidates = [(r, lane) for lane in self.lanes for r in lane.prefilling if id(r) not in busy]
+        for lane in self.lanes:
+            newest = lane.newest() if self.line is None else lane.last(self.line)
+            if newest is not None:
+                candidates.append((newest, lane))
+        line = self.line or (lambda request: (request.admit_seq,))
+        return max(candidates, key=lambda entry: line(entry[0]), default=None)
 
     def pledge(self) -> None:
         """The batch just scheduled takes off: its decode rows keep the blocks set aside for them until it lands."""

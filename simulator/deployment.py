@@ -21,6 +21,7 @@ from simulator.plan import ParallelPlan
 from simulator.prefix_order import ORDERS
 from simulator.routing import BY_PREFIX, parse_routing
 from simulator.run import ReplicaSetup
+from simulator.scheduling.setup import parse_scheduling
 from simulator.sharing.setup import check_sharing, rates_of
 from simulator.sharing.tenants import Interference
 from simulator.speculative.acceptance import Draws
@@ -48,6 +49,8 @@ class Deployment:
     swap_space_bytes: float = DEFAULT_SWAP_BYTES
     """Host memory for swapped KV blocks, per device [B]."""
     routing: str = "round-robin"
+    scheduling: str = "fcfs"
+    """In which order a replica serves its requests: see :mod:`simulator.scheduling`."""
     order: str = "arrival"
     """Of requests that arrive together: arrival, or prefix-groups."""
     kv_offload: KvOffload = field(default_factory=KvOffload)
@@ -73,6 +76,7 @@ class Deployment:
             check_engine(self.speculative, engine, self.plan)
         check_offload(self.kv_offload, engine.prefix_caching, engine.batching)
         check_sharing(self)
+        parse_scheduling(self.scheduling, engine.batching)
         if self.order not in ORDERS:
             raise unknown_name("order of requests (--order)", self.order, ORDERS)
         if self.order == "prefix-groups" and not engine.prefix_caching:

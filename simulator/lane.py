@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from operator import mul
@@ -171,6 +172,10 @@ class Lane:
     def newest(self) -> Request | None:
         """The member admitted last; O(n)."""
         return max(self.heap, key=lambda entry: entry[1])[2] if self.heap else None
+
+    def last(self, line: Callable[[Request], tuple[float, ...]]) -> Request | None:
+        """The member that comes last in an order of service; O(n)."""
+        return max((entry[2] for entry in self.heap), key=line, default=None)
 
     def blocks_bound(self) -> int:
         """At least the private KV blocks of the members; O(1)."""

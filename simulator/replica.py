@@ -111,7 +111,8 @@ class Replica(Driver):
 
     def enqueue(self, request: Request) -> None:
         """A request reaches the engine's queue; behind others it cannot change what is in flight."""
-        self._changed = self._changed or not self.core.waiting
+        core = self.core
+        self._changed = self._changed or not core.waiting or core.line is not None
         super().enqueue(request)
 
     def stir(self) -> None:
@@ -270,6 +271,8 @@ class Replica(Driver):
             moved = core.preempted_now or core.resumed
             if moved or core.unseen or not self.policy.steady:
                 horizon = 1
+            elif core.decision_steps < horizon:
+                horizon = core.decision_steps
         self._batch = []
         if not lane.num_seqs:
             waits = core.waiting or core.swapped or core.inbound

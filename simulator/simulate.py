@@ -12,6 +12,7 @@ from simulator.elastic.run import ElasticSimulation
 from simulator.result import SimulationResult
 from simulator.routing import RoutingPolicy, parse_routing
 from simulator.run import Progress, RunRecord, run
+from simulator.scheduling.setup import in_order
 from simulator.speculative.setup import seeded
 from workloads.slo import Slo
 from workloads.trace import Trace
@@ -37,6 +38,7 @@ def simulate_deployment(
     setup = seeded(deployment.replica_setup(), seed)
     if batching is not None:
         setup = dataclasses.replace(setup, batching=batching)
+    setup = in_order(setup, deployment.scheduling, deployment.engine.batching, trace, seed)
     routing = router or parse_routing(deployment.routing)[1](seed)
     replicas = deployment.plan.dp
     options: dict[str, Any] = {"exact_steps": exact_steps, "progress": progress}

@@ -7,6 +7,7 @@ from simulator.result_disaggregated import DisaggregatedResult
 from simulator.routing import RoutingPolicy, parse_routing
 from simulator.run import Progress
 from simulator.run_disaggregated import run_disaggregated
+from simulator.scheduling.setup import in_order
 from simulator.speculative.setup import seeded
 from workloads.slo import Slo
 from workloads.trace import Trace
@@ -31,10 +32,13 @@ def simulate_disaggregated(
     """
     first, second = (parse_routing(pool.routing)[1] for _, pool in deployment.pools)
     chosen = routers or (first(seed), second(seed + DECODE_STREAM))
-    first_setup, second_setup = deployment.setups()
+    first_setup, second_setup = (
+        in_order(seeded(setup, seed), pool.scheduling, pool.engine.batching, trace, seed)
+        for setup, (_, pool) in zip(deployment.setups(), deployment.pools, strict=True)
+    )
     record = run_disaggregated(
         trace,
-        (seeded(first_setup, seed), seeded(second_setup, seed)),
+        (first_setup, second_setup),
         (deployment.prefill.plan.dp, deployment.decode.plan.dp),
         deployment.kv_path(),
         chosen,
