@@ -37,8 +37,9 @@ class ChunkedPrefill:
     def plan(self, core: EngineCore) -> bool:
         """Decode rows cost one token each; prompts under way continue before new ones start, first come first served."""
         room = core.make_room_for_decode()
-        budget = core.max_num_batched_tokens - core.decode_tokens
-        for request in list(core.lane.prefilling):
+        lane = core.lane
+        budget = core.max_num_batched_tokens - lane.num_seqs * core.queries
+        for request in lane.prefilling.copy():
             if budget <= 0:
                 return True
             tokens = min(request.prompt_left, budget, self.chunk)

@@ -31,6 +31,10 @@ class Phase(IntEnum):
     START = 2
 
 
+FINISH, EXTERNAL, START = int(Phase.FINISH), int(Phase.EXTERNAL), int(Phase.START)
+"""The same as plain integers, for what makes an event per request."""
+
+
 def to_ticks(seconds: float) -> int:
     """Nearest tick of a duration or time [s]."""
     return round(seconds * TICKS_PER_S)
@@ -50,7 +54,7 @@ class _Call(simpy.Event):
 class Clock(simpy.Environment):
     """SimPy environment in ticks with a total order of events: time, phase, rank within the phase."""
 
-    def at(self, tick: int, phase: Phase, rank: int, callback: Callable[[simpy.Event], None]) -> simpy.Event:
+    def at(self, tick: int, phase: int, rank: int, callback: Callable[[simpy.Event], None]) -> simpy.Event:
         """Run ``callback(event)`` at ``tick``. Rank is an identity (replica index, request row), never creation order."""
         event = _Call(self, callback)
         self.schedule(event, phase * RANKS + rank, tick - self._now)  # type: ignore[arg-type]

@@ -55,6 +55,7 @@ class EngineCore:
         self.max_prefill_tokens = limits.max_prefill_tokens or limits.max_num_batched_tokens
         self._only_lane = self.lanes[0] if lanes == 1 else None
         self._num_blocks = limits.num_blocks
+        self._block_size = limits.block_size
         self.lane = self.lanes[0]
         """The batch being scheduled now."""
         self.prefix_cache = prefix_cache
@@ -178,7 +179,7 @@ class EngineCore:
             segments, skipped, shared, idle = cache.match(request)
             tokens = min(tokens, request.prompt_left - skipped)
         ahead = request.prompt_left if self.limits.reserve_full_prompt else skipped + tokens
-        need = self.blocks_for(ahead - shared) + idle
+        need = -(-(ahead - shared) // self._block_size) + idle
         if self.num_running:
             need += self.limits.watermark_blocks
         if need > self.free_blocks(at_least=need + self.promised) - self.promised:
@@ -321,15 +322,18 @@ class EngineCore:
         if self.reservation_blocks is not None:
             bound = self.reserved_blocks
         else:
-            shared = self.prefix_cache.held_blocks if self.prefix_cache is not None else 0
-            bound = self.prefill_blocks + self.pledged + shared + self._lanes_bound()
+            bound = self.prefill_blocks + self.pledged + self._lanes_bound()
+            if self.prefix_cache is not None:
+                bound += self.prefix_cache.held_blocks
         if bound > self.peak_blocks:
             self.peak_blocks = max(self.peak_blocks, self.used_blocks())
 
     def _lanes_bound(self) -> int:
         """At least the private blocks of the decoding sequences."""
-        if self._only_lane is not None:
-            return self._only_lane.blocks_bound()
+        lane = self._only_lane
+        if lane is not None:  # Lane.blocks_bound, written out
+            size = lane.block_size
+            return (lane.private + lane.num_seqs * (size - 1)) // size
         return sum(lane.blocks_bound() for lane in self.lanes)
 
     def complete_prefill(self, request: Request, tokens: int) -> bool:
@@ -407,10 +411,11 @@ class EngineCore:
         cache = self.prefix_cache
         if cache is not None and request.prefix:
             request.shared += cache.register(request, request.computed + tokens)
-        blocks = self.blocks_for(request.computed + tokens - request.shared)
+        blocks = -(-(request.computed + tokens - request.shared) // self._block_size)
         self.prefill_blocks += blocks - request.blocks
         request.blocks = blocks
-        self.settle_cache()
+        if cache is not None:
+            self.settle_cache()
 
     def settle_cache(self) -> None:
         """Evict idle prefixes whose blocks are in use by now. Called wherever usage may have peaked since the last call:

@@ -145,9 +145,12 @@ class Driver:
     def _pop_finished(self, now: int) -> None:
         """Sequences whose last token is out leave the batch."""
         core, lane = self.core, self.core.lane
-        if lane.heap and lane.heap[0][0] <= lane.it:
+        heap, it = lane.heap, lane.it
+        if heap and heap[0][0] <= it:
             core.note_peak()
-            while (done := lane.pop_finished()) is not None:
+            while heap and heap[0][0] <= it:
+                done = lane.pop_finished()
+                assert done is not None
                 self._leave(done, now)
         self._ended = now
         if now >= self.record.timeline.next_tick:

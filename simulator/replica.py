@@ -56,17 +56,14 @@ def step_shape(core: EngineCore, decode: bool, window: int | None) -> StepShape:
         if window is not None:
             near += window_pairs(new, past, window)
     seqs = lane.num_seqs if decode else 0
-    return StepShape(
-        seqs,
-        lane.context if seqs else 0,
-        (lane.window_context if window is not None else lane.context) if seqs else 0,
-        tokens,
-        pairs,
-        near if window is not None else pairs,
-        len(core.batch),
-        cached,
-        seqs + done,
-    )
+    context = lane.context if seqs else 0
+    beside = context
+    if window is None:
+        near = pairs
+    else:
+        beside = lane.window_context if seqs else 0
+    # StepShape(...), at half of its cost
+    return tuple.__new__(StepShape, (seqs, context, beside, tokens, pairs, near, len(core.batch), cached, seqs + done))
 
 
 class Replica(Driver):
@@ -287,22 +284,23 @@ class Replica(Driver):
         core = self.core
         self._batch = core.batch
         shape = step_shape(core, self._decode, self.costs.window)
+        decode_seqs, context, beside, tokens, pairs, near, _, cached, _ = shape
         self._line_j = None
         self._first, self._joules = self.costs.step(shape)
         if self.cold is not None:
-            self._wait(to_ticks(self.cold.wait_s(shape.decode_seqs + shape.prefill_tokens)))
+            self._wait(to_ticks(self.cold.wait_s(decode_seqs + tokens)))
         counters = self.record.counters
-        self._prompts.add(shape[0], shape[1], shape[2], self._first, self._joules)
+        self._prompts.add(decode_seqs, context, beside, self._first, self._joules)
         self._slope = 0
         self._steps = 1
         if core.swap_tokens:
             self._add_swap()
         self._end = self._begin + self._first
         counters.mixed_steps += 1
-        counters.prefill_tokens += shape.prefill_tokens
-        counters.prefill_pairs += shape.prefill_pairs
-        counters.prefill_context += shape.prefill_context
-        counters.window_pairs += shape.window_pairs
+        counters.prefill_tokens += tokens
+        counters.prefill_pairs += pairs
+        counters.prefill_context += cached
+        counters.window_pairs += near
         if core.num_running > counters.peak_running:
             counters.peak_running = core.num_running
 
@@ -388,7 +386,10 @@ class Replica(Driver):
         if self._async:
             self._last_start = now - self._first - self._slope * (steps - 1)
         seqs = lane.num_seqs
-        self._send(len(lane.heap) if self._decode else 0, steps, begin + self._first, now, self._batch)
+        if self.stream is None:
+            self._sent = now
+        else:
+            self._send(len(lane.heap) if self._decode else 0, steps, begin + self._first, now, self._batch)
         if seqs:
             if self._decode:
                 self._commit_decode(seqs, steps)
@@ -397,7 +398,8 @@ class Replica(Driver):
         core.promised = 0
         if self._batch:
             self._complete_prefills(self._batch, now)
-        core.settle_cache()
+        if core.prefix_cache is not None:
+            core.settle_cache()
         self._pop_finished(now)
 
     def _commit_decode(self, seqs: int, steps: int) -> None:

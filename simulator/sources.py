@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import simpy
 
-from simulator.clock import Clock, Phase, to_ticks
+from simulator.clock import EXTERNAL, Clock, to_ticks
 
 Deliver = Callable[[list[int], int], None]
 """Called with (rows, tick) of the requests that reach the engines at one instant."""
@@ -38,7 +38,7 @@ class OpenLoop:
         self._row_list = self._rows[begin:end].tolist()
         self._tick_list = [to_ticks(t) for t in self._times[begin:end].tolist()]
         if self._row_list:
-            self._clock.at(self._tick_list[0], Phase.EXTERNAL, 0, self._arrive)
+            self._clock.at(self._tick_list[0], EXTERNAL, 0, self._arrive)
 
     def _arrive(self, event: simpy.Event) -> None:
         position, ticks = self._position, self._tick_list
@@ -50,7 +50,7 @@ class OpenLoop:
         rows = self._row_list[position:end]
         self._position = end
         if end < size:
-            self._clock.at(ticks[end], Phase.EXTERNAL, 0, self._arrive)
+            self._clock.at(ticks[end], EXTERNAL, 0, self._arrive)
         else:
             self._load()
         self._deliver(rows, tick)
@@ -65,4 +65,4 @@ class Followers:
 
     def send(self, row: int, tick: int) -> None:
         """Let ``row`` reach the engines at ``tick``."""
-        self._clock.at(tick, Phase.EXTERNAL, row + 1, lambda event: self._deliver([row], tick))
+        self._clock.at(tick, EXTERNAL, row + 1, lambda event: self._deliver([row], tick))

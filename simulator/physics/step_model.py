@@ -129,6 +129,8 @@ class StepModel:
         self.power_known = device.power is not None or device.tdp_w is not None
         self._lines: dict[int, DecodeLine] = {}
         self._mixed: dict[tuple[int, int], DecodeLine] = {}
+        self._least_known: dict[tuple[int, int, bool], float] = {}
+        self._tokens_known: dict[tuple[int, int, bool], Total] = {}
 
     def _host_s(self, tokens: int, seqs: int) -> float:
         """Host time the device waits for, once per step [s]; counted in the first stage."""
@@ -179,9 +181,20 @@ class StepModel:
         )
 
     def _least_s(self, index: int, tokens: int, prompts: bool) -> float:
-        """Least time of a stage: the host's launches, or the weights that are copied into the device meanwhile [s]."""
-        launch_s = self._launches.seconds(tokens, prompts, self.stages[index].layout.launches)
-        return max(launch_s, self.stages[index].stream_s)
+        """Least time of a stage, memoised: the host's launches, or the weights that are copied into the device meanwhile [s]."""
+        known = self._least_known.get((index, tokens, prompts))
+        if known is None:
+            launch_s = self._launches.seconds(tokens, prompts, self.stages[index].layout.launches)
+            known = self._least_known[index, tokens, prompts] = max(launch_s, self.stages[index].stream_s)
+        return known
+
+    def _tokens(self, index: int, tokens: int, prompts: bool) -> Total:
+        """What a stage does token by token, memoised; at the captured size above, where there is one."""
+        known = self._tokens_known.get((index, tokens, prompts))
+        if known is None:
+            padded = self._launches.padded(tokens, prompts)
+            known = self._tokens_known[index, tokens, prompts] = self.stages[index].tokens(padded)
+        return known
 
     def _splits(self, padded_tokens: int) -> bool:
         """Whether a step is split into nano-batches."""
@@ -233,8 +246,8 @@ class StepModel:
     def _stage(self, index: int, shape: StepShape) -> tuple[float, float]:
         """(seconds, joules) of one stage without the host, but for launches that outlast the device's work."""
         seconds, joules = self._device(index, shape)
-        tokens, prompts = shape.decode_seqs + shape.prefill_tokens, shape.prefill_tokens > 0
-        least_s = self._least_s(index, tokens, prompts)
+        num_seqs, _, _, prefill, _, _, _, _, _ = shape
+        least_s = self._least_s(index, num_seqs + prefill, prefill > 0)
         if seconds < least_s:
             return least_s, joules + self._host_j * (least_s - seconds)
         return seconds, joules
@@ -268,7 +281,7 @@ class StepModel:
         """(seconds, joules) of a stage's kernels one after the other, without adapters."""
         stage = self.stages[index]
         num_seqs, context, window_context, prefill, _, _, _, _, rows = shape
-        seconds, joules, _, _ = stage.tokens(self._launches.padded(num_seqs + prefill, prefill > 0))
+        seconds, joules, _, _ = self._tokens(index, num_seqs + prefill, prefill > 0)
         rows_s, rows_j, _, _ = stage.rows(rows)
         seconds += rows_s
         joules += rows_j
