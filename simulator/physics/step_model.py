@@ -181,7 +181,7 @@ class StepModel:
         )
 
     def _least_s(self, index: int, tokens: int, prompts: bool) -> float:
-        """Least time of a stage, memoised: the host's launches, or the weights that are copied into the device meanwhile [s]."""
+        """Least time of a stage, memoised: the host's launches, or weights that are copied into the device meanwhile [s]."""
         known = self._least_known.get((index, tokens, prompts))
         if known is None:
             launch_s = self._launches.seconds(tokens, prompts, self.stages[index].layout.launches)
