@@ -10,7 +10,9 @@ def add_techniques(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("techniques (docs/techniques.md)")
     group.add_argument("--cpu-offload-gb", type=float, metavar="GIB", help="weights kept in host memory, per device")
     group.add_argument(
-        "--offload-backend", metavar="NAME", help="uva (default) or prefetch: who moves offloaded weights"
+        "--offload-backend",
+        metavar="NAME",
+        help="uva (default), prefetch, blocking, cpu-layers, cpu-neurons: who moves or computes offloaded weights",
     )
     group.add_argument("--offload-source", metavar="NAME", help="dram (default) or a drive, such as nvme-pcie4")
     group.add_argument("--comm-overlap", type=float, metavar="SHARE", help="share of the collectives that work hides")
@@ -25,6 +27,8 @@ def add_techniques(parser: argparse.ArgumentParser) -> None:
         "--kv-compression", type=float, metavar="SHARE", help="share of the KV cache's bytes that is kept"
     )
     group.add_argument("--activation-sparsity", type=float, metavar="SHARE", help="neurons that a token leaves at zero")
+    group.add_argument("--activation-skew", type=float, metavar="S", help="Zipf exponent of how often neurons fire")
+    _add_hybrid(parser)
     group.add_argument("--enable-lora", action="store_true", default=None, help="every request has a LoRA adapter")
     group.add_argument("--max-loras", type=int, metavar="N", help="adapters in device memory (default 1)")
     group.add_argument("--max-lora-rank", type=int, metavar="R", help="their rank (default 16)")
@@ -32,3 +36,20 @@ def add_techniques(parser: argparse.ArgumentParser) -> None:
         "--num-loras", type=int, metavar="N", help="adapters that requests ask for (default --max-loras)"
     )
     group.add_argument("--lora-skew", type=float, metavar="S", help="Zipf exponent of their popularity (default 0)")
+
+
+def _add_hybrid(parser: argparse.ArgumentParser) -> None:
+    """Experts in a cache, attention where the KV cache lives."""
+    group = parser.add_argument_group("experts and attention outside the device (docs/offload.md)")
+    group.add_argument("--expert-cache-gb", type=float, metavar="GIB", help="routed experts that a device holds")
+    group.add_argument("--expert-cache-size", type=int, metavar="N", help="the same, in experts of each layer")
+    group.add_argument("--expert-cache-eviction", metavar="ORDER", help="which leave first: lru (default), lfu, fifo")
+    group.add_argument("--expert-prefetch", metavar="WHEN", help="layer: one ahead; attention: routed in front of it")
+    group.add_argument("--expert-prefetch-accuracy", type=float, metavar="SHARE", help="of what is missing (default 1)")
+    group.add_argument(
+        "--attention-device", metavar="NAME", help="decode attention and its KV: cpu, or drives such as instcsd:2"
+    )
+    group.add_argument("--attention-device-gb", type=float, metavar="GIB", help="room for KV there, per device")
+    group.add_argument(
+        "--attention-device-serial", action="store_true", default=None, help="devices wait for it and it for them"
+    )

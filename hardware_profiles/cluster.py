@@ -60,6 +60,8 @@ class ClusterFile:
     """DRAM of one node."""
     host_memory_bandwidth_bytes_per_s: float | None = None
     """Peak of one node's DRAM."""
+    host_flop_per_s: float | None = None
+    """What one node's processors reach in matrix products."""
     host_idle_w: float | None = None
     """Power of one node without its accelerators [W]."""
     cpu_slowness: float | None = None
@@ -136,6 +138,7 @@ def read_cluster_file(path: Path, check_terms: bool = True) -> Cluster:
         host_memory_bandwidth_bytes_per_s=_first(
             file.host_memory_bandwidth_bytes_per_s, cluster.node.host_memory_bandwidth_bytes_per_s
         ),
+        host_flop_per_s=file.host_flop_per_s,
     )
     site = site_at(**dataclasses.asdict(file.site), where=f"{path.name}: site.")
     terms = Terms(pricing=file.pricing, purchase_usd=file.purchase_usd)

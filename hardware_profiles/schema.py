@@ -269,6 +269,8 @@ class NodeSpec:
     """Of making the host without its accelerators; None when unknown."""
     host_memory_bandwidth_bytes_per_s: float | None = None
     """Peak of the host's DRAM, all channels [B/s]; None when unknown: it is then never short."""
+    host_flop_per_s: float | None = None
+    """What the host's processors reach in matrix products [FLOP/s]; None when unknown: they are then never short."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

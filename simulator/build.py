@@ -17,6 +17,7 @@ from simulator.batching import BATCHING
 from simulator.deployment import DEFAULT_SWAP_BYTES, Deployment
 from simulator.engine import PreemptionMode, Sampling
 from simulator.engine_loader import GIB, load_engine
+from simulator.hybrid import HYBRID_TEXTS
 from simulator.offloading import KvOffload
 from simulator.physics.powercap import check_power
 from simulator.physics.tenants import slower_cluster
@@ -121,6 +122,7 @@ def _check_settings(settings: EngineSettings) -> None:
         "scheduling_policy",
         "offload_backend",
         "offload_source",
+        *HYBRID_TEXTS,
     ):
         if name in given and not isinstance(given[name], str):
             raise UserError(f"{flag(name)} is {given[name]!r}; it must be text")

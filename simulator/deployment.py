@@ -13,6 +13,7 @@ from simulator.core import CoreLimits
 from simulator.costs import StepModelLike
 from simulator.elastic.settings import Elasticity
 from simulator.engine import EngineProfile
+from simulator.hybrid_checks import check_hybrid
 from simulator.offloading import KvOffload, check_offload, copy_times, kv_tiers
 from simulator.physics.memory import MemoryPlan, memory_plan
 from simulator.physics.moe import ExpertRouting
@@ -77,6 +78,7 @@ class Deployment:
         check_offload(self.kv_offload, engine.prefix_caching, engine.batching)
         check_sharing(self)
         parse_scheduling(self.scheduling, engine.batching)
+        check_hybrid(self)
         if self.order not in ORDERS:
             raise unknown_name("order of requests (--order)", self.order, ORDERS)
         if self.order == "prefix-groups" and not engine.prefix_caching:
@@ -200,6 +202,7 @@ class Deployment:
             order=self.order,
             tiers=kv_tiers(self),
             cold=self._cold(),
+            counts_steps=self.plan.techniques.expert_cache is not None,
             speculation=self._speculation(),
             rates=rates_of(self),
         )

@@ -85,6 +85,8 @@ class ReplicaRecord:
     """Memories for cached prefixes below the device's, nearest first."""
     speculative: SpeculativeCounters | None = None
     """With speculative decoding."""
+    step_sizes: dict[int, int] = field(default_factory=dict)
+    """Steps by their tokens, where something depends on them (simulator.step_sizes)."""
 
 
 class RequestTable:

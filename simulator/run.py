@@ -31,6 +31,7 @@ from simulator.sources import Followers, OpenLoop
 from simulator.speculative.counters import Speculation
 from simulator.speculative.lane import speculative_lane
 from simulator.speculative.replica import SpeculativeReplica
+from simulator.step_sizes import CountingPipelineReplica, counting
 from simulator.stream import TokenStream
 from simulator.tiered_cache import TieredPrefixCache
 from workloads.trace import Trace
@@ -64,6 +65,8 @@ class ReplicaSetup:
     """Co-tenants that come and go; None: steps cost the same at all times."""
     cold: ColdStart | None = None
     """The servers have just started; None: they are warm."""
+    counts_steps: bool = False
+    """Steps are counted by their tokens."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -162,12 +165,15 @@ class Simulation:
         core = core_type(setup.limits, setup.stages, costs.window, cache)
         policy = setup.batching()
         if setup.stages > 1:
-            return PipelineReplica(self.clock, index, core, policy, costs, on_finish, swap_token_s=setup.swap_token_s)
+            pipeline = CountingPipelineReplica if setup.counts_steps else PipelineReplica
+            return pipeline(self.clock, index, core, policy, costs, on_finish, swap_token_s=setup.swap_token_s)
         kind: type[Replica] = Replica if setup.rates is None else ChangingReplica
         if setup.speculation is not None:
             kind = SpeculativeReplica
             drafts = setup.speculation
             core.use_lane(speculative_lane(setup.limits, costs.window, drafts), drafts.queries)
+        if setup.counts_steps:
+            kind = counting(kind)
         return kind(
             self.clock,
             index,

@@ -5,17 +5,30 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, get_args
 
 from hardware_profiles.errors import UserError, unknown_name
+from simulator.hybrid import (
+    HYBRID_FLAGS,
+    HYBRID_NUMBERS,
+    AttentionDevice,
+    ExpertCache,
+    HybridSettings,
+    attention_device_of,
+    expert_cache_of,
+    hybrid_labels,
+)
 
-OffloadBackend = Literal["uva", "prefetch"]
-"""vLLM's names: kernels read offloaded weights over the host link themselves (uva), or copies run ahead of them (prefetch)."""
+OffloadBackend = Literal["uva", "prefetch", "blocking", "cpu-layers", "cpu-neurons"]
+"""vLLM's names: kernels read offloaded weights over the host link themselves (uva), or copies run ahead of them (prefetch).
+Ours: copies and computation wait for each other (blocking); the host computes whole layers (cpu-layers, llama.cpp), or the
+neurons of MLPs that fire rarely (cpu-neurons, PowerInfer)."""
+COPYING = ("prefetch", "blocking")
 HOST_DRAM = "dram"
 GIB = 1 << 30
 
 
-class TechniqueSettings(TypedDict, total=False):
+class TechniqueSettings(HybridSettings, total=False):
     """Settings under the engines' names where they have them; None or absent: off."""
 
     cpu_offload_gb: float | None
@@ -29,6 +42,7 @@ class TechniqueSettings(TypedDict, total=False):
     attention_top_k: int | None
     kv_compression: float | None
     activation_sparsity: float | None
+    activation_skew: float | None
     enable_lora: bool | None
     max_loras: int | None
     max_lora_rank: int | None
@@ -45,13 +59,15 @@ TECHNIQUE_NUMBERS: dict[str, tuple[type, float]] = {
     "attention_top_k": (int, 1),
     "kv_compression": (float, 0),
     "activation_sparsity": (float, 0),
+    "activation_skew": (float, 0),
+    **HYBRID_NUMBERS,
     "max_loras": (int, 1),
     "max_lora_rank": (int, 1),
     "num_loras": (int, 1),
     "lora_skew": (float, 0),
 }
 """Settings that are numbers: their type and smallest value."""
-TECHNIQUE_FLAGS = ("fused_moe", "enable_lora")
+TECHNIQUE_FLAGS = ("fused_moe", *HYBRID_FLAGS, "enable_lora")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +117,10 @@ class Techniques:
     """Share of the KV cache's bytes that is kept."""
     activation_sparsity: float = 0.0
     """Share of the neurons of dense MLPs that a token leaves at zero."""
+    activation_skew: float = 0.0
+    """Zipf exponent of how often its neurons fire."""
+    expert_cache: ExpertCache | None = None
+    attention_device: AttentionDevice | None = None
     lora: Lora | None = None
 
 
@@ -119,6 +139,9 @@ def technique_labels(techniques: Techniques) -> list[str]:
         labels.append(f"kv-compression={techniques.kv_compression:g}")
     if techniques.activation_sparsity:
         labels.append(f"activation-sparsity={techniques.activation_sparsity:g}")
+    if techniques.activation_skew:
+        labels.append(f"activation-skew={techniques.activation_skew:g}")
+    labels += hybrid_labels(techniques.expert_cache, techniques.attention_device)
     if (lora := techniques.lora) is not None:
         labels.append(f"loras={lora.adapters}(rank {lora.rank}, {lora.slots} in memory)")
     return labels
@@ -145,6 +168,9 @@ def techniques_of(settings: Mapping[str, Any]) -> Techniques:
         attention=_attention(settings),
         kv_compression=1.0 if settings.get("kv_compression") is None else float(settings["kv_compression"]),
         activation_sparsity=settings.get("activation_sparsity") or 0.0,
+        activation_skew=settings.get("activation_skew") or 0.0,
+        expert_cache=expert_cache_of(settings),
+        attention_device=attention_device_of(settings),
         lora=_lora(settings),
     )
 
@@ -168,12 +194,15 @@ def _check_sparsity(settings: Mapping[str, Any]) -> None:
         raise UserError(
             f"--activation-sparsity is {value:g}; some neurons must fire: from 0 to below 1, for example 0.9"
         )
+    if settings.get("activation_skew") and not value:
+        raise UserError("--activation-skew without sparse activations; add --activation-sparsity SHARE")
 
 
 def _offload(settings: Mapping[str, Any]) -> WeightOffload | None:
     gib = settings.get("cpu_offload_gb")
     if not gib:
-        for name in ("offload_backend", "offload_source"):
+        cached = settings.get("expert_cache_gb") is not None or settings.get("expert_cache_size") is not None
+        for name in ("offload_backend",) if cached else ("offload_backend", "offload_source"):
             if settings.get(name) is not None:
                 raise UserError(f"--{name.replace('_', '-')} without weights to offload; add --cpu-offload-gb GIB")
         return None
@@ -181,8 +210,9 @@ def _offload(settings: Mapping[str, Any]) -> WeightOffload | None:
     if backend not in get_args(OffloadBackend):
         raise unknown_name("offload backend", str(backend), get_args(OffloadBackend))
     source = settings.get("offload_source") or HOST_DRAM
-    if source != HOST_DRAM and backend == "uva":
-        raise UserError(f"--offload-source {source}: kernels cannot read a drive; add --offload-backend prefetch")
+    if source != HOST_DRAM and backend not in COPYING:
+        what = "kernels" if backend == "uva" else "the host's processors"
+        raise UserError(f"--offload-source {source}: {what} cannot read a drive; add --offload-backend prefetch")
     return WeightOffload(nbytes=gib * GIB, backend=backend, source=str(source))
 
 

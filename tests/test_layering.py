@@ -21,7 +21,7 @@ HEAVY = {"pandas", "matplotlib", "scipy", "pyarrow", "pulp", "torch"}
 """Imported inside functions only, so that ``import apex_sim`` and ``apex-sim --help`` stay quick."""
 POLICY = {"simulator.batching", "simulator.cache_routing", "simulator.routing"}
 POLICY_MAY_USE = {"simulator.cache_routing", "simulator.core", "simulator.request", "simulator.routing"}
-SHARED = {"simulator.plan", "simulator.engine", "simulator.techniques"}
+SHARED = {"simulator.plan", "simulator.engine", "simulator.hybrid", "simulator.techniques"}
 """Plain values that physics reads: the layout and the engine's constants."""
 
 

@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Cluster
 from simulator.engine import EngineProfile
+from simulator.physics.expert_cache import check_expert_cache, uncached_bytes
 from simulator.physics.layout import Layout, StageLayout, check_plan, lay_out
 from simulator.physics.lora import adapter_bytes
 from simulator.physics.offload import check_offload, offloaded_bytes, path_of, staging_bytes
+from simulator.physics.offload_costs import predictor_bytes
 from simulator.physics.precision import Precision, quantisation, resolve_precision
+from simulator.physics.remote_attention import kv_room
 from simulator.plan import ParallelPlan
 from workloads.model import ModelSpec
 
@@ -42,7 +45,7 @@ class MemoryPlan:
     state_bytes: float
     """Constant states of linear-attention layers for max_num_seqs sequences, at most half of what is left."""
     kv_bytes: float
-    """KV cache: what is left, in whole blocks."""
+    """KV cache: what is left, in whole blocks; with --attention-device, of the memory that has it."""
     kv_bytes_per_token: float
     """Per device, all its layers."""
     block_size: int
@@ -80,7 +83,8 @@ def _resident_bytes(
     stage: StageLayout, layout: Layout, model: ModelSpec, precision: Precision, plan: ParallelPlan
 ) -> float:
     """Weights in the memory of one device [B]: its share, less what is offloaded, and slots for adapters."""
-    outside = offloaded_bytes(stage, plan) - staging_bytes(stage, plan)
+    outside = offloaded_bytes(stage, plan) - staging_bytes(stage, plan) - predictor_bytes(stage, plan)
+    outside += uncached_bytes(stage, plan)
     return stage_weight_bytes(stage, layout, model, precision) - outside + adapter_bytes(stage, plan)
 
 
@@ -157,6 +161,9 @@ def _stage_plan(
     if engine.utilization_of == "free":
         spare = (1.0 - engine.gpu_memory_utilization) * memory.free_bytes
         memory = replace(memory, budget_bytes=memory.budget_bytes - spare)
+    room = kv_room(cluster, plan)
+    if room is not None and per_token and memory.free_bytes >= 0:
+        return _with_blocks(memory, int(room // (per_token * engine.block_size)))
     return _with_blocks(memory, int(memory.free_bytes // (per_token * engine.block_size)) if per_token else 2**31)
 
 
@@ -193,6 +200,8 @@ def memory_plan(
     if plan.techniques.offload is not None:
         path_of(cluster, plan)
         check_offload(lay_out(model, plan, resolve_precision(model, cluster.device, plan)).stages, plan)
+    if plan.techniques.expert_cache is not None:
+        check_expert_cache(lay_out(model, plan, resolve_precision(model, cluster.device, plan)).stages, cluster, plan)
     result = estimate_memory(model, cluster, plan, engine)
     if num_gpu_blocks_override is not None:
         result = _with_blocks(result, num_gpu_blocks_override)

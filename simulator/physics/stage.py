@@ -31,6 +31,7 @@ from simulator.physics.layout import Layout, RankAttention, RankExperts, RankLay
 from simulator.physics.moe import ExpertRouting
 from simulator.physics.moe_layer import ExpertLoad, MoeLayer, collective, reduce_mlp
 from simulator.physics.offload import OffloadPath, block_bytes, offloaded_bytes
+from simulator.physics.offload_costs import neurons_of, offload_costs
 from simulator.physics.overlap import Resources, hide_collectives, hide_exchange, resources_of
 from simulator.physics.power import energy_j, least_seconds, power_fit_of
 from simulator.physics.powercap import PowerCap
@@ -104,10 +105,11 @@ class Stage:
         self._offloaded_share = self.offloaded_bytes / block_bytes(stage)
         path = context.offload
         self.stream_s = (
-            0.0 if path is None or path.backend == "uva" else self.offloaded_bytes / path.bandwidth_bytes_per_s
+            0.0 if path is None or path.backend != "prefetch" else self.offloaded_bytes / path.bandwidth_bytes_per_s
         )
         """Least time of a step whose offloaded weights are copied ahead of their use: all of them cross the link [s]."""
         self._moe = MoeLayer(context, self._experts)
+        self._neurons = neurons_of(stage, context.plan)
         self._resources: dict[tuple[int, int], Resources] = {}
         self._tokens: dict[int, Total] = {}
         self._rows: dict[int, Total] = {}
@@ -144,8 +146,7 @@ class Stage:
 
         Tokens fire neurons independently; kernels read and multiply the neurons that fire for the batch.
         """
-        sparsity = self._context.plan.techniques.activation_sparsity
-        return 1.0 - sparsity**tokens if sparsity and name.startswith("mlp.") else 1.0
+        return self._neurons.fired(tokens)[0] if self._neurons is not None and name.startswith("mlp.") else 1.0
 
     def _expansion(self, weights: list[tuple[float, KernelFormat]], name: str = "weights.expand") -> list[Cost]:
         """Decompression of (weights, format) before their products, at the memory's speed; nothing for most formats."""
@@ -238,7 +239,7 @@ class Stage:
                 kernels.append(experts)
                 costs.append(experts)
             costs += hide_exchange(exchange, kernels[-1].seconds) if self._context.fused_moe else exchange
-            costs += self._host_reads(layer, count, tokens, kernels)
+            costs += self._offload_costs(layer, count, tokens, kernels)
         costs = hide_collectives(costs, self._context.comm_overlap)
         costs += self._expansion(
             [(weights, fmt) for layer, count in self.layout.layers for weights, fmt in _stored(layer, count)]
@@ -247,24 +248,18 @@ class Stage:
             costs.append(self._send(tokens))
         return costs
 
-    def _host_reads(self, layer: RankLayer, count: int, tokens: int, kernels: list[Cost]) -> list[Cost]:
-        """What kernels wait for weights that they read over the host link themselves: bytes / link beyond their own time.
-
-        A share of the blocks is offloaded whole. Of the routed experts only those hit are read.
-        """
+    def _offload_costs(self, layer: RankLayer, count: int, tokens: int, kernels: list[Cost]) -> list[Cost]:
+        """What offloaded weights cost beyond the kernels. Of the routed experts only those hit are read."""
         path = self._context.offload
-        if path is None or path.backend != "uva":
+        if path is None or path.backend == "prefetch":
             return []
         stored = [m.weight_bytes * self._fired(m.name, tokens) for m in layer.matrices]
         if layer.experts is not None:
             active = self._moe.mean_rank(layer.experts, tokens)[1] / layer.experts.local_experts
             stored.append(min(1.0, active) * layer.experts.weight_bytes)
-        share = self._offloaded_share * count
-        read_s = [share * nbytes / path.bandwidth_bytes_per_s for nbytes in stored]
-        extra_s = sum(
-            max(0.0, s - self._offloaded_share * kernel.seconds) for s, kernel in zip(read_s, kernels, strict=True)
+        return offload_costs(
+            path, self._offloaded_share, layer, count, tokens, stored, kernels, self._neurons, self._bandwidth
         )
-        return [Cost("weights.host_reads", extra_s, "link", link_bytes=share * sum(stored))]
 
     def _send(self, tokens: int) -> Cost:
         """Hidden states and residual to the next stage, a 1/tp slice per rank, gathered there (as vLLM does)."""

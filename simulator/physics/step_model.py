@@ -14,6 +14,7 @@ from simulator.physics.cost import Bound, Cost, Total
 from simulator.physics.dataflow import stage_of, without_launches
 from simulator.physics.efficiency import efficiency_of
 from simulator.physics.frequency import at_clock
+from simulator.physics.hybrid import hybrids_of
 from simulator.physics.launch import launches_of
 from simulator.physics.layout import check_plan, lay_out
 from simulator.physics.lora import lora_work
@@ -109,7 +110,7 @@ class StepModel:
         self.peak_flop_per_s = precision.linear.peak_flop_per_s
         """Per device, in the dtype of the linear layers: what MFU refers to."""
         self.bandwidth_bytes_per_s = device.memory_bandwidth_bytes_per_s
-        self._tp = plan.tp
+        self._tp = self.ranks = plan.tp
         exposed = (
             _exposed_share(engine, device.architecture) if plan.pp == 1 else 0.0
         )  # else other stages' work hides it
@@ -127,6 +128,8 @@ class StepModel:
         self._lora_known: dict[tuple[int, int, int], Total] = {}
         self._power, self._tdp_w = power_fit_of(device), device.tdp_w
         self.power_known = device.power is not None or device.tdp_w is not None
+        self.hybrids = hybrids_of(self.stages, cluster, plan, engine, moe_skew, self._host_j)
+        """What stages do besides their own kernels (cached experts, attention elsewhere); None: nothing."""
         self._lines: dict[int, DecodeLine] = {}
         self._mixed: dict[tuple[int, int], DecodeLine] = {}
         self._least_known: dict[tuple[int, int, bool], float] = {}
@@ -150,6 +153,8 @@ class StepModel:
         if num_seqs <= 0:
             return DecodeLine(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
         host_s = self._host_s(num_seqs, num_seqs)
+        if self.hybrids is not None:
+            return self._compile_hybrid(num_seqs, host_s)
         padded = self._launches.padded(num_seqs, prompts=False)
         parts = [(s, s.decode_attention(num_seqs, mixed=False)) for s in self.stages]
         base_s = host_s + sum(s.tokens(padded).seconds + s.rows(num_seqs).seconds + line.base_s for s, line in parts)
@@ -179,6 +184,27 @@ class StepModel:
             host_s + least_s if least_s else 0.0,
             self._host_j,
         )
+
+    def _compile_hybrid(self, num_seqs: int, host_s: float) -> DecodeLine:
+        """The same where stages do more than their own kernels."""
+        shape = StepShape(decode_seqs=num_seqs, logits_rows=num_seqs)
+        lines = [self._hybrid(index, shape) for index in range(len(self.stages))]
+        floors = [max(line.floor_s, self._least_s(i, num_seqs, False)) for i, line in enumerate(lines)]
+        base, context, window, base_j, context_j, window_j = (
+            sum(values) for values in zip(*(line[:6] for line in lines), strict=True)
+        )
+        floor_s = host_s + sum(floors) if any(floors) else 0.0
+        return DecodeLine(
+            host_s + base, context, window, host_s * self._host_j + base_j, context_j, window_j, floor_s, self._host_j
+        )
+
+    def _hybrid(self, index: int, shape: StepShape) -> DecodeLine:
+        """One stage of a step with these prompts as a line in the context, without the host."""
+        assert self.hybrids is not None
+        tokens = shape.decode_seqs + shape.prefill_tokens
+        padded = self._launches.padded(tokens, shape.prefill_tokens > 0)
+        beside = self._adapters(index, padded, shape.decode_seqs + shape.prefill_seqs)
+        return self.hybrids[index].line(shape, padded, beside)
 
     def _least_s(self, index: int, tokens: int, prompts: bool) -> float:
         """Least time of a stage, memoised: the host's launches, or weights that are copied into the device meanwhile [s]."""
@@ -254,6 +280,8 @@ class StepModel:
 
     def _device(self, index: int, shape: StepShape) -> tuple[float, float]:
         """(seconds, joules) of the device's work in one stage: all of it in sequence, or split into nano-batches."""
+        if self.hybrids is not None:
+            return self._hybrid(index, shape).cost(shape.context_tokens, shape.window_tokens)
         seconds, joules = self._sequential(index, shape)
         if not self._nano_tokens and self._lora is None:
             return seconds, joules
@@ -314,7 +342,7 @@ class StepModel:
         if tokens == 0:
             return []
         padded = self._launches.padded(tokens, shape.prefill_tokens > 0)
-        costs = [cost for stage in self.stages for cost in stage.costs(shape, padded)]
+        costs = [cost for index in range(len(self.stages)) for cost in self._kernels(index, shape, padded)]
         for index, stage in enumerate(self.stages):
             costs += self._beside(index, stage, shape, padded)
         host_s = self._host_s(tokens, shape.decode_seqs + shape.prefill_seqs)
@@ -323,6 +351,14 @@ class StepModel:
         total_s = sum(c.seconds for c in costs)
         merged = [_merge(name, costs, self._tp, total_s) for name in dict.fromkeys(c.name for c in costs)]
         return sorted(merged, key=lambda c: -c.seconds)
+
+    def _kernels(self, index: int, shape: StepShape, padded: int) -> list[Cost]:
+        """Components of one stage's device, adapters left out."""
+        costs = self.stages[index].costs(shape, padded)
+        if self.hybrids is None:
+            return costs
+        apart = self._adapters(index, padded, shape.decode_seqs + shape.prefill_seqs)
+        return self.hybrids[index].components(costs, self._device(index, shape)[0] - apart.seconds, shape)
 
     def _beside(self, index: int, stage: Stage, shape: StepShape, padded: int) -> list[Cost]:
         """What a stage's time has beside its kernels in sequence: adapters, less what nano-batches overlap, and waiting."""
