@@ -31,6 +31,7 @@ ENGINE_SETTINGS = (
     "max_cudagraph_capture_size",
     "preemption_mode",
     "swap_space",
+    "swap_overlap",
     "kv_offloading_size",
     "kv_offloading_disk",
     "kv_offloading_disk_device",
@@ -119,6 +120,7 @@ def add_deployment(parser: argparse.ArgumentParser, *, fixed: bool = True) -> No
     )
     engine.add_argument("--preemption-mode", choices=("recompute", "swap"), help="what happens to a preempted request")
     engine.add_argument("--swap-space", type=float, metavar="GIB", help="host memory for swapped KV, per device")
+    engine.add_argument("--swap-overlap", type=float, metavar="SHARE", help="share of swapping that steps hide")
     _add_tiers(parser)
     engine.add_argument(
         "--routing",

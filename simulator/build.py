@@ -50,6 +50,7 @@ class EngineSettings(TechniqueSettings, total=False):
     preemption_mode: str | None
     sampling: str | None
     swap_space: float | None
+    swap_overlap: float | None
     kv_offloading_size: float | None
     kv_offloading_disk: float | None
     kv_offloading_disk_device: str | None
@@ -75,6 +76,7 @@ _NUMBERS: dict[str, tuple[type, float]] = {
     "num_gpu_blocks_override": (int, 1),
     "max_cudagraph_capture_size": (int, 0),
     "swap_space": (float, 0),
+    "swap_overlap": (float, 0),
     "kv_offloading_size": (float, 0),
     "kv_offloading_disk": (float, 0),
     "kv_copy_group": (int, 1),
@@ -239,6 +241,7 @@ def build_deployment(
         num_gpu_blocks_override=settings.get("num_gpu_blocks_override"),
         routing=settings.get("routing") or "round-robin",
         scheduling=settings.get("scheduling_policy") or "fcfs",
+        swap_overlap=settings.get("swap_overlap") or 0.0,
         order=settings.get("order") or "arrival",
         kv_offload=_kv_offload(settings),
         moe_skew=settings.get("moe_skew") or 0.0,

@@ -49,6 +49,8 @@ class Deployment:
     num_gpu_blocks_override: int | None = None
     swap_space_bytes: float = DEFAULT_SWAP_BYTES
     """Host memory for swapped KV blocks, per device [B]."""
+    swap_overlap: float = 0.0
+    """Share of the copies of swapped KV that runs beside the step they belong to, as far as that lasts."""
     routing: str = "round-robin"
     scheduling: str = "fcfs"
     """In which order a replica serves its requests: see :mod:`simulator.scheduling`."""
@@ -78,6 +80,7 @@ class Deployment:
         check_offload(self.kv_offload, engine.prefix_caching, engine.batching)
         check_sharing(self)
         parse_scheduling(self.scheduling, engine.batching)
+        self._check_swap_overlap()
         check_hybrid(self)
         if self.order not in ORDERS:
             raise unknown_name("order of requests (--order)", self.order, ORDERS)
@@ -102,6 +105,17 @@ class Deployment:
             raise UserError(
                 f"gpu_memory_utilization is {engine.gpu_memory_utilization}; it must be in (0, 1], for example 0.9"
             )
+
+    def _check_swap_overlap(self) -> None:
+        share = self.swap_overlap
+        if not share:
+            return
+        if share > 1:
+            raise UserError(f"--swap-overlap is {share:g}; it is a share from 0 to 1, for example 1")
+        if self.engine.preemption != "swap":
+            raise UserError("--swap-overlap hides copies of swapped KV; add --preemption-mode swap")
+        if self.plan.pp > 1 or self.speculative is not None:
+            raise UserError("--swap-overlap goes with one pipeline stage and without drafts; drop one of them")
 
     @property
     def step_model(self) -> StepModel:
@@ -199,6 +213,7 @@ class Deployment:
             response_s=engine.response_s * slowness,
             stream_token_s=engine.stream_token_s * slowness,
             swap_token_s=copies.token_s(engine.block_size) if copies is not None else 0.0,
+            swap_overlap=self.swap_overlap,
             order=self.order,
             tiers=kv_tiers(self),
             cold=self._cold(),

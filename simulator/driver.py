@@ -55,6 +55,8 @@ class Driver:
         """When the latest step ended [ticks]."""
         self._on_finish = on_finish
         self._swap_token_s = swap_token_s
+        self.swap_overlap = 0.0
+        """Share of the copies of swapped KV that runs beside their step; set before the first event."""
 
     def enqueue(self, request: Request) -> None:
         """A request reaches the engine's queue (EXTERNAL phase); follow the last one of an instant by :meth:`notify`."""

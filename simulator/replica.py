@@ -349,8 +349,11 @@ class Replica(Driver):
         self._end = self._begin + steps * self._first + slope * (steps * (steps - 1) // 2)
 
     def _add_swap(self) -> None:
-        """KV blocks move over the host link before the step, in the same stream as its kernels (vLLM v0)."""
-        self._wait(to_ticks(self.core.swap_tokens * self._swap_token_s))
+        """KV blocks move over the host link before the step, in the same stream as its kernels (vLLM v0), or beside it."""
+        ticks = to_ticks(self.core.swap_tokens * self._swap_token_s)
+        if self.swap_overlap:
+            ticks -= int(self.swap_overlap * min(ticks, self._first))
+        self._wait(ticks)
         self.core.swap_tokens = 0
 
     def _wait(self, ticks: int) -> None:

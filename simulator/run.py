@@ -59,6 +59,8 @@ class ReplicaSetup:
     response_s: float = 0.0
     stream_token_s: float = 0.0
     swap_token_s: float = 0.0
+    swap_overlap: float = 0.0
+    """Share of the copies of swapped KV that runs beside the step they belong to."""
     speculation: Speculation | None = None
     """Drafts that every decode step verifies; None: one token per step and sequence."""
     rates: ChangingRates | None = None
@@ -143,6 +145,7 @@ class Simulation:
         for replica in replicas:
             if setup.cold is not None and isinstance(replica, Replica):
                 replica.cold = ColdKernels(setup.cold)
+            replica.swap_overlap = setup.swap_overlap
             if setup.tiers is not None:
                 connect(replica, setup.tiers, self._nodes)
             if setup.stream_token_s:

@@ -215,3 +215,33 @@ def test_first_come_first_served_is_the_engine_itself() -> None:
     named = chat(scheduling_policy="fcfs")
     assert named.requests.equals(chat().requests)
     assert dataclasses.replace(named.deployment).scheduling == "fcfs"
+
+
+def test_copies_of_swapped_sequences_hide_beside_their_steps() -> None:
+    """Tokens and preemptions are as many; the run is shorter by at most the time of all copies."""
+    trace = random_trace(5, 60, 40.0)
+    swap = {"engine": "vllm-v0", "preemption_mode": "swap", "kv_copy_group": 1, "num_gpu_blocks_override": 70}
+    runs = {
+        (share, exact): apex_sim.simulate(
+            "llama-3-8b", "a10g:1", trace=trace, max_model_len=1100, swap_overlap=share, exact_steps=exact, **swap
+        )
+        for share in (0.0, 0.5, 1.0)
+        for exact in (False, True)
+    }
+    for share in (0.0, 0.5, 1.0):
+        assert runs[share, False].requests.equals(runs[share, True].requests)
+    whole, half, none = (runs[share, False].summary["duration"] for share in (0.0, 0.5, 1.0))
+    assert none < half < whole
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({}, "--preemption-mode swap"),
+        ({"preemption_mode": "swap", "pp": 2}, "one pipeline stage"),
+        ({"preemption_mode": "swap", "swap_overlap": 2.0}, "share from 0 to 1"),
+    ],
+)
+def test_overlap_needs_copies(more: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        chat(**{"swap_overlap": 1.0, **more})
