@@ -88,6 +88,9 @@ class Replica(Driver):
         self._async = async_scheduling
         self._idle = True
         self._changed = False
+        """The head of the queue is new."""
+        self._stirred = False
+        """So is something else: blocks are free, or KV has arrived."""
         self._wake: simpy.Event | None = None
         self._now = 0
         self._begin = 0
@@ -113,8 +116,8 @@ class Replica(Driver):
         super().enqueue(request)
 
     def stir(self) -> None:
-        """Something but the queue has changed: the next :meth:`notify` must look."""
-        self._changed = True
+        """Something but the queue has changed, which the scheduler sees at once: the next :meth:`notify` must look."""
+        self._stirred = True
 
     def settle_ahead(self, tick: int) -> None:
         """Evict what the steps begun by ``tick`` need, as if each had been an event of its own."""
@@ -134,13 +137,14 @@ class Replica(Driver):
         """Look up, if the queue's head is new: a request behind others that wait in vain cannot be admitted before something
         finishes."""
         changed, self._changed = self._changed, False
+        stirred, self._stirred = self._stirred, False
         if self._idle:
             self._idle = False
             self._now = self._last_start = tick
             self._go_on(alone)
         elif self._steps:
-            if changed and self._steps > 1:
-                self._cut(tick)
+            if (changed or stirred) and self._steps > 1:
+                self._cut(tick, at_once=stirred)
             if alone and self._end < self.clock.peek():
                 self._wake = None
                 self._commit()
@@ -150,10 +154,11 @@ class Replica(Driver):
         elif self._wake is None:
             self._go_on(alone)
 
-    def _cut(self, tick: int) -> None:
-        """Something changed at ``tick``: end the span at the first step boundary that can see it."""
+    def _cut(self, tick: int, at_once: bool = False) -> None:
+        """Something changed at ``tick``: end the span at the first step boundary that can see it; an asynchronous scheduler
+        sees new requests a step late, but free blocks ``at_once``."""
         steps = steps_until(tick - self._begin, self._first, self._slope)
-        if self._async:
+        if self._async and not at_once:
             steps += 1
         if steps < self._steps:
             self._steps = steps

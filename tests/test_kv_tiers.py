@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_engine_properties import bounded
 
+from apex_sim import api
 from simulator.kv_links import CopyTimes, LinkTimes, NodePaths, ReplicaPaths
 from simulator.kv_setup import KvTiers
 from simulator.kv_tiers import EVICTION, Fifo, History, Lfu, TierLimits, TierStack
 from simulator.run import RunRecord
+from simulator.simulate import simulate_deployment
 from workloads.trace import Trace
 
 LINKS = LinkTimes(
@@ -184,3 +186,34 @@ def test_paths_serve_loads_in_turn_and_a_node_shares_its_disk() -> None:
     assert other.load(0, [10, 0])[0] == round(10e-3 * FINE), "a host link of its own"
     assert other.load(0, [0, 4])[0] == round((1e-4 + 20e-3) * FINE)
     assert one.load(0, [0, 4])[0] == round(2 * (1e-4 + 20e-3) * FINE), "behind the other replica's"
+
+
+@pytest.mark.parametrize("eviction", ["lru", "fifo"])
+def test_blocks_that_a_load_gives_back_are_seen_at_the_next_step_boundary(eviction: str) -> None:
+    """Under pressure, an asynchronous scheduler: new requests are a step late, free blocks are not."""
+    deployment = api.build_deployment(
+        "llama-3-8b",
+        "h100-sxm:1",
+        max_model_len=8192,
+        gpu_memory_utilization=0.35,
+        kv_offloading_size=0.5,
+        kv_offloading_disk=1.0,
+        kv_eviction=eviction,
+    )
+    lengths = {"input_len": "lognormal(median=660, sigma=0.9)", "output_len": "lognormal(median=180, sigma=0.8)"}
+    trace = with_prefixes(api.make_trace(rate=30.0, num_requests=250, seed=1, **lengths), 64)
+    spans, steps = (simulate_deployment(deployment, trace, exact_steps=exact) for exact in (False, True))
+    assert spans.summary["num_preemptions"] == steps.summary["num_preemptions"] > 0
+    for name in spans._columns:
+        assert np.array_equal(spans.column(name), steps.column(name), equal_nan=True), name
+
+
+def with_prefixes(trace: Trace, piece: int) -> Trace:
+    """The same requests, each of one of 16 groups that share up to 512 tokens; all other pieces are their own."""
+    rng = np.random.default_rng(2)
+    pieces = -(-(trace.input_tokens + trace.output_tokens - 1) // piece)
+    offsets = np.concatenate(([0], np.cumsum(pieces)))
+    position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], pieces)
+    group = np.repeat(rng.integers(16, size=len(trace)), pieces)
+    ids = np.where(position < 512 // piece, group * 512 + position, 10**6 + np.arange(offsets[-1]))
+    return dataclasses.replace(trace, prefix_ids=ids, prefix_offsets=offsets, prefix_block_tokens=piece)

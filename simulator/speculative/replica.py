@@ -100,9 +100,9 @@ class SpeculativeReplica(Replica):
         waits = int(self._durations[step]) - (base + per_token * context + per_window * window)
         return base_j + token_j * context + (window_j * window if lane.window is not None else 0.0) + wait_j * waits
 
-    def _cut(self, tick: int) -> None:
+    def _cut(self, tick: int, at_once: bool = False) -> None:
         steps = int(np.searchsorted(self._ends, tick - self._begin)) + 1
-        if self._async:
+        if self._async and not at_once:
             steps += 1
         if steps < self._steps:
             self._steps = steps
