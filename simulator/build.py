@@ -13,6 +13,7 @@ from hardware_profiles.cluster import parse_cluster
 from hardware_profiles.errors import UserError, unknown_name
 from hardware_profiles.mig import is_slice
 from hardware_profiles.schema import Cluster
+from simulator.architecture import engine_for, served_as
 from simulator.batching import BATCHING
 from simulator.deployment import DEFAULT_SWAP_BYTES, Deployment
 from simulator.engine import PreemptionMode, Sampling
@@ -56,6 +57,7 @@ class EngineSettings(TechniqueSettings, total=False):
     kv_offloading_disk_device: str | None
     kv_eviction: str | None
     kv_copy_group: int | None
+    runner: str | None
     routing: str
     scheduling_policy: str | None
     order: str | None
@@ -120,6 +122,7 @@ def _check_settings(settings: EngineSettings) -> None:
         "quantization",
         "kv_cache_dtype",
         "dtype",
+        "runner",
         "routing",
         "scheduling_policy",
         "offload_backend",
@@ -182,6 +185,7 @@ def build_deployment(
 ) -> Deployment:
     """Model, cluster, layout and engine settings as one value; nothing is simulated. Raises UserError early."""
     spec = model if isinstance(model, ModelSpec) else load_model(name_of("model", model))
+    spec = served_as(spec, settings.get("runner"))
     machines = cluster if isinstance(cluster, Cluster) else parse_cluster(name_of("cluster", cluster))
     check_compute(machines)
     shared = settings.get("interference")
@@ -209,7 +213,7 @@ def build_deployment(
     )
     check_power(machines.device, plan)
     check_slices(machines, plan)
-    profile = load_engine(name_of("engine", engine), machines.device)
+    profile = engine_for(spec, load_engine(name_of("engine", engine), machines.device), settings)
     changes: dict[str, Any] = {
         "max_num_seqs": settings.get("max_num_seqs"),
         "max_num_batched_tokens": settings.get("max_num_batched_tokens"),

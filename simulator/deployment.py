@@ -7,6 +7,7 @@ from typing import Any
 
 from hardware_profiles.errors import UserError, unknown_name
 from hardware_profiles.schema import Cluster
+from simulator.architecture import check_architecture
 from simulator.batching import BATCHING, RESERVING
 from simulator.cold import ColdStart
 from simulator.core import CoreLimits
@@ -15,7 +16,8 @@ from simulator.elastic.settings import Elasticity
 from simulator.engine import EngineProfile
 from simulator.hybrid_checks import check_hybrid
 from simulator.offloading import KvOffload, check_offload, copy_times, kv_tiers
-from simulator.physics.memory import MemoryPlan, memory_plan
+from simulator.physics.encoder_model import step_model_of
+from simulator.physics.memory import MemoryPlan, memory_plan, state_slots
 from simulator.physics.moe import ExpertRouting
 from simulator.physics.step_model import StepModel
 from simulator.plan import ParallelPlan
@@ -73,6 +75,7 @@ class Deployment:
 
     def __post_init__(self) -> None:
         engine = self.engine
+        check_architecture(self)
         if self.elasticity is not None:
             self.elasticity.check(self.plan.dp)
         if self.speculative is not None:
@@ -121,7 +124,7 @@ class Deployment:
     def step_model(self) -> StepModel:
         """Physics of one replica, compiled once."""
         if "step_model" not in self._cache:
-            self._cache["step_model"] = StepModel(
+            self._cache["step_model"] = step_model_of(
                 self.model,
                 self.cluster,
                 self.plan,
@@ -185,7 +188,7 @@ class Deployment:
         limits = CoreLimits(
             num_blocks=blocks,
             block_size=engine.block_size,
-            max_num_seqs=max_seqs(self.speculative, engine),
+            max_num_seqs=self._places(),
             max_num_batched_tokens=engine.max_num_batched_tokens,
             max_model_len=self.effective_max_model_len,
             reserve_full_prompt=engine.reserve_full_prompt,
@@ -221,6 +224,12 @@ class Deployment:
             speculation=self._speculation(),
             rates=rates_of(self),
         )
+
+    def _places(self) -> int:
+        """Sequences that a replica runs at once: --max-num-seqs, or fewer where their constant states do not fit."""
+        places = max_seqs(self.speculative, self.engine)
+        slots = state_slots(self.model, self.cluster, self.plan, self.engine)
+        return places if slots is None else min(places, slots)
 
     def _speculation(self) -> Speculation | None:
         config = self.speculative

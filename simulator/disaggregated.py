@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Link
+from simulator.architecture import check_pools
 from simulator.batching import RESERVING
 from simulator.deployment import Deployment
 from simulator.physics.collectives import P2P_S, link_share
@@ -33,6 +34,7 @@ class DisaggregatedDeployment:
     """KV of a layer is sent while later layers compute: only what that leaves is sent after the prompt."""
 
     def __post_init__(self) -> None:
+        check_pools(self.prefill.model)
         if self.prefill.model != self.decode.model:
             raise UserError(
                 f"prefill serves {self.prefill.model.name}, decode {self.decode.model.name}; KV can only go between "

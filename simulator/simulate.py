@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from simulator.architecture import check_inputs, in_one_pass
 from simulator.batching import BatchingPolicy
 from simulator.deployment import Deployment
 from simulator.elastic.run import ElasticSimulation
@@ -35,6 +36,8 @@ def simulate_deployment(
     ``batching`` (called once per replica) and ``router`` replace the policies the deployment names; see docs/policies.md.
     Deterministic: the seed feeds random routing and accepted drafts only. Raises UserError when the model does not fit.
     """
+    trace = in_one_pass(deployment.model, trace)
+    check_inputs(deployment.model, trace)
     setup = seeded(deployment.replica_setup(), seed)
     if batching is not None:
         setup = dataclasses.replace(setup, batching=batching)

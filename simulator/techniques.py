@@ -48,6 +48,7 @@ class TechniqueSettings(HybridSettings, total=False):
     max_lora_rank: int | None
     num_loras: int | None
     lora_skew: float | None
+    mamba_ssm_cache_dtype: str | None
 
 
 TECHNIQUE_NUMBERS: dict[str, tuple[type, float]] = {
@@ -67,6 +68,7 @@ TECHNIQUE_NUMBERS: dict[str, tuple[type, float]] = {
     "lora_skew": (float, 0),
 }
 """Settings that are numbers: their type and smallest value."""
+SSM_DTYPES = ("auto", "float32", "bfloat16", "float16")
 TECHNIQUE_FLAGS = ("fused_moe", *HYBRID_FLAGS, "enable_lora")
 
 
@@ -122,6 +124,8 @@ class Techniques:
     expert_cache: ExpertCache | None = None
     attention_device: AttentionDevice | None = None
     lora: Lora | None = None
+    ssm_dtype: str = "auto"
+    """Dtype of recurrent states (--mamba-ssm-cache-dtype); auto: the activations'."""
 
 
 NONE = Techniques()
@@ -144,6 +148,8 @@ def technique_labels(techniques: Techniques) -> list[str]:
     labels += hybrid_labels(techniques.expert_cache, techniques.attention_device)
     if (lora := techniques.lora) is not None:
         labels.append(f"loras={lora.adapters}(rank {lora.rank}, {lora.slots} in memory)")
+    if techniques.ssm_dtype != "auto":
+        labels.append(f"mamba-ssm-cache-dtype={techniques.ssm_dtype}")
     return labels
 
 
@@ -172,7 +178,16 @@ def techniques_of(settings: Mapping[str, Any]) -> Techniques:
         expert_cache=expert_cache_of(settings),
         attention_device=attention_device_of(settings),
         lora=_lora(settings),
+        ssm_dtype=_ssm_dtype(settings),
     )
+
+
+def _ssm_dtype(settings: Mapping[str, Any]) -> str:
+    """auto, or a dtype that engines keep states in."""
+    asked = settings.get("mamba_ssm_cache_dtype") or "auto"
+    if asked not in SSM_DTYPES:
+        raise unknown_name("mamba ssm cache dtype", str(asked), SSM_DTYPES)
+    return str(asked)
 
 
 def _check_shares(settings: Mapping[str, Any]) -> None:

@@ -5,12 +5,18 @@ from __future__ import annotations
 from hardware_profiles.errors import UserError
 from workloads.hf_families import Family
 from workloads.hf_fields import Fields
+from workloads.hf_ssm import NO_ATTENTION, mixer_kind, ssm_attention
 from workloads.model import AttentionSpec, Matrix
 
 
 def attention_of(fields: Fields, family: Family, index: int) -> AttentionSpec:
     """Attention of layer ``index`` (0-based)."""
-    kind = layer_kind(fields, family, index)
+    mixer = mixer_kind(fields, family, index)
+    if mixer in ("mlp", "moe"):
+        return NO_ATTENTION
+    if mixer == "mamba":
+        return ssm_attention(fields, family)
+    kind = layer_kind(fields, family, index) if mixer is None else mixer
     if kind == "linear":
         return _gated_delta_net(fields)
     window = _window(fields, family) if kind == "sliding" else None
@@ -197,4 +203,5 @@ def _gated_delta_net(fields: Fields) -> AttentionSpec:
         ),
         small_params=channels * kernel + 2 * v_heads + v_dim,
         state_elements=v_heads * k_dim * v_dim + channels * (kernel - 1),
+        conv_elements=channels * (kernel - 1),
     )

@@ -48,6 +48,12 @@ class Family:
     """A gate on the shared expert (hidden to 1)."""
     output_gate: bool = False
     """Queries carry an output gate of the same width (Qwen3-Next)."""
+    ssm: Literal[1, 2] | None = None
+    """Version of its state-space layers, where it has them."""
+    ssm_norms: bool = False
+    """Norms with weights over step sizes, B and C (Jamba)."""
+    bare_mixers: bool = False
+    """Layers are a mixer or a feed-forward part, not both."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -153,6 +159,21 @@ _BLOOM = Family(
     embedding_norm=True,
 )
 _PHIMOE = Family(qk_norm="none", mlp_bias="none", norm_bias=True, lm_head_bias=True)
+_UNBOUNDED = {"max_position_embeddings": 1 << 20}
+"""State-space layers have no positions; the bound only keeps requests finite."""
+_MAMBA = Family(ssm=1, bare_mixers=True, tied=True, defaults=_UNBOUNDED)
+_MAMBA2 = Family(ssm=2, bare_mixers=True, defaults=_UNBOUNDED)
+_JAMBA = Family(
+    attention_bias="none",
+    qk_norm="none",
+    mlp_bias="none",
+    ssm=1,
+    ssm_norms=True,
+    defaults={"attn_layer_period": 8, "attn_layer_offset": 4},  # JambaConfig
+)
+_BAMBA = Family(qk_norm="none", ssm=2)
+_GRANITE_H = Family(attention_bias="config", qk_norm="none", mlp_bias="none", tied=True, ssm=2)
+_NEMOTRON_H = Family(qk_norm="none", gated_mlp=False, ssm=2, bare_mixers=True)
 _GPT_NEOX = Family(attention_bias="all", qk_norm="none", gated_mlp=False, mlp_bias="all", norm_bias=True)
 
 FAMILIES: Mapping[str, Family] = {
@@ -197,5 +218,12 @@ FAMILIES: Mapping[str, Family] = {
     "bloom": _BLOOM,
     "gpt_neox": _GPT_NEOX,
     "phimoe": _PHIMOE,
+    "mamba": _MAMBA,
+    "falcon_mamba": _MAMBA,
+    "mamba2": _MAMBA2,
+    "jamba": _JAMBA,
+    "bamba": _BAMBA,
+    "granitemoehybrid": _GRANITE_H,
+    "nemotron_h": _NEMOTRON_H,
 }
 """Families by ``model_type``; anything else is read as a Llama, with a warning."""

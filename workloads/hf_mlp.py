@@ -5,15 +5,21 @@ from __future__ import annotations
 from hardware_profiles.errors import UserError
 from workloads.hf_families import Family
 from workloads.hf_fields import Fields
+from workloads.hf_ssm import mixer_kind
 from workloads.model import Matrix, MlpSpec
 
 
 def mlp_of(fields: Fields, family: Family, index: int) -> MlpSpec:
     """Feed-forward part of layer ``index`` (0-based)."""
-    if _is_moe_layer(fields, index):
+    if family.bare_mixers and mixer_kind(fields, family, index) in ("mamba", "full"):
+        return MlpSpec(matrices=())
+    if _is_moe_layer(fields, family, index):
         return _moe(fields, family)
     hidden = fields.count("hidden_size")
     width = fields.optional_count("intermediate_size_mlp") or fields.optional_count("intermediate_size")
+    width = (
+        fields.optional_count("shared_intermediate_size") or width
+    )  # Granite 4: without experts the shared MLP alone
     if not width:
         if family.gated_mlp:
             fields.count("intermediate_size")
@@ -23,10 +29,15 @@ def mlp_of(fields: Fields, family: Family, index: int) -> MlpSpec:
     return MlpSpec(matrices=matrices, small_params=bias)
 
 
-def _is_moe_layer(fields: Fields, index: int) -> bool:
-    """Whether a layer routes: Qwen's, DeepSeek's and Llama 4's ways of saying which layers stay dense."""
+def _is_moe_layer(fields: Fields, family: Family, index: int) -> bool:
+    """Whether a layer routes: Qwen's, DeepSeek's, Llama 4's and Jamba's ways of saying which layers stay dense."""
+    if family.bare_mixers:
+        return mixer_kind(fields, family, index) == "moe"
     if not fields.optional_count("num_experts"):
         return False
+    period = fields.optional_count("expert_layer_period")
+    if period:
+        return index % period == (fields.optional_count("expert_layer_offset") or 0) % period
     if fields.get("moe_layers") is not None:
         return index in fields.counts("moe_layers")
     if index in fields.counts("mlp_only_layers") or index < (fields.optional_count("first_k_dense_replace") or 0):
@@ -72,6 +83,8 @@ def _shared_width(fields: Fields, expert_width: int) -> int:
     if fields.flag("enable_moe_block", False):  # Gemma 4: a dense MLP beside the experts in every layer
         return fields.count("intermediate_size")
     width = fields.optional_count("shared_expert_intermediate_size")
+    width = width or fields.optional_count("moe_shared_expert_intermediate_size")  # Nemotron-H
+    width = width or fields.optional_count("shared_intermediate_size")  # Granite 4
     return width or (fields.optional_count("n_shared_experts") or 0) * expert_width
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from hardware_profiles.errors import UserError
 from workloads.generation import asks_for_top_p, config_asks_for_top_p
 from workloads.hf_attention import attention_of
+from workloads.hf_encoder import BUILDERS, encoder_spec
 from workloads.hf_families import FAMILIES, Family
 from workloads.hf_fields import Fields, Json, config_path, read_json, text_part
 from workloads.hf_mlp import mlp_of
 from workloads.hf_quant import quant_from_config
+from workloads.hf_ssm import with_model_type
 from workloads.model import FLOAT_DTYPES, LayerGroup, ModelSpec
 
 
@@ -38,11 +40,17 @@ def model_from_config(source: str | Path | Json, name: str | None = None, *, pla
         generation = path.with_name("generation_config.json")
         if generation.is_file():
             filters_logits = config_asks_for_top_p(read_json(generation))
-    text = text_part(config)
+    text = text_part(with_model_type(config))
+    plain = Fields(text, place, {})
+    title = name or str(config.get("_name_or_path") or "model")
+    with_encoder = encoder_spec(plain, title, _dtype(plain))
+    if with_encoder is not None:
+        quant = quant_from_config(text, sibling, place, moe=False)
+        return replace(with_encoder, quant=quant, source=str(config.get("_source") or place))
     family = _family(text, place)
     fields = Fields(text, place, family.defaults)
     quantised = {**text, "quantization_config": text.get("quantization_config") or config.get("quantization_config")}
-    spec = _spec(fields, family, name or str(config.get("_name_or_path") or "model"))
+    spec = _spec(fields, family, title)
     quant = quant_from_config(quantised, sibling, place, moe=spec.is_moe)
     source_text = str(config.get("_source") or place)
     return replace(spec, quant=quant, filters_logits=filters_logits, source=source_text)
@@ -52,14 +60,25 @@ def _name_of(path: Path) -> str:
     return path.absolute().parent.name if path.name == "config.json" else path.stem
 
 
+_REFUSED = {
+    "zamba": "its attention blocks share their weights",
+    "zamba2": "its attention blocks share their weights, with an adapter each",
+    "falcon_h1": "attention and state-space heads run side by side in every layer",
+}
+"""Families that would be read wrongly as a Llama."""
+
+
 def _family(text: Json, place: str) -> Family:
     model_type = str(text.get("model_type") or "")
     if model_type in FAMILIES:
         return FAMILIES[model_type]
     if text.get("is_encoder_decoder"):
         raise UserError(
-            f"{place}: model_type {model_type!r} is an encoder-decoder; only decoder-only models are served"
+            f"{place}: model_type {model_type!r} is an encoder-decoder that is not modelled; known with an encoder: "
+            f"{', '.join(BUILDERS)}"
         )
+    if model_type in _REFUSED:
+        raise UserError(f"{place}: model_type {model_type!r} is not modelled: {_REFUSED[model_type]}")
     warnings.warn(f"{place}: model_type {model_type!r} is not known; reading its fields as a Llama's", stacklevel=3)
     return Family()
 
@@ -75,7 +94,7 @@ def _spec(fields: Fields, family: Family, name: str) -> ModelSpec:
             count=1,
             attention=attention_of(fields, family, index),
             mlp=mlp_of(fields, family, index),
-            norm_params=family.norms_per_layer(fields) * hidden * family.params_per_norm,
+            norm_params=(1 if family.bare_mixers else family.norms_per_layer(fields)) * hidden * family.params_per_norm,
         )
         group = groups.setdefault(layer, len(groups))
         if group == len(counts):

@@ -6,7 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-AttentionKind = Literal["gqa", "mla", "linear"]
+from workloads.ssm import SsmSpec
+
+AttentionKind = Literal["gqa", "mla", "linear", "none"]
+"""Softmax attention (gqa, mla), a constant state (linear: gated delta nets, state-space layers), or a layer without either."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +55,24 @@ class AttentionSpec:
     """Biases, q/k norms, sinks: counted, never timed."""
     state_elements: int = 0
     """Linear attention / SSM: constant state per sequence [elements]."""
+    conv_elements: int = 0
+    """The part of the state that is the tail of a short convolution."""
+    ssm: SsmSpec | None = None
+    """The state-space layer, where it is one."""
+    bidirectional: bool = False
+    """Every token of an input sees every other one; nothing is cached (encoders)."""
+    kernels: int = 1
+    """Attentions in the layer: two in a decoder with cross-attention, whose cached tokens are those of both."""
+
+    @property
+    def reads_context(self) -> bool:
+        """True when it looks back at cached tokens."""
+        return self.kind in ("gqa", "mla")
 
     @property
     def kv_elements_per_token(self) -> int:
         """Elements one token adds to the KV cache of one layer (all ranks together)."""
-        if self.kind == "linear":
+        if not self.reads_context or self.bidirectional:
             return 0
         if self.kind == "mla":
             assert self.kv_lora_rank is not None
@@ -65,13 +81,13 @@ class AttentionSpec:
 
     def kv_elements_per_token_per_rank(self, tp: int) -> int:
         """The same on one of ``tp`` ranks: MLA's latent is whole on each; a rank holds at least one KV head."""
-        if self.kind != "gqa":
+        if self.kind != "gqa" or self.bidirectional:
             return self.kv_elements_per_token
         return _share(self.num_kv_heads, tp) * (self.head_dim + self.v_head_dim)
 
     def cached_tokens(self, context_tokens: int) -> int:
         """Tokens of a sequence that this layer keeps and reads: all, the last window, or none (linear attention)."""
-        if self.kind == "linear":
+        if not self.reads_context:
             return 0
         return context_tokens if self.sliding_window is None else min(context_tokens, self.sliding_window)
 
@@ -84,14 +100,20 @@ class AttentionSpec:
         """Matrix parameters on one of ``tp`` ranks, without small_params; at least one KV head per rank."""
         total = 0
         for matrix in self.matrices:
-            if matrix.name == "qkv_proj":
+            if matrix.name == "qkv_proj" and not self.bidirectional:
                 kv_rows = min(matrix.rows, self.kv_elements_per_token)
                 total += matrix.cols * (
                     -(-(matrix.rows - kv_rows) // tp) + min(kv_rows, self.kv_elements_per_token_per_rank(tp))
                 )
             else:
-                total += matrix_share(matrix, tp)
+                total += matrix_share(matrix, tp) + matrix.cols * self.repeated_rows(matrix, tp)
         return total
+
+    def repeated_rows(self, matrix: Matrix, tp: int) -> int:
+        """Rows that a rank holds beyond its share: B and C of a state-space group that several ranks need."""
+        if self.ssm is None or matrix.name != "in_proj" or self.ssm.version == 1:
+            return 0
+        return round(max(0.0, 1 - self.ssm.groups / tp) * 2 * self.ssm.state)
 
     def flop_per_token(self, context_tokens: int) -> float:
         """FLOP one query spends on scores and values (projections not included).
@@ -100,6 +122,8 @@ class AttentionSpec:
         defined. Linear attention: three multiply-adds per element of state (read with k, rank-one update, read with q;
         Yang et al., Gated Delta Networks, arXiv 2412.06464, eq. 10).
         """
+        if self.ssm is not None:
+            return self.ssm.update_flop
         if self.kind == "linear":
             return 6.0 * self.state_elements
         return 2.0 * self.num_heads * (self.head_dim + self.v_head_dim) * self.cached_tokens(context_tokens)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hardware_profiles.errors import UserError, unknown_name
+from workloads.encoder import EncoderSpec
 from workloads.layers import AttentionKind, AttentionSpec, LayerGroup, Matrix, MlpSpec, total_params
 
 __all__ = [
@@ -84,7 +85,7 @@ class QuantSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """Architecture of a decoder-only language model."""
+    """Architecture of a language model, or of an encoder served in one pass."""
 
     name: str
     model_type: str
@@ -103,6 +104,10 @@ class ModelSpec:
     """Position embeddings, final norm, lm_head bias, extra projections: counted, never timed."""
     source: str = ""
     """Where the numbers come from (URL, file)."""
+    encoder: EncoderSpec | None = None
+    """Encoder-decoder models: what is run over the input; ``layers`` are the decoder's, with their cross-attention."""
+    pooling: bool = False
+    """One pass per request and no decode: embeddings, scores, classes (encoders, and decoders served as such)."""
     layer_pattern: tuple[int, ...] = ()
     """Index into ``layers`` of each transformer block in network order; empty: the groups one after another."""
 
@@ -116,7 +121,7 @@ class ModelSpec:
     @property
     def num_full_layers(self) -> int:
         """Layers whose attention reads the whole context."""
-        return sum(g.count for g in self.layers if g.attention.kind != "linear" and g.attention.sliding_window is None)
+        return sum(g.count for g in self.layers if g.attention.reads_context and g.attention.sliding_window is None)
 
     @property
     def num_window_layers(self) -> int:
@@ -190,6 +195,7 @@ class ModelSpec:
     def num_params(self) -> int:
         """All parameters; multi-token-prediction heads and vision towers are not part of the model served here."""
         blocks = sum(g.count * g.params for g in self.layers)
+        blocks += 0 if self.encoder is None else self.encoder.params
         return blocks + self.embedding_params + self.lm_head_params + self.other_params
 
     @property
@@ -205,6 +211,7 @@ class ModelSpec:
         """Parameters per component; the values add up to num_params."""
         parts = {
             "embedding": self.embedding_params,
+            "encoder": 0 if self.encoder is None else self.encoder.params,
             "attention": sum(g.count * g.attention.params for g in self.layers),
             "mlp": sum(g.count * g.mlp.dense_params for g in self.layers if not g.mlp.is_moe),
             "routed experts": self.expert_params,
@@ -244,11 +251,13 @@ class ModelSpec:
     def weight_bytes(self) -> float:
         """Bytes of all weights as the checkpoint stores them (quantised matrices with their scales)."""
         return self._stored_bytes(
-            linear=sum(g.count * (total_params(g.attention.matrices) + g.mlp.dense_params) for g in self.layers),
+            linear=sum(g.count * (total_params(g.attention.matrices) + g.mlp.dense_params) for g in self.layers)
+            + (0 if self.encoder is None else self.encoder.matrix_params),
             experts=self.expert_params,
             lm_head=self.lm_head_params,
             plain=self.embedding_params
             + self.other_params
+            + (0 if self.encoder is None else self.encoder.params - self.encoder.matrix_params)
             + sum(
                 g.count * (g.attention.small_params + g.mlp.router_params + g.mlp.small_params + g.norm_params)
                 for g in self.layers
@@ -270,6 +279,7 @@ class ModelSpec:
         groups = [self.layers[i] for i in stage]
         vocab = -(-self.vocab_size // tp) * self.hidden_size
         tied = self.tie_word_embeddings
+        encoder = (0, 0) if self.encoder is None or not first else self.encoder.params_per_rank(tp)
         expert_bias = [g.mlp.expert_small_params * g.mlp.experts_per_rank(tp, ep) for g in groups]
         plain = sum(
             g.attention.small_params + g.mlp.router_params + g.norm_params
@@ -277,10 +287,11 @@ class ModelSpec:
             for g in groups
         )  # fmt: skip
         return self._stored_bytes(
-            linear=sum(g.attention.params_per_rank(tp) + g.mlp.dense_params_per_rank(tp) for g in groups),
+            linear=encoder[0] + sum(g.attention.params_per_rank(tp) + g.mlp.dense_params_per_rank(tp) for g in groups),
             experts=sum(g.mlp.expert_params * g.mlp.experts_per_rank(tp, ep) for g in groups),
             lm_head=vocab if last and not tied else 0,
             plain=plain
+            + encoder[1]
             + sum(expert_bias)
             + (vocab if first or (last and tied) else 0)
             + (self.other_params if first or last else 0),
@@ -321,12 +332,13 @@ class ModelSpec:
             raise UserError(f"{self.name}: {obstacle} not divisible by tp={tp}. Valid tp: {valid}")
 
     def _tp_obstacle(self, tp: int) -> str | None:
-        for group in self.layers:
+        for group in (*self.layers, *(self.encoder.layers if self.encoder is not None else ())):
             attention = group.attention
             if attention.num_heads % tp:
                 return f"{attention.num_heads} attention heads are"
             kv = attention.num_kv_heads
-            if attention.kind != "mla" and kv % tp and (tp % kv or attention.kind == "linear"):
+            gated = attention.kind == "linear" and attention.ssm is None
+            if attention.kind != "mla" and kv % tp and (tp % kv or gated):
                 return f"{kv} KV heads are"
             for matrix in (*group.mlp.matrices, *group.mlp.shared_matrices):
                 width = matrix.rows if matrix.parallel == "column" else matrix.cols

@@ -6,70 +6,17 @@ chunk, is a second slope on the same context, and the steeper one counts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
-from hardware_profiles.schema import DeviceProfile, PrefillAttentionFit
+from hardware_profiles.schema import DeviceProfile
+from simulator.physics.coefficients import AttentionCoefficients, product_rate
 from simulator.physics.kernels import OUTPUT_BYTES, QUERY_TILE_ROWS, padding_pairs
 from simulator.physics.layout import RankAttention
 from simulator.physics.precision import Precision
 from simulator.physics.shape import StepShape
+from simulator.physics.ssm import ssm_coefficients, state_bytes
 from simulator.techniques import SparseAttention
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionCoefficients:
-    """Attention of ``layers`` equal blocks on one rank. All values are for the blocks together."""
-
-    window: int | None
-    kind: str
-    decode_fixed_s: float
-    decode_seq_s: float
-    decode_context_s: float
-    decode_flop: float
-    """FLOP per context entry."""
-    decode_bytes: float
-    """Bytes read per context entry."""
-    decode_seq_flop: float
-    decode_seq_bytes: float
-    """Per sequence: new KV entries, or the constant state of linear attention."""
-    decode_is_compute: bool
-    """The compute slope is the steeper one."""
-    mixed_fixed_s: float
-    mixed_context_s: float
-    """The same beside a prefill chunk."""
-    prefill_fixed_s: float
-    prefill_seq_s: float
-    prefill_pair_s: float
-    """Per query-key pair at full occupancy."""
-    prefill_tile_rows: float
-    """Query tiles are computed whole against cached keys."""
-    prefill_occupancy: float
-    """Slowdown of pairs is 1 + this / (sequences * query tiles)."""
-    prefill_token_s: float
-    prefill_kv_s: float
-    prefill_cached_s: float
-    """Time of the traffic that stays in the cache, to be taken off."""
-    prefill_context_s: float
-    """MLA: expanding cached latents to keys and values again."""
-    pair_flop: float
-    token_flop: float
-    context_flop: float
-    prefill_seq_bytes: float
-    token_bytes: float
-    kv_bytes: float
-    selection: float = 0.0
-    """Choosing the entries of the window, as a share of attention to the whole context."""
-
-
-REFERENCE_WIDTH = 256
-"""Width of keys and values together of the heads that the shares of fits without ``softmax_s`` belong to (128 each)."""
-
-
-def product_rate(fit: PrefillAttentionFit, peak_flop_per_s: float) -> float:
-    """FLOP/s of a prefill kernel on heads of the reference width, exponentials included: the rate of kernels that have no
-    measurements of their own."""
-    return 1.0 / (1.0 / (fit.compute * peak_flop_per_s) + fit.softmax_s / (2.0 * REFERENCE_WIDTH))
 
 
 def _linear(
@@ -79,11 +26,11 @@ def _linear(
     bandwidth = device.memory_bandwidth_bytes_per_s
     decode, prefill = precision.decode_attention, precision.prefill_attention
     compute_rate = product_rate(prefill, precision.attention_peak_flop_per_s)
-    state_bytes = 2.0 * attention.state_elements * precision.element_bytes * layers
+    moved = 2.0 * state_bytes(attention, precision) * layers
     flop = 6.0 * attention.state_elements * layers
     spec = attention.spec
     io_bytes = 2.0 * attention.num_heads * (spec.head_dim + spec.v_head_dim) * OUTPUT_BYTES * layers
-    state_s = state_bytes / (decode.memory * bandwidth)
+    state_s = moved / (decode.memory * bandwidth)
     return AttentionCoefficients(
         window=None,
         kind="linear",
@@ -93,7 +40,7 @@ def _linear(
         decode_flop=0.0,
         decode_bytes=0.0,
         decode_seq_flop=flop,
-        decode_seq_bytes=state_bytes,
+        decode_seq_bytes=moved,
         decode_is_compute=False,
         mixed_fixed_s=decode.launch_s * layers,
         mixed_context_s=0.0,
@@ -109,7 +56,7 @@ def _linear(
         pair_flop=0.0,
         token_flop=flop,
         context_flop=0.0,
-        prefill_seq_bytes=state_bytes,
+        prefill_seq_bytes=moved,
         token_bytes=io_bytes,
         kv_bytes=0.0,
     )
@@ -148,15 +95,15 @@ def _softmax(
     return AttentionCoefficients(
         window=spec.sliding_window,
         kind=spec.kind,
-        decode_fixed_s=decode.launch_s * layers,
-        decode_seq_s=decode.sequence_s * layers,
+        decode_fixed_s=decode.launch_s * layers * spec.kernels,
+        decode_seq_s=decode.sequence_s * layers * spec.kernels,
         decode_context_s=max(memory_slope, compute_slope),
         decode_flop=decode_flop,
         decode_bytes=entry_bytes,
         decode_seq_flop=0.0,
         decode_seq_bytes=entry_bytes,
         decode_is_compute=compute_slope > memory_slope,
-        mixed_fixed_s=0.0 if shares_kernel else decode.launch_s * layers,
+        mixed_fixed_s=0.0 if shares_kernel else decode.launch_s * layers * spec.kernels,
         mixed_context_s=max(memory_slope, compute_slope, tile_slope),
         prefill_fixed_s=prefill.launch_s * layers,
         prefill_seq_s=0.0,
@@ -184,6 +131,8 @@ def attention_coefficients(
     sparse: SparseAttention | None = None,
 ) -> AttentionCoefficients:
     """Coefficients of ``layers`` equal blocks on one rank; ``sparse`` bounds those that see the whole context."""
+    if attention.spec.ssm is not None:
+        return ssm_coefficients(attention, layers, device, precision)
     build = _linear if attention.spec.kind == "linear" else _softmax
     full = build(attention, layers, device, precision)
     if sparse is None or attention.spec.kind == "linear" or full.window is not None:

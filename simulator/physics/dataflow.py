@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from hardware_profiles.schema import Dataflow
 from simulator.engine import EngineProfile
-from simulator.physics.attention import AttentionCoefficients
+from simulator.physics.coefficients import AttentionCoefficients
 from simulator.physics.cost import Bound, Cost
 from simulator.physics.kernels import gemm_flop
 from simulator.physics.layout import RankExperts, StageLayout

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Cluster
+from simulator.physics.kernel_counts import between_products, block_kernels
 from simulator.physics.precision import KernelFormat, Precision
 from simulator.plan import ParallelPlan
 from workloads.model import AttentionSpec, LayerGroup, Matrix, MlpSpec, ModelSpec
@@ -70,6 +72,8 @@ class RankAttention:
     num_kv_heads: int
     kv_elements_per_token: int
     state_elements: float
+    conv_elements: float = 0.0
+    """The part of the state that is the tail of a convolution."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +88,12 @@ class RankLayer:
     """Norms, biases and the like, held by every rank [B]."""
     launches: float = 1.0
     """Kernels that the host launches for the block, relative to a block of Llama."""
+    elementwise: float = 1.0
+    """Its kernels between the products, relative to those of a block of Llama."""
+    sums_after: tuple[str, ...] = ("attention", "mlp")
+    """Parts whose output projection leaves partial sums on the TP ranks."""
+    sums_within: int = 0
+    """Elements per token that ranks add up inside the block: step sizes, B and C of Mamba 1."""
 
     @property
     def weight_bytes(self) -> float:
@@ -193,7 +203,7 @@ def _rank_attention(spec: AttentionSpec, tp: int) -> RankAttention:
     heads = spec.num_heads // tp
     if spec.kind == "mla":
         kv_heads, kv_elements = heads, spec.kv_elements_per_token
-    elif spec.kind == "linear":
+    elif not spec.reads_context:
         kv_heads, kv_elements = 0, 0
     else:
         kv_heads = max(1, spec.num_kv_heads // tp)
@@ -204,6 +214,7 @@ def _rank_attention(spec: AttentionSpec, tp: int) -> RankAttention:
         num_kv_heads=kv_heads,
         kv_elements_per_token=kv_elements,
         state_elements=spec.state_elements / tp,
+        conv_elements=spec.conv_elements / tp,
     )
 
 
@@ -216,6 +227,7 @@ def _attention_matrices(spec: AttentionSpec, tp: int, precision: Precision) -> l
     for matrix in spec.matrices:
         extra = repeated if matrix.parallel == "column" else 0
         repeated -= extra
+        extra += spec.repeated_rows(matrix, tp)
         matrices.append(_split(matrix, tp, precision.linear, "attention", extra))
     return matrices
 
@@ -259,6 +271,7 @@ def _rank_layer(group: LayerGroup, model: ModelSpec, plan: ParallelPlan, precisi
         experts=experts,
         unsplit_bytes=unsplit * precision.element_bytes,
         launches=_launches(group, model.hidden_size),
+        **_parts(group),
     )
 
 
@@ -268,9 +281,21 @@ def _launches(group: LayerGroup, hidden: int) -> float:
     Every norm is one; LayerNorm (twice the parameters) has its residual addition apart; biases of the output projections
     are added apart. Experts count as the MLP they replace.
     """
+    if (kernels := block_kernels(group)) is not None:
+        return kernels / LLAMA_KERNELS
     norms = group.norm_params / hidden - LLAMA_NORMS
     biases = 2.0 if group.mlp.small_params and not group.mlp.is_moe else 0.0
     return (LLAMA_KERNELS + max(0.0, norms) + biases) / LLAMA_KERNELS
+
+
+def _parts(group: LayerGroup) -> dict[str, Any]:
+    """What a block does that not every block does."""
+    spec, products = group.attention, group.mlp.matrices
+    if spec.ssm is None and spec.kind != "none" and products:
+        return {}
+    sums = (*(("attention",) if spec.kind != "none" else ()), *(("mlp",) if products else ()))
+    within = spec.ssm.dt_rank + 2 * spec.ssm.state if spec.ssm is not None and spec.ssm.version == 1 else 0
+    return {"elementwise": between_products(group), "sums_after": sums, "sums_within": within}
 
 
 def lay_out(model: ModelSpec, plan: ParallelPlan, precision: Precision) -> Layout:

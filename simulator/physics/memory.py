@@ -15,6 +15,7 @@ from simulator.physics.offload import check_offload, offloaded_bytes, path_of, s
 from simulator.physics.offload_costs import predictor_bytes
 from simulator.physics.precision import Precision, quantisation, resolve_precision
 from simulator.physics.remote_attention import kv_room
+from simulator.physics.ssm import state_bytes
 from simulator.plan import ParallelPlan
 from workloads.model import ModelSpec
 
@@ -26,6 +27,8 @@ LOGIT_COPIES = 8
 """float32 copies of the logits alive in vLLM's profiled sampler (logits, probabilities, sorted values, 64-bit indices,
 cumulative sum, mask ...). Chosen so that 128 and 256 sequences (Llama-3.1-8B, A6000, vLLM 0.11 and 0.13) differ by the
 0.6 GiB their logs show."""
+UNLIMITED_BLOCKS = 2**31
+"""Blocks of a model without a KV cache: never short."""
 HIDDEN_COPIES = 4
 """Hidden-size buffers alive beside the widest MLP: residual, input and output of the block, attention output."""
 
@@ -43,7 +46,8 @@ class MemoryPlan:
     """Peak of the engine's profile run."""
     reserve_bytes: float
     state_bytes: float
-    """Constant states of linear-attention layers for max_num_seqs sequences, at most half of what is left."""
+    """Constant states of linear-attention and state-space layers for max_num_seqs sequences, at most half of what is left
+    (SGLang's --mamba-full-memory-ratio, by default 0.9 to 1, is about that; from memory), all of it without a KV cache."""
     kv_bytes: float
     """KV cache: what is left, in whole blocks; with --attention-device, of the memory that has it."""
     kv_bytes_per_token: float
@@ -85,7 +89,11 @@ def _resident_bytes(
     """Weights in the memory of one device [B]: its share, less what is offloaded, and slots for adapters."""
     outside = offloaded_bytes(stage, plan) - staging_bytes(stage, plan) - predictor_bytes(stage, plan)
     outside += uncached_bytes(stage, plan)
-    return stage_weight_bytes(stage, layout, model, precision) - outside + adapter_bytes(stage, plan)
+    beside = adapter_bytes(stage, plan)
+    if model.encoder is not None and stage.is_first:
+        matrices, others = model.encoder.params_per_rank(plan.tp)
+        beside += matrices * precision.linear.weight_bytes + others * precision.element_bytes
+    return stage_weight_bytes(stage, layout, model, precision) - outside + beside
 
 
 def kv_bytes_per_token(stage: StageLayout, precision: Precision) -> float:
@@ -94,14 +102,17 @@ def kv_bytes_per_token(stage: StageLayout, precision: Precision) -> float:
     Every layer with a KV cache counts in full, windowed ones too: vLLM's blocks are of one size for all layers. KV
     heads are repeated when TP exceeds their number, MLA's latent is on every rank.
     """
-    elements = sum(layer.attention.kv_elements_per_token * count for layer, count in stage.layers)
+    elements = sum(
+        layer.attention.kv_elements_per_token * count
+        for layer, count in stage.layers
+        if not layer.attention.spec.bidirectional
+    )
     return elements * precision.kv_bytes
 
 
-def _state_bytes(stage: StageLayout, precision: Precision, engine: EngineProfile) -> float:
-    """Constant states of max_num_seqs sequences on one device [B]."""
-    elements = sum(layer.attention.state_elements * count for layer, count in stage.layers)
-    return elements * precision.element_bytes * engine.max_num_seqs
+def sequence_state_bytes(stage: StageLayout, precision: Precision) -> float:
+    """Constant state of one sequence on one device [B]."""
+    return sum(state_bytes(layer.attention, precision) * count for layer, count in stage.layers)
 
 
 def activation_bytes(stage: StageLayout, layout: Layout, precision: Precision, engine: EngineProfile) -> float:
@@ -151,20 +162,24 @@ def _stage_plan(
         weight_bytes=_resident_bytes(stage, layout, model, precision, plan),
         activation_bytes=activation_bytes(stage, layout, precision, engine),
         reserve_bytes=engine.non_kv_reserve_bytes + (engine.graph_bytes if engine.cuda_graphs != "none" else 0.0),
-        state_bytes=_state_bytes(stage, precision, engine),
+        state_bytes=sequence_state_bytes(stage, precision) * engine.max_num_seqs,
         kv_bytes=0.0,
         kv_bytes_per_token=per_token,
         block_size=engine.block_size,
         num_blocks=0,
     )
-    memory = replace(memory, state_bytes=min(memory.state_bytes, max(0.0, memory.free_bytes + memory.state_bytes) / 2))
+    left = max(0.0, memory.free_bytes + memory.state_bytes)
+    memory = replace(memory, state_bytes=min(memory.state_bytes, left / 2 if per_token else left))
     if engine.utilization_of == "free":
         spare = (1.0 - engine.gpu_memory_utilization) * memory.free_bytes
         memory = replace(memory, budget_bytes=memory.budget_bytes - spare)
     room = kv_room(cluster, plan)
     if room is not None and per_token and memory.free_bytes >= 0:
         return _with_blocks(memory, int(room // (per_token * engine.block_size)))
-    return _with_blocks(memory, int(memory.free_bytes // (per_token * engine.block_size)) if per_token else 2**31)
+    without_cache = UNLIMITED_BLOCKS if memory.free_bytes >= 0 else 0
+    return _with_blocks(
+        memory, int(memory.free_bytes // (per_token * engine.block_size)) if per_token else without_cache
+    )
 
 
 def _with_blocks(plan: MemoryPlan, blocks: int) -> MemoryPlan:
@@ -181,6 +196,21 @@ def estimate_memory(model: ModelSpec, cluster: Cluster, plan: ParallelPlan, engi
     layout = lay_out(model, plan, precision)
     stages = [_stage_plan(stage, layout, model, cluster, precision, engine, plan) for stage in layout.stages]
     return min(stages, key=lambda p: (p.num_blocks, p.free_bytes))
+
+
+def state_slots(model: ModelSpec, cluster: Cluster, plan: ParallelPlan, engine: EngineProfile) -> int | None:
+    """Sequences whose constant states fit at once, at most max_num_seqs; None for a model without such states."""
+    if not model.num_linear_layers:
+        return None
+    precision = resolve_precision(model, cluster.device, plan)
+    layout = lay_out(model, plan, precision)
+    slots = engine.max_num_seqs
+    for stage in layout.stages:
+        each = sequence_state_bytes(stage, precision)
+        if each:
+            room = _stage_plan(stage, layout, model, cluster, precision, engine, plan).state_bytes
+            slots = min(slots, int(room / each + 1e-9))
+    return slots
 
 
 def memory_plan(
@@ -205,7 +235,7 @@ def memory_plan(
     result = estimate_memory(model, cluster, plan, engine)
     if num_gpu_blocks_override is not None:
         result = _with_blocks(result, num_gpu_blocks_override)
-    if result.num_blocks <= 0:
+    if result.num_blocks <= 0 or state_slots(model, cluster, plan, engine) == 0:
         raise UserError(_short_message(model, cluster, plan, engine, result))
     if max_model_len is not None and result.kv_bytes_per_token and result.kv_tokens < max_model_len:
         raise UserError(
@@ -225,13 +255,14 @@ def _short_message(
 ) -> str:
     other = result.activation_bytes + result.reserve_bytes + result.state_bytes
     one_block = result.kv_bytes_per_token * result.block_size
+    one_state = model.state_elements / plan.devices_per_replica * 2.0
     place = f"1 x {cluster.device.name}" if plan.devices_per_replica == 1 else f"each {cluster.device.name}"
     remedy = _remedy(model, cluster, plan, engine, 1)
     share = "" if plan.devices_per_replica == 1 else f" per device (tp={plan.tp}, pp={plan.pp})"
     return (
         f"{model.name} needs {_gb(result.weight_bytes)} of weights + {_gb(other)} of activations and reserve{share}; "
         f"{place} has {_gb(result.device_bytes)} x {engine.gpu_memory_utilization:.2f}: "
-        f"short by {_gb(one_block - result.free_bytes)}. {remedy[0].upper()}{remedy[1:]}"
+        f"short by {_gb(max(one_block, one_state) - result.free_bytes)}. {remedy[0].upper()}{remedy[1:]}"
     )
 
 

@@ -76,6 +76,8 @@ class Precision:
     """Bytes of an unquantised activation element (hidden states, collectives)."""
     kv_bytes: float
     """Bytes of a KV cache element."""
+    state_bytes: float
+    """Bytes of an element of a recurrent state."""
     attention_peak_flop_per_s: float
     """Attention multiplies in the base dtype whatever the KV cache is stored in."""
     prefill_attention: PrefillAttentionFit
@@ -227,6 +229,16 @@ def _kv_dtype(plan: ParallelPlan, quant: QuantSpec | None, dtype: str) -> tuple[
     raise unknown_name("kv_cache_dtype", plan.kv_cache_dtype, ["auto", "fp8", *_DTYPE_BYTES])
 
 
+def _state_bytes(model: ModelSpec, plan: ParallelPlan, dtype: str) -> float:
+    """Bytes per element of recurrent states; auto: as the activations (vLLM's --mamba-ssm-cache-dtype)."""
+    asked = plan.techniques.ssm_dtype
+    if asked == "auto":
+        return _DTYPE_BYTES[dtype]
+    if not model.num_linear_layers:
+        raise UserError(f"--mamba-ssm-cache-dtype {asked}: {model.name} keeps no recurrent state; drop it")
+    return _DTYPE_BYTES[_DTYPE_ALIASES.get(asked, asked)]
+
+
 def resolve_precision(model: ModelSpec, device: DeviceProfile, plan: ParallelPlan) -> Precision:
     """Formats, peaks and fits that this model uses on this device under this plan."""
     efficiency = efficiency_of(device)
@@ -249,6 +261,7 @@ def resolve_precision(model: ModelSpec, device: DeviceProfile, plan: ParallelPla
         lm_head=quantised if quant is not None and quant.lm_head else base,
         element_bytes=_DTYPE_BYTES[dtype],
         kv_bytes=kv_bytes * plan.techniques.kv_compression,
+        state_bytes=_state_bytes(model, plan, dtype),
         attention_peak_flop_per_s=base.peak_flop_per_s,
         prefill_attention=prefill,
         decode_attention=decode,

@@ -61,6 +61,8 @@ def _used(
         "prefill attention": precision.prefill_attention,
         "decode attention": precision.mla_decode_attention if is_mla else precision.decode_attention,
     }
+    if any(group.attention.ssm is not None for group in model.layers):
+        used["state-space scan"] = None  # no measurements of its own
     if any(group.mlp.is_moe for group in model.layers):
         used["experts"] = precision.experts.moe
     if plan.tp > 1:

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from hardware_profiles.schema import DeviceProfile, Efficiency
 from simulator.physics.attention import (
-    AttentionCoefficients,
     attention_coefficients,
     context_read,
     decode_bytes,
     decode_flop,
     prefill_cost,
 )
+from simulator.physics.coefficients import AttentionCoefficients
 from simulator.physics.collectives import Interconnect
 from simulator.physics.cost import Bound, Cost, Total, gemm_bound
 from simulator.physics.elementwise import Traffic, activation, elementwise_s, norms, rotary
@@ -93,7 +93,8 @@ class Stage:
         self._power = power_fit_of(context.device)
         counts: dict[RankAttention, int] = {}
         for layer, count in stage.layers:
-            counts[layer.attention] = counts.get(layer.attention, 0) + count
+            if layer.attention.spec.kind != "none":
+                counts[layer.attention] = counts.get(layer.attention, 0) + count
         self.attention: tuple[AttentionCoefficients, ...] = tuple(
             attention_coefficients(
                 attention, count, context.device, context.precision, context.plan.techniques.attention
@@ -198,15 +199,15 @@ class Stage:
             seconds += count * elementwise_s(
                 float(tokens),
                 self._elementwise_traffic(layer),
-                fixed_s=efficiency.layer_fixed_s,
-                token_s=token_s,
+                fixed_s=efficiency.layer_fixed_s * layer.elementwise,
+                token_s=token_s * layer.elementwise,
                 memory=efficiency.elementwise_memory,
                 bandwidth_bytes_per_s=self._bandwidth,
                 cache_bytes=efficiency.cache_bytes,
             )
         one_pass_s = self._context.layout.hidden * self._context.precision.element_bytes / self._bandwidth
         seconds += self.layout.num_layers * self._context.hidden_passes * one_pass_s * tokens
-        fixed_s = self.layout.num_layers * efficiency.layer_fixed_s
+        fixed_s = efficiency.layer_fixed_s * sum(layer.elementwise * count for layer, count in self.layout.layers)
         return Cost("elementwise", float(seconds), "memory" if seconds > 2 * fixed_s else "latency")
 
     def _elementwise_traffic(self, layer: RankLayer) -> list[Traffic]:
@@ -214,6 +215,8 @@ class Stage:
         element = self._context.precision.element_bytes
         parts = [norms(self._context.layout.hidden, element)]
         attention = layer.attention
+        if attention.spec.ssm is not None or attention.spec.kind == "none":
+            parts = [Traffic(p.working_bytes, p.total_bytes * layer.elementwise) for p in parts]
         if attention.spec.kind == "gqa":
             parts.append(rotary(attention.num_heads, attention.num_kv_heads, attention.spec.head_dim, element))
         down = [m for m in layer.matrices if m.name.endswith(".down_proj")]
@@ -231,9 +234,9 @@ class Stage:
             kernels = [self._matrix(m, tokens, count) for m in layer.matrices]
             costs += kernels
             if tp > 1:
-                costs.append(self._collective("all_reduce.attention", "all_reduce", reduced, tp, count))
+                costs += self._sums_of_attention(layer, tokens, reduced, count)
             if layer.experts is None:
-                exchange = reduce_mlp(self._context, tokens, count)
+                exchange = reduce_mlp(self._context, tokens, count) if "mlp" in layer.sums_after else []
             else:
                 experts, exchange = self._moe.costs(layer.experts, tokens, count)
                 kernels.append(experts)
@@ -246,6 +249,18 @@ class Stage:
         )
         if not self.layout.is_last:
             costs.append(self._send(tokens))
+        return costs
+
+    def _sums_of_attention(self, layer: RankLayer, tokens: float, reduced: float, count: int) -> list[Cost]:
+        """Partial sums after the mixer, and inside it where Mamba 1 projects its inner channels."""
+        tp, element = self._ranks, self._context.precision.element_bytes
+        costs = []
+        if "attention" in layer.sums_after:
+            times = layer.attention.spec.kernels
+            costs.append(self._collective("all_reduce.attention", "all_reduce", reduced, tp, count * times))
+        if layer.sums_within:
+            inside = tokens * layer.sums_within * element
+            costs.append(self._collective("all_reduce.x_proj", "all_reduce", inside, tp, count))
         return costs
 
     def _offload_costs(self, layer: RankLayer, count: int, tokens: int, kernels: list[Cost]) -> list[Cost]:

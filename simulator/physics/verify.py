@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from simulator.physics.attention import AttentionCoefficients
+from simulator.physics.coefficients import AttentionCoefficients
 from simulator.physics.shape import DecodeLine, StepShape
 from simulator.physics.stage import Stage
 from simulator.physics.step_model import StepModel

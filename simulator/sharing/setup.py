@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hardware_profiles.errors import UserError
+from simulator.physics.encoder_model import step_model_of
 from simulator.physics.step_model import StepModel
 from simulator.physics.tenants import Factors, slower_cluster
 from simulator.sharing.changing import ChangingRates
@@ -37,7 +38,7 @@ def rates_of(deployment: Deployment) -> ChangingRates | None:
         return None
 
     def model(factors: Factors) -> StepModel:
-        return StepModel(
+        return step_model_of(
             deployment.model,
             slower_cluster(deployment.cluster, factors),
             deployment.plan,
