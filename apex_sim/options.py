@@ -6,8 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apex_sim.model_options import add_moe, add_shape
 from apex_sim.sharing_options import add_sharing
 from apex_sim.technique_options import add_techniques
+from simulator.moe_settings import MOE_SETTINGS
+from simulator.shape_settings import SHAPE_SETTINGS
 
 if TYPE_CHECKING:
     from hardware_profiles.schema import Cluster
@@ -71,6 +74,8 @@ ENGINE_SETTINGS = (
     "num_loras",
     "lora_skew",
     "speculative_config",
+    *MOE_SETTINGS,
+    *SHAPE_SETTINGS,
 )
 """Names of the settings in arguments, API keywords and resolved configuration: the engine's own where it has them."""
 TERM_SETTINGS = ("pricing", "usd_per_gpu_hour", "purchase_usd", "lifetime_years", "pue", "grid", "usd_per_kwh")
@@ -143,6 +148,8 @@ def add_deployment(parser: argparse.ArgumentParser, *, fixed: bool = True) -> No
     )
     engine.add_argument("--moe-skew", type=float, default=0.0, metavar="S", help="Zipf exponent of expert popularity")
     add_techniques(parser)
+    add_moe(parser)
+    add_shape(parser)
     add_sharing(parser)
     power = parser.add_argument_group("power of the devices")
     power.add_argument("--power-cap", type=float, metavar="W", help="power limit per device, as nvidia-smi -pl")

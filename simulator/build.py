@@ -18,7 +18,11 @@ from simulator.batching import BATCHING
 from simulator.deployment import DEFAULT_SWAP_BYTES, Deployment
 from simulator.engine import PreemptionMode, Sampling
 from simulator.engine_loader import GIB, load_engine
+from simulator.experts.copies import with_copies
+from simulator.experts.settings import placed_routing
 from simulator.hybrid import HYBRID_TEXTS
+from simulator.model_changes import changed_model
+from simulator.moe_settings import check_moe
 from simulator.offloading import KvOffload
 from simulator.physics.powercap import check_power
 from simulator.physics.tenants import slower_cluster
@@ -211,6 +215,8 @@ def build_deployment(
         gpu_clock_mhz=settings.get("gpu_clock"),
         techniques=techniques_of(settings),
     )
+    check_moe(plan.techniques.moe, settings, spec.name, spec.is_moe, tp, ep)
+    spec = changed_model(spec, plan.techniques)
     check_power(machines.device, plan)
     check_slices(machines, plan)
     profile = engine_for(spec, load_engine(name_of("engine", engine), machines.device), settings)
@@ -236,7 +242,8 @@ def build_deployment(
         changes["max_num_seqs"] = min(profile.max_num_seqs, changes["max_num_batched_tokens"])
     swap_gib = settings.get("swap_space")
     drafts = settings.get("speculative_config")
-    return Deployment(
+    routing, copies = placed_routing(settings, spec, machines, ep)
+    deployment = Deployment(
         model=spec,
         cluster=machines,
         plan=plan,
@@ -253,7 +260,9 @@ def build_deployment(
         interference=interference,
         speculative=None if drafts is None else parse_speculative(drafts),
         swap_space_bytes=DEFAULT_SWAP_BYTES if swap_gib is None else swap_gib * GIB,
+        expert_routing=routing,
     )
+    return with_copies(deployment, copies)
 
 
 def _kv_offload(settings: EngineSettings) -> KvOffload:

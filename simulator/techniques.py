@@ -18,6 +18,8 @@ from simulator.hybrid import (
     expert_cache_of,
     hybrid_labels,
 )
+from simulator.moe_settings import MOE_NUMBERS, PLAIN_MOE, MoeSettings, MoeTechniques, moe_labels, moe_of
+from simulator.shape_settings import PLAIN_SHAPE, SHAPE_NUMBERS, LayerShape, ShapeSettings, shape_labels, shape_of
 
 OffloadBackend = Literal["uva", "prefetch", "blocking", "cpu-layers", "cpu-neurons"]
 """vLLM's names: kernels read offloaded weights over the host link themselves (uva), or copies run ahead of them (prefetch).
@@ -28,7 +30,7 @@ HOST_DRAM = "dram"
 GIB = 1 << 30
 
 
-class TechniqueSettings(HybridSettings, total=False):
+class TechniqueSettings(HybridSettings, MoeSettings, ShapeSettings, total=False):
     """Settings under the engines' names where they have them; None or absent: off."""
 
     cpu_offload_gb: float | None
@@ -66,6 +68,8 @@ TECHNIQUE_NUMBERS: dict[str, tuple[type, float]] = {
     "max_lora_rank": (int, 1),
     "num_loras": (int, 1),
     "lora_skew": (float, 0),
+    **MOE_NUMBERS,
+    **SHAPE_NUMBERS,
 }
 """Settings that are numbers: their type and smallest value."""
 SSM_DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -124,6 +128,8 @@ class Techniques:
     expert_cache: ExpertCache | None = None
     attention_device: AttentionDevice | None = None
     lora: Lora | None = None
+    moe: MoeTechniques = PLAIN_MOE
+    shape: LayerShape = PLAIN_SHAPE
     ssm_dtype: str = "auto"
     """Dtype of recurrent states (--mamba-ssm-cache-dtype); auto: the activations'."""
 
@@ -150,7 +156,7 @@ def technique_labels(techniques: Techniques) -> list[str]:
         labels.append(f"loras={lora.adapters}(rank {lora.rank}, {lora.slots} in memory)")
     if techniques.ssm_dtype != "auto":
         labels.append(f"mamba-ssm-cache-dtype={techniques.ssm_dtype}")
-    return labels
+    return labels + moe_labels(techniques.moe) + shape_labels(techniques.shape)
 
 
 def plan_values(plan: Any) -> dict[str, Any]:
@@ -178,6 +184,8 @@ def techniques_of(settings: Mapping[str, Any]) -> Techniques:
         expert_cache=expert_cache_of(settings),
         attention_device=attention_device_of(settings),
         lora=_lora(settings),
+        moe=moe_of(settings),
+        shape=shape_of(settings),
         ssm_dtype=_ssm_dtype(settings),
     )
 

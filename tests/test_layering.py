@@ -21,7 +21,14 @@ HEAVY = {"pandas", "matplotlib", "scipy", "pyarrow", "pulp", "torch"}
 """Imported inside functions only, so that ``import apex_sim`` and ``apex-sim --help`` stay quick."""
 POLICY = {"simulator.batching", "simulator.cache_routing", "simulator.routing"}
 POLICY_MAY_USE = {"simulator.cache_routing", "simulator.core", "simulator.request", "simulator.routing"}
-SHARED = {"simulator.plan", "simulator.engine", "simulator.hybrid", "simulator.techniques"}
+SHARED = {
+    "simulator.plan",
+    "simulator.engine",
+    "simulator.hybrid",
+    "simulator.techniques",
+    "simulator.moe_settings",
+    "simulator.shape_settings",
+}
 """Plain values that physics reads: the layout and the engine's constants."""
 
 

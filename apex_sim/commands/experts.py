@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     from workloads.layers import MlpSpec
     from workloads.model import ModelSpec
 
-DEFAULT_SKEWS = ((16, 1.4), (64, 3.0), (1 << 30, 5.0))
-"""Hottest expert over the mean by experts per layer, when no trace is given: Mixtral 1.39 on MMLU (MoE-GPS, arXiv 2506.07366);
-7 for Qwen3-30B-A3B within one domain, less for mixed text. Assumptions: measure your own."""
-
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the subcommand."""
@@ -81,15 +77,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def moe_layers(model: ModelSpec) -> tuple[MlpSpec, tuple[int, ...], int]:
     """(experts of a layer, numbers of the MoE layers, number of all layers); UserError for a dense or mixed model."""
-    from hardware_profiles.errors import UserError
+    from simulator.experts.settings import moe_layers as layers_of
 
-    groups = [g for g in model.layers if g.mlp.is_moe]
-    if not groups:
-        raise UserError(f"--model {model.name}: is dense, it has no experts to place. Use a mixture of experts")
-    if len({(g.mlp.num_experts, g.mlp.experts_per_token) for g in groups}) > 1:
-        raise UserError(f"--model {model.name}: layers differ in their number of experts; this is not supported")
-    order = model.stage_layers(1)[0]
-    return groups[0].mlp, tuple(i for i, g in enumerate(order) if model.layers[g].mlp.is_moe), len(order)
+    layers = layers_of(model)
+    return layers.mlp, layers.numbers, layers.total
 
 
 def _groups(args: argparse.Namespace, model: ModelSpec) -> int | None:
@@ -136,18 +127,18 @@ def _routing(args: argparse.Namespace, model: ModelSpec) -> Routing:
     """The trace, or generated routing; checked against the model."""
     from hardware_profiles.errors import UserError
     from simulator.experts.generate import AFFINITY, generate_routing
+    from simulator.experts.settings import default_skew
     from simulator.experts.trace_files import read_routing
 
     mlp, numbers, _ = moe_layers(model)
     layers = len(numbers)
     if args.routing_trace is None:
-        default = next(skew for size, skew in DEFAULT_SKEWS if mlp.num_experts <= size)
         return generate_routing(
             num_experts=mlp.num_experts,
             num_layers=layers,
             top_k=mlp.experts_per_token,
             tokens=args.tokens,
-            skew=default if args.skew is None else args.skew,
+            skew=default_skew(mlp.num_experts) if args.skew is None else args.skew,
             affinity=AFFINITY if args.affinity is None else args.affinity,
             seed=args.seed,
             drifted=_drifted(args),

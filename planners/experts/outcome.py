@@ -6,11 +6,12 @@ import dataclasses
 from dataclasses import dataclass
 
 from planners.experts.drift import Drift, drift_of
-from planners.experts.effect import Effect, effect_of, with_copies
+from planners.experts.effect import Effect, effect_of
 from planners.experts.placement import Figures, figures_of
 from planners.experts.search import Candidate, ExpertPlan, SearchSettings, check_instance, plan_experts
 from planners.experts.topology import Topology, topology_of
 from simulator.deployment import Deployment
+from simulator.experts.copies import with_copies
 from simulator.experts.measure import Exchange
 from simulator.experts.placement import Placement
 from simulator.experts.routing import Routing, demand_of

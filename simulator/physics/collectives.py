@@ -117,23 +117,56 @@ class Interconnect:
         return inside + self._over(op, outer_bytes, rest)
 
     def routed(
-        self, token_bytes: float, choices: int, ranks: int, measured: ExpertRouting | None = None
+        self,
+        token_bytes: float,
+        choices: int,
+        ranks: int,
+        measured: ExpertRouting | None = None,
+        share: float = 1.0,
+        flat: bool = False,
     ) -> tuple[float, float]:
         """(seconds, bytes sent per rank) of an all-to-all that sends every token to ``choices`` of the ranks at random.
 
         ``token_bytes``: all tokens of one rank, once [B]. A token crosses a link once per distinct group it goes to,
-        n (1 - (1 - 1/n)^choices) of n groups, and is copied inside, as DeepSeek's DeepEP does. Tiers one by one. With
-        ``measured`` its copies replace that number, and the time is that of the busiest group's.
+        n (1 - (1 - s/n)^choices) of n groups, and is copied inside, as DeepSeek's DeepEP does. Tiers one by one. With
+        ``measured`` its copies replace that number, and the time is that of the busiest group's. ``share`` s: choices that go
+        to a rank at all. ``flat``: a copy to every distinct rank instead, over all tiers at once.
         """
         seconds, sent, peers = 0.0, 0.0, ranks
         for level, tier in enumerate(self.tiers(ranks)):
-            copies, tail = peers * (1.0 - (1.0 - 1.0 / peers) ** choices), 1.0
+            copies, tail = peers * (1.0 - (1.0 - share / peers) ** choices), 1.0
             if measured is not None:
-                copies, tail = measured.copies[level], measured.tail[level]
+                fewer = copies / (peers * (1.0 - (1.0 - 1.0 / peers) ** choices)) if share < 1.0 else 1.0
+                copies, tail = fewer * measured.copies[level], measured.tail[level]
             nbytes = token_bytes * copies
+            if flat:
+                return self._direct(nbytes, ranks, tail)
             seconds += float(collective_s("all_to_all", nbytes * tail, tier.ranks, self._fit("all_to_all", tier)))
             sent += float(collective_bytes("all_to_all", nbytes, tier.ranks))
             peers = max(1, peers // tier.ranks)
+        return seconds, sent
+
+    def buffers(self, nbytes: float, ranks: int, flat: bool) -> tuple[float, float]:
+        """(seconds, bytes sent per rank) of an all-to-all of equal parts: slots of experts, filled or not."""
+        if flat:
+            return self._direct(nbytes, ranks)
+        return self.seconds("all_to_all", nbytes, ranks), self.link_bytes("all_to_all", nbytes, ranks)
+
+    def _direct(self, nbytes: float, ranks: int, tail: float = 1.0) -> tuple[float, float]:
+        """(seconds, bytes sent per rank) of a message to every rank: links of different tiers work at the same time.
+
+        The peers of a tier are those that no inner one reaches; each gets 1/ranks of the bytes. ``tail``: what the busiest
+        receives over the mean.
+        """
+        seconds, sent, reached = 0.0, 0.0, 1
+        for tier in self.tiers(ranks):
+            peers = min(ranks, reached * tier.ranks) - reached
+            part = nbytes * (peers + 1) / ranks
+            seconds = max(
+                seconds, float(collective_s("all_to_all", part * tail, peers + 1, self._fit("all_to_all", tier)))
+            )
+            sent += float(collective_bytes("all_to_all", part, peers + 1))
+            reached += peers
         return seconds, sent
 
     def link_bytes(self, op: CollectiveOp, nbytes: float, ranks: int) -> float:

@@ -57,7 +57,7 @@ class DataflowStage(Stage):
         arrays_s = max(self._enter_s(elements), flop / (self._design.busy_share * peak_flop_per_s))
         return max(stream_s, arrays_s), "memory" if stream_s >= arrays_s else "compute"
 
-    def _gemm(self, name: str, tokens: int, n: int, k: int, fmt: KernelFormat, count: int) -> Cost:
+    def _gemm(self, name: str, tokens: float, n: int, k: int, fmt: KernelFormat, count: int) -> Cost:
         flop, moved = gemm_flop(tokens, n, k), float(n * k * fmt.weight_bytes)
         seconds, bound = self._slowest(float(n * k), moved, flop, fmt.peak_flop_per_s)
         return Cost(name, seconds * count, bound, flop / fmt.peak_flop_per_s * count, flop * count, moved * count)

@@ -91,6 +91,13 @@ FORMATS: Mapping[str, WeightFormat] = {
         source="Mishra et al., Accelerating Sparse Deep Neural Networks, arXiv:2104.08378: half the weights and 2-bit "
         "positions; 80 % of the doubled peak",
     ),
+    "w8a8_24": WeightFormat(
+        quant=_spec("w8a8", "int8_24", 0.5 + 0.125, "int8"),
+        share=KernelShare(peak=2.0, compute=0.8),
+        confidence="recalled",
+        source="2:4 with INT8 (GPUSQ-ViT, arXiv:2305.10727): half the weights and 2-bit positions; 80 % of the doubled peak, "
+        "as sparse24",
+    ),
     "fp6": WeightFormat(
         quant=_spec("fp6", "fp6", 0.75), source="Xia et al., FP6-LLM, arXiv:2401.14112: weight-only, per-channel scales"
     ),

@@ -8,6 +8,7 @@ from typing import Any
 
 from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Cluster
+from simulator.physics.depth import deep_layers
 from simulator.physics.kernel_counts import between_products, block_kernels
 from simulator.physics.precision import KernelFormat, Precision
 from simulator.plan import ParallelPlan
@@ -17,10 +18,14 @@ VOCAB_PAD = 64
 """vLLM pads the vocabulary to a multiple of 64 before it splits embedding and LM head over TP."""
 
 
+FACTOR = ".factor"
+"""Ending of the name of a low-rank factor that goes with a matrix: the other factor keeps the name."""
 LLAMA_KERNELS = 10
 """Kernels of a Llama block under vLLM: four projections, two norms with residual, rotary, KV write, attention, activation;
 all-reduces are not counted."""
 LLAMA_NORMS = 2
+MLP_KERNELS = 3
+"""Of them, those of the MLP, dense or of experts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +48,12 @@ class RankExperts:
     """A rank's share of the routed experts of one layer."""
 
     num_experts: int
-    experts_per_token: int
+    experts_per_token: float
+    """Experts that compute a token, on average."""
+    choices: int
+    """Experts that a token chooses, those without computation included."""
+    compute_share: float
+    """Choices that are computed."""
     local_experts: int
     """Experts a rank stores (rounded up)."""
     ep: int
@@ -55,6 +65,8 @@ class RankExperts:
     """Width of one expert on this rank."""
     num_matrices: int
     format: KernelFormat
+    sources: int
+    """Ranks whose tokens are dealt to slots of their own: all that exchange, or 1 within TP."""
 
     @property
     def weight_bytes(self) -> float:
@@ -72,6 +84,12 @@ class RankAttention:
     num_kv_heads: int
     kv_elements_per_token: int
     state_elements: float
+    query_share: float = 1.0
+    """Tokens that this block computes."""
+    key_share: float = 1.0
+    """Tokens whose keys they meet."""
+    stored_share: float = 1.0
+    """Tokens whose keys and values this block keeps."""
     conv_elements: float = 0.0
     """The part of the state that is the tail of a convolution."""
 
@@ -86,6 +104,10 @@ class RankLayer:
     experts: RankExperts | None
     unsplit_bytes: float
     """Norms, biases and the like, held by every rank [B]."""
+    token_share: float = 1.0
+    """Tokens that this block computes."""
+    is_stored: bool = True
+    """Whether its weights are its own, not those of an earlier pass."""
     launches: float = 1.0
     """Kernels that the host launches for the block, relative to a block of Llama."""
     elementwise: float = 1.0
@@ -98,6 +120,8 @@ class RankLayer:
     @property
     def weight_bytes(self) -> float:
         """Bytes of all weights of the block on one rank."""
+        if not self.is_stored:
+            return 0.0
         experts = 0.0 if self.experts is None else self.experts.weight_bytes
         return sum(m.weight_bytes for m in self.matrices) + experts + self.unsplit_bytes
 
@@ -237,9 +261,13 @@ def _rank_experts(mlp: MlpSpec, plan: ParallelPlan, hidden: int, precision: Prec
     down = [m.cols for m in mlp.matrices if m.parallel == "row"]
     params = sum(m.params for m in mlp.matrices)
     intermediate = down[0] if down else params // (3 * hidden)
+    share = plan.techniques.moe.compute_share(mlp.num_experts)
     return RankExperts(
         num_experts=mlp.num_experts,
-        experts_per_token=mlp.experts_per_token,
+        experts_per_token=mlp.experts_per_token * share,
+        choices=mlp.experts_per_token,
+        compute_share=share,
+        sources=plan.ep if plan.ep > plan.tp else 1,
         local_experts=-(-mlp.num_experts // plan.ep),
         ep=plan.ep,
         replicas=max(1, plan.ep // plan.tp),
@@ -270,22 +298,25 @@ def _rank_layer(group: LayerGroup, model: ModelSpec, plan: ParallelPlan, precisi
         matrices=tuple(matrices),
         experts=experts,
         unsplit_bytes=unsplit * precision.element_bytes,
-        launches=_launches(group, model.hidden_size),
+        launches=_launches(group, model.hidden_size, plan),
         **_parts(group),
     )
 
 
-def _launches(group: LayerGroup, hidden: int) -> float:
+def _launches(group: LayerGroup, hidden: int, plan: ParallelPlan) -> float:
     """Kernels of a block relative to Llama's, beside those that all blocks have.
 
     Every norm is one; LayerNorm (twice the parameters) has its residual addition apart; biases of the output projections
-    are added apart. Experts count as the MLP they replace.
+    are added apart. Experts count as the MLP they replace, or as the plan says.
     """
     if (kernels := block_kernels(group)) is not None:
         return kernels / LLAMA_KERNELS
     norms = group.norm_params / hidden - LLAMA_NORMS
     biases = 2.0 if group.mlp.small_params and not group.mlp.is_moe else 0.0
-    return (LLAMA_KERNELS + max(0.0, norms) + biases) / LLAMA_KERNELS
+    experts = plan.techniques.moe.kernels if group.mlp.is_moe else None
+    more = 0 if experts is None else experts - MLP_KERNELS
+    more += sum(m.name.endswith(FACTOR) for m in (*group.attention.matrices, *group.mlp.matrices))
+    return (LLAMA_KERNELS + max(0.0, norms) + biases + more) / LLAMA_KERNELS
 
 
 def _parts(group: LayerGroup) -> dict[str, Any]:
@@ -304,6 +335,8 @@ def lay_out(model: ModelSpec, plan: ParallelPlan, precision: Precision) -> Layou
     stages = []
     for index, part in enumerate(model.stage_layers(plan.pp)):
         layers = tuple((blocks[g], part.count(g)) for g in range(len(blocks)) if g in part)
+        if plan.techniques.shape.recursion_depths:
+            layers = deep_layers(blocks, part, plan)
         stages.append(StageLayout(index=index, layers=layers, is_first=index == 0, is_last=index == plan.pp - 1))
     padded = -(-model.vocab_size // VOCAB_PAD) * VOCAB_PAD
     return Layout(

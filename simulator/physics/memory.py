@@ -11,6 +11,7 @@ from simulator.engine import EngineProfile
 from simulator.physics.expert_cache import check_expert_cache, uncached_bytes
 from simulator.physics.layout import Layout, StageLayout, check_plan, lay_out
 from simulator.physics.lora import adapter_bytes
+from simulator.physics.moe_layer import gathered_bytes
 from simulator.physics.offload import check_offload, offloaded_bytes, path_of, staging_bytes
 from simulator.physics.offload_costs import predictor_bytes
 from simulator.physics.precision import Precision, quantisation, resolve_precision
@@ -89,7 +90,7 @@ def _resident_bytes(
     """Weights in the memory of one device [B]: its share, less what is offloaded, and slots for adapters."""
     outside = offloaded_bytes(stage, plan) - staging_bytes(stage, plan) - predictor_bytes(stage, plan)
     outside += uncached_bytes(stage, plan)
-    beside = adapter_bytes(stage, plan)
+    beside = adapter_bytes(stage, plan) + gathered_bytes(stage, plan)
     if model.encoder is not None and stage.is_first:
         matrices, others = model.encoder.params_per_rank(plan.tp)
         beside += matrices * precision.linear.weight_bytes + others * precision.element_bytes
@@ -103,7 +104,7 @@ def kv_bytes_per_token(stage: StageLayout, precision: Precision) -> float:
     heads are repeated when TP exceeds their number, MLA's latent is on every rank.
     """
     elements = sum(
-        layer.attention.kv_elements_per_token * count
+        layer.attention.kv_elements_per_token * layer.attention.stored_share * count
         for layer, count in stage.layers
         if not layer.attention.spec.bidirectional
     )
@@ -135,7 +136,7 @@ def activation_bytes(stage: StageLayout, layout: Layout, precision: Precision, e
     return max(forward, sampler)
 
 
-def _mlp_width(stage: StageLayout) -> Iterator[int]:
+def _mlp_width(stage: StageLayout) -> Iterator[float]:
     """Elements per token of the two MLP buffers of every kind of block."""
     for layer, _ in stage.layers:
         yield sum(m.n for m in layer.matrices if m.name.startswith("mlp.") and "down" not in m.name) * 3 // 2

@@ -28,7 +28,7 @@ class ExpertRouting:
 
 
 @lru_cache(maxsize=64)
-def expert_probabilities(num_experts: int, experts_per_token: int, skew: float = 0.0) -> npt.NDArray[np.float64]:
+def expert_probabilities(num_experts: int, experts_per_token: float, skew: float = 0.0) -> npt.NDArray[np.float64]:
     """Probability that a token selects each expert, float64[num_experts], summing to experts_per_token.
 
     Popularity falls as rank^-skew (Zipf); skew 0 is uniform routing, every entry k/E. Probabilities above one are cut
@@ -47,7 +47,7 @@ def expert_probabilities(num_experts: int, experts_per_token: int, skew: float =
         chosen |= over
 
 
-def expected_active_experts(tokens: float, num_experts: int, experts_per_token: int, skew: float = 0.0) -> float:
+def expected_active_experts(tokens: float, num_experts: int, experts_per_token: float, skew: float = 0.0) -> float:
     """Expected number of distinct experts hit: sum of 1 - (1 - p_e)^T; E (1 - (1 - k/E)^T) when uniform.
 
     Tokens choose independently of each other; a token never chooses an expert twice.
@@ -70,7 +70,7 @@ def expected_maximum(mean: float, variance: float, ranks: int) -> float:
 def slowest_rank(
     tokens: float,
     num_experts: int,
-    experts_per_token: int,
+    experts_per_token: float,
     ranks: int,
     skew: float = 0.0,
     busiest: float | None = None,
@@ -101,3 +101,46 @@ def slowest_rank(
     most_active = expected_maximum(active / ranks, float(np.sum(touched * (1.0 - touched))) / ranks, ranks)
     most_rows = min(most_rows, rows, tokens * per_rank)
     return most_rows, min(most_active, per_rank, active, max(most_rows, active / ranks))
+
+
+def capacity(tokens: float, num_experts: int, experts_per_token: float, factor: float, skew: float = 0.0) -> float:
+    """Slots of every expert for ``tokens`` tokens: factor k T / E (GShard, arXiv:2006.16668), at least one, at most T.
+
+    ``factor`` 0: what the busiest expert needs, so that no token is dropped (Tutel's convention, from memory); estimated as the
+    larger of the hottest expert's mean and ``expected_maximum`` of the experts. Whole slots are not rounded up to.
+    """
+    slots = factor * experts_per_token * tokens / num_experts
+    if not factor:
+        hit = expert_probabilities(num_experts, experts_per_token, skew)
+        choice = tokens * float(np.mean(hit * (1.0 - hit)))
+        slots = max(
+            tokens * float(hit.max()), expected_maximum(tokens * experts_per_token / num_experts, choice, num_experts)
+        )
+    return max(1.0, min(slots, tokens))
+
+
+def dropped_share(tokens: int, num_experts: int, experts_per_token: float, slots: float, skew: float = 0.0) -> float:
+    """Share of the choices that find no slot: E[max(0, X_e - slots)] summed over experts, over T k; X_e is binomial.
+
+    Uses E[min(X, c)] = sum over j < c of P(X > j); ``slots`` between whole numbers is interpolated.
+    """
+    hit = expert_probabilities(num_experts, experts_per_token, skew)
+    values, counts = np.unique(hit, return_counts=True)
+    whole = math.ceil(slots)
+    kept = 0.0
+    for p, experts in zip(values, counts, strict=True):
+        tail = _binomial_tail(tokens, float(p), whole)
+        kept += float(experts) * (float(tail[:-1].sum()) + (slots - (whole - 1)) * float(tail[-1]))
+    return max(0.0, 1.0 - kept / (tokens * experts_per_token))
+
+
+def _binomial_tail(tokens: int, p: float, slots: int) -> npt.NDArray[np.float64]:
+    """P(X > j) for j = 0 ... slots - 1, float64[slots]."""
+    if p >= 1.0:
+        return (np.arange(slots) < tokens).astype(np.float64)
+    j = np.arange(min(slots, tokens + 1), dtype=np.float64)
+    log_binomial = np.concatenate([[0.0], np.cumsum(np.log((tokens - j[:-1]) / (j[:-1] + 1.0)))])
+    mass = np.exp(log_binomial + j * math.log(p) + (tokens - j) * math.log1p(-p))
+    tail = np.zeros(slots)
+    tail[: len(j)] = np.maximum(0.0, 1.0 - np.cumsum(mass))
+    return tail

@@ -1,24 +1,28 @@
-"""Experts of a kind of block and the exchange of tokens between the ranks that hold them."""
+"""Experts of a kind of block and how tokens get to the ranks that hold them: one way, or the quickest of several."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from simulator.physics.cost import Bound, Cost
 from simulator.physics.kernels import CollectiveOp
-from simulator.physics.layout import RankExperts
-from simulator.physics.moe import slowest_rank
+from simulator.physics.layout import MLP_KERNELS, RankExperts, StageLayout
+from simulator.physics.moe import capacity, slowest_rank
+from simulator.plan import ParallelPlan
 
 if TYPE_CHECKING:
     from simulator.physics.stage import StageContext
+
+OVERLAP_DEGREES = (1, 2, 4, 8)
+"""Pieces that an adaptive layer splits a step into (Tutel, arXiv:2206.03382, section 4.2)."""
 
 
 class ExpertLoad(NamedTuple):
     """What the ranks of one layer compute in a step."""
 
     rows: float
-    """(token, expert) pairs of the busiest rank: they set the time."""
+    """(token, expert) pairs of the busiest rank, padding of slots included: they set the time."""
     active: float
     """Experts of that rank with at least one."""
     mean_rows: float
@@ -28,20 +32,62 @@ class ExpertLoad(NamedTuple):
     """Pairs that a rank sorts and sums, those of other ranks' experts included where it meets them."""
 
 
+class Way(NamedTuple):
+    """One way to run a layer."""
+
+    experts: Cost
+    exchange: list[Cost]
+
+    @property
+    def seconds(self) -> float:
+        """All of it [s]."""
+        return self.experts.seconds + sum(cost.seconds for cost in self.exchange)
+
+
 class MoeLayer:
     """Experts and exchange on one rank of one stage."""
 
     def __init__(self, context: StageContext, kernels: Callable[[RankExperts, ExpertLoad, int], Cost]) -> None:
         """``kernels``: the experts' products under a load, for so many blocks."""
         self._context = context
-        self._kernels = kernels
+        self._products = kernels
+        self._moe = context.plan.techniques.moe
+        launches = (self._moe.kernels or MLP_KERNELS) - MLP_KERNELS
+        self._launch_s = launches * context.precision.base.gemm.launch_s
+        """Each further kernel starts like a 16-bit GEMM [s per block]."""
 
     def costs(self, experts: RankExperts, tokens: float, count: int) -> tuple[Cost, list[Cost]]:
-        """(experts, exchange) of ``count`` blocks for ``tokens`` tokens of a replica."""
-        return self._kernels(experts, self.load(experts, tokens), count), self._exchange(experts, tokens, count)
+        """(experts, exchange) of ``count`` blocks for ``tokens`` tokens of a replica, the quickest way that the plan allows."""
+        return min(self._ways(experts, tokens, count), key=lambda way: way.seconds)
+
+    def _ways(self, experts: RankExperts, tokens: float, count: int) -> Iterator[Way]:
+        moe = self._moe
+        adaptive = moe.parallelism == "adaptive"
+        if experts.ep <= self._context.plan.tp:
+            yield Way(self._kernels(experts, self.load(experts, tokens), count), self._exchange(experts, tokens, count))
+            return
+        if adaptive or moe.parallelism == "exchange":
+            degrees = [d for d in OVERLAP_DEGREES if d <= moe.overlap_degree] if adaptive else [moe.overlap_degree]
+            for degree in degrees:
+                yield self._in_pieces(experts, tokens, count, degree)
+        if adaptive or moe.parallelism == "gather-tokens":
+            load = self.load(experts, tokens)
+            load = load._replace(routed_rows=load.mean_rows * experts.ep)  # every rank sorts all pairs
+            yield Way(self._kernels(experts, load, count), self._gathered_tokens(experts, tokens, count))
+        if adaptive or moe.parallelism == "gather-weights":
+            yield Way(
+                self._kernels(experts, self._own_load(experts, tokens), count),
+                self._gathered_weights(experts, tokens, count),
+            )
+
+    def _kernels(self, experts: RankExperts, load: ExpertLoad, count: int) -> Cost:
+        cost = self._products(experts, load, count)
+        return cost._replace(seconds=cost.seconds + count * self._launch_s) if self._launch_s else cost
+
+    # -- who computes what --------------------------------------------------------------------------------------------
 
     def load(self, experts: RankExperts, tokens: float) -> ExpertLoad:
-        """Every rank computes the tokens of all replicas that chose its experts."""
+        """Every rank computes the tokens of all replicas that chose its experts, or the slots that are kept for them."""
         measured = self._context.expert_routing
         rows, active = slowest_rank(
             tokens * experts.replicas,
@@ -54,7 +100,22 @@ class MoeLayer:
         mean_rows, mean_active = self.mean_rank(experts, tokens)
         # beyond TP, tokens are dispatched: a rank meets only those of its experts
         routed = mean_rows * experts.ep if experts.ep <= self._context.plan.tp else rows
-        return ExpertLoad(rows, active, mean_rows, mean_active, routed)
+        slots = self._slots(experts, tokens)
+        if slots is None:
+            return ExpertLoad(rows, active, mean_rows, mean_active, routed)
+        held = experts.num_experts / experts.ep
+        rows = held * slots * experts.sources
+        return ExpertLoad(rows, held, rows, held, min(routed, rows * experts.ep))
+
+    def _own_load(self, experts: RankExperts, tokens: float) -> ExpertLoad:
+        """Every rank computes its own tokens with all experts."""
+        own = tokens / self._context.plan.tp
+        rows, active = slowest_rank(own, experts.num_experts, experts.experts_per_token, 1, self._context.moe_skew)
+        slots = self._slots(experts, tokens)
+        if slots is None:
+            return ExpertLoad(rows, active, rows, active, rows)
+        filled, held = slots * experts.num_experts, float(experts.num_experts)
+        return ExpertLoad(filled, held, filled, held, min(rows, filled))
 
     def mean_rank(self, experts: RankExperts, tokens: float) -> tuple[float, float]:
         """(rows, active experts) of the average rank."""
@@ -62,6 +123,16 @@ class MoeLayer:
             tokens * experts.replicas, experts.num_experts, experts.experts_per_token, 1, self._context.moe_skew
         )
         return rows / experts.ep, active / experts.ep
+
+    def _slots(self, experts: RankExperts, tokens: float) -> float | None:
+        """Slots that every expert keeps for the tokens of one source rank; None: no slots."""
+        factor = self._moe.capacity_factor
+        if factor is None:
+            return None
+        own = tokens * experts.replicas / experts.sources
+        return capacity(own, experts.num_experts, experts.experts_per_token, factor, self._context.moe_skew)
+
+    # -- how tokens get there -----------------------------------------------------------------------------------------
 
     def _exchange(self, experts: RankExperts, tokens: float, count: int) -> list[Cost]:
         """What follows the MLP: an all-reduce over TP, or dispatch, combine and a gather when experts span replicas."""
@@ -71,22 +142,86 @@ class MoeLayer:
         if experts.ep <= tp:
             return reduce_mlp(self._context, tokens, count)
         once = tokens / tp * hidden
+        slots = self._slots(experts, tokens)
+        if slots is not None:
+            once = slots * experts.num_experts * hidden
         dispatch = min(element, experts.format.activation_bytes)
-        costs = [self._routed("all_to_all.dispatch", once * dispatch, experts, count)]
+        costs = [self._sent("all_to_all.dispatch", once * dispatch, experts, count)]
         measured = self._context.expert_routing
         if measured is None or measured.exchanges > 1:
-            costs.append(self._routed("all_to_all.combine", once * element, experts, count))
-        if tp > 1:
-            costs.append(
-                collective(self._context, "all_gather.moe", "all_gather", tokens * hidden * element, tp, count)
-            )
-        return costs
+            costs.append(self._sent("all_to_all.combine", once * element, experts, count))
+        return costs + self._after(tokens, count)
 
-    def _routed(self, name: str, token_bytes: float, experts: RankExperts, count: int) -> Cost:
-        route, measured = self._context.interconnect.routed, self._context.expert_routing
-        seconds, sent = route(token_bytes, experts.experts_per_token, experts.ep, measured)
-        start_s, _ = route(0.0, experts.experts_per_token, experts.ep, measured)
+    def _after(self, tokens: float, count: int) -> list[Cost]:
+        """Ranks of a TP group gather the slices that each has computed."""
+        tp, context = self._context.plan.tp, self._context
+        nbytes = tokens * context.layout.hidden * context.precision.element_bytes
+        return [collective(context, "all_gather.moe", "all_gather", nbytes, tp, count)] if tp > 1 else []
+
+    def _sent(self, name: str, nbytes: float, experts: RankExperts, count: int) -> Cost:
+        """Tokens of one rank to the ranks of their experts, or whole buffers of slots."""
+        link = self._context.interconnect
+        algorithms = ("hierarchical", "flat") if self._moe.all_to_all == "adaptive" else (self._moe.all_to_all,)
+
+        def one(nbytes: float, flat: bool) -> tuple[float, float]:
+            if self._moe.capacity_factor is not None:
+                return link.buffers(nbytes, experts.ep, flat)
+            return link.routed(
+                nbytes, experts.choices, experts.ep, self._context.expert_routing, experts.compute_share, flat
+            )
+
+        seconds, sent, flat = min((*one(nbytes, name == "flat"), name == "flat") for name in algorithms)
+        start_s, _ = one(0.0, flat)
         return Cost(name, seconds * count, "link" if seconds > 2 * start_s else "latency", link_bytes=sent * count)
+
+    def _gathered_tokens(self, experts: RankExperts, tokens: float, count: int) -> list[Cost]:
+        """All tokens to all ranks, and the sums of what each of them computed back: 2 (n-1)/n of all tokens per rank."""
+        context = self._context
+        everything = tokens * experts.replicas * context.layout.hidden
+        dispatch = min(context.precision.element_bytes, experts.format.activation_bytes)
+        costs = [collective(context, "all_gather.dispatch", "all_gather", everything * dispatch, experts.ep, count)]
+        summed = everything * context.precision.element_bytes
+        costs.append(collective(context, "reduce_scatter.combine", "reduce_scatter", summed, experts.ep, count))
+        return costs + self._after(tokens, count)
+
+    def _gathered_weights(self, experts: RankExperts, tokens: float, count: int) -> list[Cost]:
+        """All experts of the layer to all ranks: (n-1)/n of their weights per rank, whatever the tokens."""
+        nbytes = experts.weight_bytes * experts.ep
+        gather = collective(self._context, "all_gather.experts", "all_gather", nbytes, experts.ep, count)
+        return [gather, *self._after(tokens, count)]
+
+    def _in_pieces(self, experts: RankExperts, tokens: float, count: int, degree: int) -> Way:
+        """Tokens are exchanged; in pieces, the exchange of one runs beside the experts of another.
+
+        Makespan of ``degree`` equal pieces on two resources, link and arithmetic: dispatch + experts + combine
+        + (degree - 1) max(experts, dispatch + combine), all of one piece.
+        """
+        if degree == 1:
+            return Way(
+                self._kernels(experts, self.load(experts, tokens), count), self._exchange(experts, tokens, count)
+            )
+        part = self._kernels(experts, self.load(experts, tokens / degree), count)
+        exchange = self._exchange(experts, tokens / degree, count)
+        moved = [cost for cost in exchange if cost.name.startswith("all_to_all")]
+        moved_s = sum(cost.seconds for cost in moved)
+        total_s = part.seconds + moved_s + (degree - 1) * max(part.seconds, moved_s)
+        exposed = (total_s - degree * part.seconds) / moved_s if moved_s else 0.0
+        whole = part._replace(
+            seconds=degree * part.seconds,
+            peak_s=degree * part.peak_s,
+            flop=degree * part.flop,
+            nbytes=degree * part.nbytes,
+        )
+        hidden = [c._replace(seconds=exposed * c.seconds, link_bytes=degree * c.link_bytes) for c in moved]
+        return Way(whole, hidden + self._after(tokens, count))
+
+
+def gathered_bytes(stage: StageLayout, plan: ParallelPlan) -> float:
+    """Device memory for the experts of one layer that other ranks hold [B], where they may be gathered."""
+    if plan.techniques.moe.parallelism not in ("gather-weights", "adaptive") or plan.ep <= plan.tp:
+        return 0.0
+    experts = [layer.experts for layer, _ in stage.layers if layer.experts is not None]
+    return max((e.weight_bytes * (e.ep - 1) for e in experts), default=0.0)
 
 
 def reduce_mlp(context: StageContext, tokens: float, count: int) -> list[Cost]:

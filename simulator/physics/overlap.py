@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from simulator.physics.cost import Cost
 
-_COLLECTIVES = ("all_reduce", "all_gather", "all_to_all")
+_COLLECTIVES = ("all_reduce", "all_gather", "all_to_all", "reduce_scatter")
 
 
 class Resources(NamedTuple):

@@ -25,6 +25,7 @@ from simulator.physics.efficiency import (
     efficiency_of,
 )
 from simulator.physics.formats import AS_STORED, FORMATS, OVERRIDES, PLAIN, KernelShare, tensor_peak
+from simulator.physics.sparsity import sparse_format
 from simulator.plan import ParallelPlan
 from workloads.model import ModelSpec, QuantSpec
 
@@ -58,6 +59,8 @@ class KernelFormat:
     peak_flop_per_s: float
     gemm: GemmFit
     moe: MoeFit
+    density: float = 1.0
+    """Share of the weights that products multiply; the peak counts the others as if they were."""
     expand_bytes: float = 0.0
     """Memory traffic per weight and step that comes before the product, in a kernel of its own [B]: decompression."""
 
@@ -253,11 +256,12 @@ def resolve_precision(model: ModelSpec, device: DeviceProfile, plan: ParallelPla
     prefill = _pick(efficiency.prefill_attention, DEFAULT_PREFILL_ATTENTION, kv_keys)
     decode = _pick(efficiency.decode_attention, DEFAULT_DECODE_ATTENTION, kv_keys)
     assert prefill is not None and decode is not None
+    zeros = plan.techniques.shape.weight_sparsity
     mla = next((f for k in kv_keys if (f := efficiency.decode_attention.get(f"mla_{k}")) is not None), decode)
     return Precision(
         base=base,
-        linear=quantised if quant is not None and quant.scope == "linear" else base,
-        experts=quantised,
+        linear=sparse_format(quantised if quant is not None and quant.scope == "linear" else base, zeros, device),
+        experts=sparse_format(quantised, zeros, device),
         lm_head=quantised if quant is not None and quant.lm_head else base,
         element_bytes=_DTYPE_BYTES[dtype],
         kv_bytes=kv_bytes * plan.techniques.kv_compression,

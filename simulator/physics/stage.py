@@ -18,6 +18,7 @@ from simulator.physics.attention import (
 from simulator.physics.coefficients import AttentionCoefficients
 from simulator.physics.collectives import Interconnect
 from simulator.physics.cost import Bound, Cost, Total, gemm_bound
+from simulator.physics.depth import at_depth
 from simulator.physics.elementwise import Traffic, activation, elementwise_s, norms, rotary
 from simulator.physics.kernels import (
     CollectiveOp,
@@ -37,6 +38,7 @@ from simulator.physics.power import energy_j, least_seconds, power_fit_of
 from simulator.physics.powercap import PowerCap
 from simulator.physics.precision import KernelFormat, Precision
 from simulator.physics.shape import DecodeLine, StepShape
+from simulator.physics.sparsity import channel_share, channels_used
 from simulator.plan import ParallelPlan
 
 REPLICATED_ELEMENTWISE = 1 / 3
@@ -96,8 +98,11 @@ class Stage:
             if layer.attention.spec.kind != "none":
                 counts[layer.attention] = counts.get(layer.attention, 0) + count
         self.attention: tuple[AttentionCoefficients, ...] = tuple(
-            attention_coefficients(
-                attention, count, context.device, context.precision, context.plan.techniques.attention
+            at_depth(
+                attention_coefficients(
+                    attention, count, context.device, context.precision, context.plan.techniques.attention
+                ),
+                attention,
             )
             for attention, count in counts.items()
         )
@@ -109,6 +114,7 @@ class Stage:
             0.0 if path is None or path.backend != "prefetch" else self.offloaded_bytes / path.bandwidth_bytes_per_s
         )
         """Least time of a step whose offloaded weights are copied ahead of their use: all of them cross the link [s]."""
+        self._channels = channel_share(stage, context.plan)
         self._moe = MoeLayer(context, self._experts)
         self._neurons = neurons_of(stage, context.plan)
         self._resources: dict[tuple[int, int], Resources] = {}
@@ -117,7 +123,7 @@ class Stage:
 
     # -- components that depend on the number of tokens ---------------------------------------------------------------
 
-    def _gemm(self, name: str, tokens: int, n: int, k: int, fmt: KernelFormat, count: int) -> Cost:
+    def _gemm(self, name: str, tokens: float, n: int, k: int, fmt: KernelFormat, count: int) -> Cost:
         flop = gemm_flop(tokens, n, k)
         moved = gemm_bytes(tokens, n, k, weight_bytes=fmt.weight_bytes, activation_bytes=fmt.activation_bytes)
         seconds = gemm_s(
@@ -133,20 +139,22 @@ class Stage:
         )
         peak_s = flop / fmt.peak_flop_per_s
         bound = gemm_bound(seconds, peak_s / fmt.gemm.compute, moved / (fmt.gemm.memory * self._bandwidth))
-        return Cost(name, seconds * count, bound, peak_s * count, flop * count, moved * count)
+        return Cost(name, seconds * count, bound, peak_s * count, flop * fmt.density * count, moved * count)
 
-    def _matrix(self, matrix: RankMatrix, tokens: int, count: int) -> Cost:
+    def _matrix(self, matrix: RankMatrix, tokens: float, count: int) -> Cost:
         n, k = matrix.n, matrix.k
         fired = self._fired(matrix.name, tokens)
         if fired < 1.0:
             n, k = (n, max(1, round(k * fired))) if matrix.name.endswith("down_proj") else (max(1, round(n * fired)), k)
         return self._gemm(matrix.name, tokens, n, k, matrix.format, count)
 
-    def _fired(self, name: str, tokens: int) -> float:
+    def _fired(self, name: str, tokens: float) -> float:
         """Share of a matrix's neurons that any of the tokens fires: 1 - sparsity^tokens in dense MLPs, all elsewhere.
 
         Tokens fire neurons independently; kernels read and multiply the neurons that fire for the batch.
         """
+        if self._channels is not None:
+            return channels_used(name, tokens, self._channels)
         return self._neurons.fired(tokens)[0] if self._neurons is not None and name.startswith("mlp.") else 1.0
 
     def _expansion(self, weights: list[tuple[float, KernelFormat]], name: str = "weights.expand") -> list[Cost]:
@@ -188,7 +196,7 @@ class Stage:
         )
         peak_s = flop / fmt.peak_flop_per_s
         bound = gemm_bound(seconds, peak_s / fmt.moe.compute, moved / (fmt.moe.memory * self._bandwidth))
-        return Cost("moe.experts", seconds * count, bound, peak_s * count, flop * count, moved * count)
+        return Cost("moe.experts", seconds * count, bound, peak_s * count, flop * fmt.density * count, moved * count)
 
     def _elementwise(self, tokens: int) -> Cost:
         efficiency = self._context.efficiency
@@ -197,7 +205,7 @@ class Stage:
         seconds = 0.0
         for layer, count in self.layout.layers:
             seconds += count * elementwise_s(
-                float(tokens),
+                float(tokens) * layer.token_share,
                 self._elementwise_traffic(layer),
                 fixed_s=efficiency.layer_fixed_s * layer.elementwise,
                 token_s=token_s * layer.elementwise,
@@ -231,14 +239,16 @@ class Stage:
         if self.layout.is_first and tp > 1:
             costs.append(self._collective("all_reduce.embedding", "all_reduce", reduced, tp, 1))
         for layer, count in self.layout.layers:
-            kernels = [self._matrix(m, tokens, count) for m in layer.matrices]
+            own = tokens * layer.token_share
+            reduced = own * layout.hidden * self._context.precision.element_bytes
+            kernels = [self._matrix(m, own, count) for m in layer.matrices]
             costs += kernels
             if tp > 1:
-                costs += self._sums_of_attention(layer, tokens, reduced, count)
+                costs += self._sums_of_attention(layer, own, reduced, count)
             if layer.experts is None:
-                exchange = reduce_mlp(self._context, tokens, count) if "mlp" in layer.sums_after else []
+                exchange = reduce_mlp(self._context, own, count) if "mlp" in layer.sums_after else []
             else:
-                experts, exchange = self._moe.costs(layer.experts, tokens, count)
+                experts, exchange = self._moe.costs(layer.experts, own, count)
                 kernels.append(experts)
                 costs.append(experts)
             costs += hide_exchange(exchange, kernels[-1].seconds) if self._context.fused_moe else exchange

@@ -1,0 +1,155 @@
+"""Settings of mixtures of experts: who computes what, how tokens get there, and what a technique leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict, get_args
+
+from hardware_profiles.errors import UserError, unknown_name
+
+MoeParallelism = Literal["exchange", "gather-tokens", "gather-weights", "adaptive"]
+"""Where experts span data-parallel replicas. exchange: tokens go to the ranks of their experts and back (all engines);
+gather-tokens: every rank gets all tokens and adds up its part (vLLM's allgather_reducescatter); gather-weights: every rank gets
+all experts of the layer and keeps its tokens (Tutel's data parallelism of experts); adaptive: the quickest in each step."""
+AllToAll = Literal["hierarchical", "flat", "adaptive"]
+"""hierarchical: a token crosses the network once per node and is spread inside (DeepEP; Tutel's 2DH); flat: a message to every
+rank; adaptive: the quicker of the two in every step."""
+ExpertExchange = Literal["home", "onward"]
+
+MOE_SETTINGS = (
+    "zero_expert_num",
+    "zero_expert_tau",
+    "moe_parallelism",
+    "moe_all_to_all",
+    "a2a_ffn_overlap_degree",
+    "expert_capacity_factor",
+    "moe_kernels",
+    "expert_routing",
+    "init_expert_location",
+    "expert_exchange",
+)
+"""All of them, by name."""
+MOE_NUMBERS: dict[str, tuple[type, float]] = {
+    "zero_expert_num": (int, 0),
+    "zero_expert_tau": (float, 0),
+    "a2a_ffn_overlap_degree": (int, 1),
+    "expert_capacity_factor": (float, 0),
+    "moe_kernels": (int, 1),
+}
+"""Those that are numbers: their type and smallest value."""
+
+
+class MoeSettings(TypedDict, total=False):
+    """Settings under the names of engines and model files where they have them; None or absent: off."""
+
+    zero_expert_num: int | None
+    zero_expert_tau: float | None
+    moe_parallelism: str | None
+    moe_all_to_all: str | None
+    a2a_ffn_overlap_degree: int | None
+    expert_capacity_factor: float | None
+    moe_kernels: int | None
+    expert_routing: str | None
+    init_expert_location: str | None
+    expert_exchange: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoeTechniques:
+    """What of it changes the cost of a layer; the defaults are what engines do."""
+
+    zero_experts: int = 0
+    """Experts without computation beside those of the model, in every MoE layer."""
+    zero_tau: float = 1.0
+    """Preference of the router for an expert that computes over one that does not (MoE++'s tau)."""
+    parallelism: MoeParallelism = "exchange"
+    all_to_all: AllToAll = "hierarchical"
+    overlap_degree: int = 1
+    """Pieces of a step whose exchange and experts overlap; what an adaptive layer splits into at most."""
+    capacity_factor: float | None = None
+    """Slots of an expert over its mean load; 0: as many as the busiest needs; None: no slots, nothing is padded."""
+    kernels: int | None = None
+    """Kernels of an MLP of experts; None: the three of a dense one."""
+
+    def compute_share(self, num_experts: int) -> float:
+        """Share of the choices that reach an expert that computes: tau E / (tau E + Z) (MoE++, arXiv:2410.07348)."""
+        if not self.zero_experts:
+            return 1.0
+        return self.zero_tau * num_experts / (self.zero_tau * num_experts + self.zero_experts)
+
+
+PLAIN_MOE = MoeTechniques()
+
+
+def moe_labels(moe: MoeTechniques) -> list[str]:
+    """What is on, as short as a command line has it."""
+    labels = []
+    if moe.zero_experts:
+        labels.append(f"zero-experts={moe.zero_experts}(tau {moe.zero_tau:g})")
+    if moe.parallelism != "exchange":
+        labels.append(f"moe-parallelism={moe.parallelism}")
+    if moe.all_to_all != "hierarchical":
+        labels.append(f"moe-all-to-all={moe.all_to_all}")
+    if moe.overlap_degree > 1:
+        labels.append(f"a2a-ffn-overlap-degree={moe.overlap_degree}")
+    if moe.capacity_factor is not None:
+        labels.append(f"expert-capacity-factor={moe.capacity_factor:g}")
+    if moe.kernels is not None:
+        labels.append(f"moe-kernels={moe.kernels}")
+    return labels
+
+
+def _choice(settings: Mapping[str, Any], name: str, kind: Any, default: str) -> Any:
+    value = settings.get(name)
+    if value is None:
+        return default
+    if value not in get_args(kind):
+        raise unknown_name(name.replace("_", " "), str(value), get_args(kind))
+    return value
+
+
+def _kernels(settings: Mapping[str, Any]) -> int | None:
+    kernels: int | None = settings.get("moe_kernels")
+    if kernels is not None and kernels < 3:
+        raise UserError(
+            f"--moe-kernels is {kernels}; an MLP of experts has at least 3: two products and the activation"
+        )
+    return kernels
+
+
+def moe_of(settings: Mapping[str, Any]) -> MoeTechniques:
+    """What settings ask for. UserError for values that make no sense."""
+    zero, tau = settings.get("zero_expert_num") or 0, settings.get("zero_expert_tau")
+    if tau is not None and not zero:
+        raise UserError("--zero-expert-tau without experts that compute nothing; add --zero-expert-num N")
+    if tau == 0:
+        raise UserError("--zero-expert-tau is 0: no token would reach an expert; use a value above 0, for example 0.75")
+    moe = MoeTechniques(
+        zero_experts=zero,
+        zero_tau=1.0 if tau is None else float(tau),
+        parallelism=_choice(settings, "moe_parallelism", MoeParallelism, "exchange"),
+        all_to_all=_choice(settings, "moe_all_to_all", AllToAll, "hierarchical"),
+        overlap_degree=settings.get("a2a_ffn_overlap_degree") or 1,
+        capacity_factor=settings.get("expert_capacity_factor"),
+        kernels=_kernels(settings),
+    )
+    if settings.get("fused_moe"):
+        given = [label for label in moe_labels(moe) if not label.startswith(("zero", "moe-all-to-all"))]
+        if given:
+            raise UserError(f"--fused-moe is one kernel without padding that hides its exchange; drop --{given[0]}")
+    return moe
+
+
+def check_moe(moe: MoeTechniques, settings: Mapping[str, Any], model: str, is_moe: bool, tp: int, ep: int) -> None:
+    """UserError for settings that a model or a layout has no use for."""
+    on = next((name for name in MOE_SETTINGS if settings.get(name) not in (None, 0)), None)
+    if on is not None and not is_moe:
+        raise UserError(f"--{on.replace('_', '-')} describes a mixture of experts; {model} has no experts: drop it")
+    spans = (moe.parallelism in ("gather-tokens", "gather-weights")) or moe.all_to_all == "flat"
+    if (spans or (moe.overlap_degree > 1 and moe.parallelism == "exchange")) and ep <= tp:
+        name = next(label for label in moe_labels(moe) if not label.startswith(("zero", "expert", "moe-kernels")))
+        raise UserError(
+            f"--{name}: tokens are exchanged only where experts span replicas; ep={ep} is not above tp={tp}. Raise --ep, "
+            "or use adaptive"
+        )
