@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apex_sim.architecture_options import ARCHITECTURE_SETTINGS, add_architecture
 from apex_sim.model_options import add_moe, add_shape
 from apex_sim.sharing_options import add_sharing
 from apex_sim.technique_options import add_techniques
@@ -74,6 +75,7 @@ ENGINE_SETTINGS = (
     "num_loras",
     "lora_skew",
     "speculative_config",
+    *ARCHITECTURE_SETTINGS,
     *MOE_SETTINGS,
     *SHAPE_SETTINGS,
 )
@@ -148,6 +150,7 @@ def add_deployment(parser: argparse.ArgumentParser, *, fixed: bool = True) -> No
     )
     engine.add_argument("--moe-skew", type=float, default=0.0, metavar="S", help="Zipf exponent of expert popularity")
     add_techniques(parser)
+    add_architecture(parser)
     add_moe(parser)
     add_shape(parser)
     add_sharing(parser)

@@ -20,12 +20,15 @@ import numpy as np
 
 from planners.demand import Demand, WorkloadStats
 from planners.draft_bounds import FIXED, Freedom, alone_s, drafting_s, with_drafts
+from simulator.architecture import has_encoder
 from simulator.batching import RESERVING
 from simulator.deployment import Deployment
 from simulator.physics.efficiency import efficiency_of
+from simulator.physics.encoder_model import step_model_of
+from simulator.physics.explain import step_shape
 from simulator.physics.shape import StepShape, window_pairs
 from simulator.physics.stage import Stage
-from simulator.physics.step_model import StepModel
+from workloads.model import ModelSpec
 from workloads.slo import Slo
 from workloads.trace import FloatArray
 
@@ -79,7 +82,7 @@ def bound(deployment: Deployment, stats: WorkloadStats, slo: Slo | None, freedom
     demand = stats.demand(deployment.effective_max_model_len, window, caching)
     if not len(demand.inputs):
         return nothing_served()
-    demand = with_drafts(demand, deployment, stats, freedom)
+    demand = with_drafts(in_decoder(demand, deployment.model), deployment, stats, freedom)
     replicas = deployment.plan.dp
     work_s = _work_s(deployment, demand)
     ttft, decode = ttft_s(deployment, demand), decode_s(deployment, demand)
@@ -128,6 +131,14 @@ def nothing_served() -> Bounds:
 # -- throughput --------------------------------------------------------------------------------------------------------
 
 
+def in_decoder(demand: Demand, model: ModelSpec) -> Demand:
+    """What a decoder behind an encoder has to compute: the start token of each request in place of its input."""
+    if model.encoder is None:
+        return demand
+    none = np.zeros_like(demand.pairs)
+    return replace(demand, computed=np.ones_like(demand.computed), pairs=none, window_pairs=none)
+
+
 def largest_step(deployment: Deployment, demand: Demand) -> int:
     """Tokens that one step can have at most."""
     engine = deployment.engine
@@ -150,7 +161,7 @@ def smooth_stages(deployment: Deployment) -> tuple[Stage, ...]:
         known = deployment.step_model.stages
         if gemm != dict(efficiency.gemm):
             cluster = replace(deployment.cluster, node=replace(node, device=device))
-            known = StepModel(
+            known = step_model_of(
                 deployment.model, cluster, deployment.plan, deployment.engine, moe_skew=deployment.moe_skew
             ).stages
         deployment._cache["smooth_stages"] = known
@@ -296,6 +307,8 @@ def _prefill_s(deployment: Deployment, tokens: int) -> float:
     less. Pairs count at full occupancy: the real slowdown of short chunks falls at every tile border.
     """
     model, engine = deployment.step_model, deployment.engine
+    if has_encoder(deployment.model):  # whole, and nothing is quicker than alone
+        return model.step(step_shape(prefill=tokens, window=None))[0]
     size = engine.max_num_batched_tokens if engine.batching == "chunked" else tokens
     pair_s = sum(c.prefill_pair_s for s in model.stages for c in s.attention if c.window is None)
     near_s = sum(c.prefill_pair_s for s in model.stages for c in s.attention if c.window is not None)

@@ -6,9 +6,21 @@ from simulator.deployment import Deployment
 from simulator.techniques import GIB, HOST_DRAM
 
 VLLM_TECHNIQUE_FLAGS = frozenset(
-    {"--cpu-offload-gb", "--enable-lora", "--max-loras", "--max-lora-rank", "--max-cpu-loras"}
+    {
+        "--cpu-offload-gb",
+        "--enable-lora",
+        "--max-loras",
+        "--max-lora-rank",
+        "--max-cpu-loras",
+        "--mamba-ssm-cache-dtype",
+        "--runner",
+    }
 )
 """vllm/engine/arg_utils.py: the same names as here."""
+
+
+NOT_IN_VLLM = frozenset({"t5", "bart", "vit"})
+"""Architectures without an implementation in vLLM's own tree (from memory; Whisper and BERT have one)."""
 
 
 def technique_flags(deployment: Deployment) -> list[str]:
@@ -20,6 +32,10 @@ def technique_flags(deployment: Deployment) -> list[str]:
         parts += ["--enable-lora", "--max-loras", str(on.lora.slots), "--max-lora-rank", str(on.lora.rank)]
         if on.lora.adapters > on.lora.slots:
             parts += ["--max-cpu-loras", str(on.lora.adapters)]
+    if on.ssm_dtype != "auto":
+        parts += ["--mamba-ssm-cache-dtype", on.ssm_dtype]
+    if deployment.model.pooling:
+        parts += ["--runner", "pooling"]
     return parts
 
 
@@ -43,4 +59,6 @@ def technique_notes(deployment: Deployment) -> list[str]:
         "sparse activations": on.activation_sparsity > 0,
     }
     notes += [f"The plan has {name}; no flag of vLLM turns that on." for name, used in simulated.items() if used]
+    if deployment.model.model_type in NOT_IN_VLLM:
+        notes.append(f"vLLM does not serve {deployment.model.model_type} models; the command shows the layout alone.")
     return notes

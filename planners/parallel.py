@@ -12,6 +12,7 @@ from planners.search import Search
 from planners.space import SearchSpace
 from planners.stretch import busiest_stretch
 from simulator.accounting.rates import power_known
+from simulator.architecture import check_inputs, in_one_pass, served_as
 from workloads.model import ModelSpec
 from workloads.slo import Slo
 from workloads.trace import Trace
@@ -54,6 +55,9 @@ def plan_parallel(
     if find_max_rate:
         _check_rate(trace, slo)
     space = space or SearchSpace()
+    model = served_as(model, space.settings.get("runner"))
+    trace = in_one_pass(model, trace)
+    check_inputs(model, trace)
     search = Search(model, cluster, trace, slo, space, objective, top, jobs, seed, progress)
     with search.evaluator:
         return search.run(find_max_rate)

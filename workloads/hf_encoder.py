@@ -180,7 +180,7 @@ def _bert(fields: Fields, name: str) -> ModelSpec:
         layers=(_encoder_layer(fields),),
         pooling=True,
         tie_word_embeddings=True,
-        max_position_embeddings=positions - first,
+        max_position_embeddings=positions - first + 1,  # the answer takes no position
         other_params=(positions + segments + 2) * hidden + hidden * hidden + hidden,
     )
 
@@ -201,7 +201,7 @@ def _vit(fields: Fields, name: str) -> ModelSpec:
         layers=(_encoder_layer(fields, qkv_bias=fields.flag("qkv_bias", True)),),
         pooling=True,
         tie_word_embeddings=True,
-        max_position_embeddings=tokens + 1,
+        max_position_embeddings=tokens + 1,  # the answer takes no position
         other_params=embedding + hidden + tokens * hidden + 2 * hidden + classes,
     )
 

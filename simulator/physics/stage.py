@@ -63,6 +63,8 @@ class StageContext:
     moe_skew: float
     expert_routing: ExpertRouting | None = None
     """Measured under a placement of experts; None: random routing, placement not optimised."""
+    samples: bool = True
+    """Rows of the last stage pass the LM head and the sampler; not in models that answer with one pass."""
     filter_row_s: float = 0.0
     """Top-p / top-k filter of one row of logits [s]."""
     hidden_passes: float = 0.0
@@ -298,9 +300,9 @@ class Stage:
 
     def row_costs(self, rows: int) -> list[Cost]:
         """LM head and sampler on the rows that sample; only in the last stage."""
-        if not self.layout.is_last or rows == 0:
-            return []
         context = self._context
+        if not self.layout.is_last or rows == 0 or not context.samples:
+            return []
         layout = context.layout
         costs = [self._gemm("lm_head", rows, layout.vocab_per_rank, layout.hidden, context.precision.lm_head, 1)]
         costs += self._expansion([(layout.vocab_per_rank * layout.hidden, context.precision.lm_head)], "lm_head.expand")

@@ -86,6 +86,7 @@ class StepModel:
                 comm_overlap=engine.comm_overlap,
                 fused_moe=engine.fused_moe,
                 offload=path,
+                samples=not model.pooling,
             )
 
         @cache
