@@ -162,7 +162,12 @@ def smooth_stages(deployment: Deployment) -> tuple[Stage, ...]:
         if gemm != dict(efficiency.gemm):
             cluster = replace(deployment.cluster, node=replace(node, device=device))
             known = step_model_of(
-                deployment.model, cluster, deployment.plan, deployment.engine, moe_skew=deployment.moe_skew
+                deployment.model,
+                cluster,
+                deployment.plan,
+                deployment.engine,
+                moe_skew=deployment.moe_skew,
+                expert_routing=deployment.expert_routing,
             ).stages
         deployment._cache["smooth_stages"] = known
     return known

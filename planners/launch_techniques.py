@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from simulator.deployment import Deployment
+from simulator.moe_settings import moe_labels
+from simulator.shape_settings import shape_labels
 from simulator.techniques import GIB, HOST_DRAM
 
 VLLM_TECHNIQUE_FLAGS = frozenset(
@@ -59,6 +61,8 @@ def technique_notes(deployment: Deployment) -> list[str]:
         "sparse activations": on.activation_sparsity > 0,
     }
     notes += [f"The plan has {name}; no flag of vLLM turns that on." for name, used in simulated.items() if used]
+    labels = moe_labels(on.moe) + shape_labels(on.shape)
+    notes += [f"The plan has {label}; no flag of vLLM turns that on." for label in labels]
     if deployment.model.model_type in NOT_IN_VLLM:
         notes.append(f"vLLM does not serve {deployment.model.model_type} models; the command shows the layout alone.")
     return notes

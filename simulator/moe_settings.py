@@ -71,6 +71,11 @@ class MoeTechniques:
     """Slots of an expert over its mean load; 0: as many as the busiest needs; None: no slots, nothing is padded."""
     kernels: int | None = None
     """Kernels of an MLP of experts; None: the three of a dense one."""
+    routing: str | None = None
+    """Where routing is known from, as the user wrote it; None: random."""
+    location: str | None = None
+    """File of the placement; None: what engines do."""
+    exchange: str = "home"
 
     def compute_share(self, num_experts: int) -> float:
         """Share of the choices that reach an expert that computes: tau E / (tau E + Z) (MoE++, arXiv:2410.07348)."""
@@ -97,6 +102,8 @@ def moe_labels(moe: MoeTechniques) -> list[str]:
         labels.append(f"expert-capacity-factor={moe.capacity_factor:g}")
     if moe.kernels is not None:
         labels.append(f"moe-kernels={moe.kernels}")
+    if moe.routing is not None:
+        labels.append(f"expert-routing={moe.routing}({moe.location or 'trivial placement'}, {moe.exchange})")
     return labels
 
 
@@ -133,9 +140,14 @@ def moe_of(settings: Mapping[str, Any]) -> MoeTechniques:
         overlap_degree=settings.get("a2a_ffn_overlap_degree") or 1,
         capacity_factor=settings.get("expert_capacity_factor"),
         kernels=_kernels(settings),
+        routing=settings.get("expert_routing"),
+        location=settings.get("init_expert_location"),
+        exchange=settings.get("expert_exchange") or "home",
     )
     if settings.get("fused_moe"):
-        given = [label for label in moe_labels(moe) if not label.startswith(("zero", "moe-all-to-all"))]
+        given = [
+            label for label in moe_labels(moe) if not label.startswith(("zero", "moe-all-to-all", "expert-routing"))
+        ]
         if given:
             raise UserError(f"--fused-moe is one kernel without padding that hides its exchange; drop --{given[0]}")
     return moe

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from simulator.physics.memory import MemoryPlan
+from simulator.physics.moe_layer import dropped_choices
 from simulator.physics.shape import StepShape, window_pairs
 from simulator.physics.step_model import ComponentCost, StepModel
 
@@ -53,6 +54,8 @@ def explain_values(model: StepModel, shape: StepShape, memory: MemoryPlan | None
         "shape": shape._asdict(),
         "components": [asdict(c) for c in model.explain(shape)],
     }
+    if (dropped := dropped_choices(model.stages, shape.decode_seqs + shape.prefill_tokens)) is not None:
+        values["dropped_choices"] = dropped
     if memory is not None:
         values["memory"] = {**asdict(memory), "kv_tokens": memory.kv_tokens}
     return values
@@ -89,6 +92,8 @@ def format_explanation(model: StepModel, shape: StepShape, memory: MemoryPlan | 
     if len(model.stages) > 1:
         stages = ", ".join(f"{s * 1e3:.4f}" for s in values["stage_seconds"])
         lines.append(f"pipeline stages [ms]: {stages}")
+    if "dropped_choices" in values:
+        lines.append(f"choices of experts that find no slot: {values['dropped_choices']:.2%}")
     if memory is not None:
         lines += ["", *format_memory(memory)]
     return "\n".join(lines)
@@ -107,6 +112,8 @@ def format_memory(memory: MemoryPlan) -> list[str]:
         f"memory per device: {memory.device_bytes / 1e9:.1f} GB, engine's share {memory.budget_bytes / 1e9:.1f} GB"
     ]
     lines += [f"  {name:<20}{nbytes / 1e9:9.2f} GB" for name, nbytes in rows if nbytes]
+    if not memory.kv_bytes_per_token:
+        return [*lines, "  no KV cache"]
     lines.append(
         f"  {memory.num_blocks} blocks of {memory.block_size} tokens = {memory.kv_tokens} tokens, "
         f"{memory.kv_bytes_per_token:.0f} B per token and device"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from simulator.physics.cost import Bound, Cost
 from simulator.physics.kernels import CollectiveOp
 from simulator.physics.layout import MLP_KERNELS, RankExperts, StageLayout
-from simulator.physics.moe import capacity, slowest_rank
+from simulator.physics.moe import capacity, dropped_share, slowest_rank
 from simulator.plan import ParallelPlan
 
 if TYPE_CHECKING:
-    from simulator.physics.stage import StageContext
+    from simulator.physics.stage import Stage, StageContext
 
 OVERLAP_DEGREES = (1, 2, 4, 8)
 """Pieces that an adaptive layer splits a step into (Tutel, arXiv:2206.03382, section 4.2)."""
@@ -132,6 +132,14 @@ class MoeLayer:
         own = tokens * experts.replicas / experts.sources
         return capacity(own, experts.num_experts, experts.experts_per_token, factor, self._context.moe_skew)
 
+    def dropped(self, experts: RankExperts, tokens: int) -> float | None:
+        """Share of the choices that find no slot; None without slots, and where tokens stay with gathered experts."""
+        slots = self._slots(experts, tokens)
+        if slots is None or not tokens:
+            return None
+        own = max(1, round(tokens * experts.replicas / experts.sources))
+        return dropped_share(own, experts.num_experts, experts.experts_per_token, slots, self._context.moe_skew)
+
     # -- how tokens get there -----------------------------------------------------------------------------------------
 
     def _exchange(self, experts: RankExperts, tokens: float, count: int) -> list[Cost]:
@@ -214,6 +222,17 @@ class MoeLayer:
         )
         hidden = [c._replace(seconds=exposed * c.seconds, link_bytes=degree * c.link_bytes) for c in moved]
         return Way(whole, hidden + self._after(tokens, count))
+
+
+def dropped_choices(stages: Sequence[Stage], tokens: int) -> float | None:
+    """Share of the choices of a step that find no slot, mean over the MoE layers; None without slots."""
+    shares = [
+        (count, share)
+        for stage in stages
+        for layer, count in stage.layout.layers
+        if layer.experts is not None and (share := stage.moe.dropped(layer.experts, tokens)) is not None
+    ]
+    return sum(count * share for count, share in shares) / sum(count for count, _ in shares) if shares else None
 
 
 def gathered_bytes(stage: StageLayout, plan: ParallelPlan) -> float:

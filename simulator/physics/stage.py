@@ -117,7 +117,7 @@ class Stage:
         )
         """Least time of a step whose offloaded weights are copied ahead of their use: all of them cross the link [s]."""
         self._channels = channel_share(stage, context.plan)
-        self._moe = MoeLayer(context, self._experts)
+        self.moe = MoeLayer(context, self._experts)
         self._neurons = neurons_of(stage, context.plan)
         self._resources: dict[tuple[int, int], Resources] = {}
         self._tokens: dict[int, Total] = {}
@@ -250,7 +250,7 @@ class Stage:
             if layer.experts is None:
                 exchange = reduce_mlp(self._context, own, count) if "mlp" in layer.sums_after else []
             else:
-                experts, exchange = self._moe.costs(layer.experts, own, count)
+                experts, exchange = self.moe.costs(layer.experts, own, count)
                 kernels.append(experts)
                 costs.append(experts)
             costs += hide_exchange(exchange, kernels[-1].seconds) if self._context.fused_moe else exchange
@@ -282,7 +282,7 @@ class Stage:
             return []
         stored = [m.weight_bytes * self._fired(m.name, tokens) for m in layer.matrices]
         if layer.experts is not None:
-            active = self._moe.mean_rank(layer.experts, tokens)[1] / layer.experts.local_experts
+            active = self.moe.mean_rank(layer.experts, tokens)[1] / layer.experts.local_experts
             stored.append(min(1.0, active) * layer.experts.weight_bytes)
         return offload_costs(
             path, self._offloaded_share, layer, count, tokens, stored, kernels, self._neurons, self._bandwidth
