@@ -47,6 +47,7 @@ ENGINE_SETTINGS = (
     "moe_skew",
     "cold_start",
     "interference",
+    "sm_split",
     "power_cap",
     "gpu_clock",
     "cpu_offload_gb",

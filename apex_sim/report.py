@@ -9,6 +9,7 @@ from typing import Any
 
 from apex_sim.disaggregated_report import describe_any, pool_lines
 from apex_sim.files import to_json, to_yaml, write_atomically, write_text
+from apex_sim.sharing_text import split_lines
 from apex_sim.speculative_text import draft_lines
 from apex_sim.text import dollars, milliseconds, number, share, table
 from simulator.deployment import Deployment
@@ -122,6 +123,7 @@ def _engine(result: SimulationResult) -> list[str]:
         f"{s['num_preemptions']:,} preemptions, prefix hits {share(s['prefix_hit_rate'])}"
         + (f", {s['step_mode']}" if "step_mode" in s else ""),
         *draft_lines(s, result.deployment),
+        *split_lines(s),
     ]
 
 

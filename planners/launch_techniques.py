@@ -59,6 +59,7 @@ def technique_notes(deployment: Deployment) -> list[str]:
         "sparse attention": on.attention is not None,
         "a compressed KV cache": on.kv_compression < 1,
         "sparse activations": on.activation_sparsity > 0,
+        "prompts and tokens at once on divided devices": deployment.sm_split is not None,
     }
     notes += [f"The plan has {name}; no flag of vLLM turns that on." for name, used in simulated.items() if used]
     labels = moe_labels(on.moe) + shape_labels(on.shape)

@@ -27,6 +27,7 @@ from simulator.offloading import KvOffload
 from simulator.physics.powercap import check_power
 from simulator.physics.tenants import slower_cluster
 from simulator.plan import ParallelPlan
+from simulator.sharing.split import SmSplit, parse_split
 from simulator.sharing.tenants import Interference, parse_interference
 from simulator.speculative.config import SpeculativeConfig, parse_speculative
 from simulator.techniques import TECHNIQUE_FLAGS, TECHNIQUE_NUMBERS, TechniqueSettings, techniques_of
@@ -67,6 +68,7 @@ class EngineSettings(TechniqueSettings, total=False):
     order: str | None
     moe_skew: float
     interference: Interference | Mapping[str, Any] | Path | str | None
+    sm_split: SmSplit | float | str | None
     power_cap: float | None
     gpu_clock: float | None
     cold_start: bool | None
@@ -258,6 +260,7 @@ def build_deployment(
         moe_skew=settings.get("moe_skew") or 0.0,
         cold_start=bool(settings.get("cold_start")),
         interference=interference,
+        sm_split=None if settings.get("sm_split") is None else parse_split(settings["sm_split"]),
         speculative=None if drafts is None else parse_speculative(drafts),
         swap_space_bytes=DEFAULT_SWAP_BYTES if swap_gib is None else swap_gib * GIB,
         expert_routing=routing,

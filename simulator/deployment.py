@@ -25,7 +25,8 @@ from simulator.prefix_order import ORDERS
 from simulator.routing import BY_PREFIX, parse_routing
 from simulator.run import ReplicaSetup
 from simulator.scheduling.setup import parse_scheduling
-from simulator.sharing.setup import check_sharing, rates_of
+from simulator.sharing.setup import check_sharing, rates_of, split_physics
+from simulator.sharing.split import SmSplit
 from simulator.sharing.tenants import Interference
 from simulator.speculative.acceptance import Draws
 from simulator.speculative.config import SpeculativeConfig
@@ -69,6 +70,8 @@ class Deployment:
     """How tokens are drafted; None: they are not."""
     interference: Interference | None = None
     """Co-tenants of the devices and hosts. The cluster is as slow already as those make it that are always there."""
+    sm_split: SmSplit | None = None
+    """How prompts and tokens share every device at the same time; None: they share steps."""
     elasticity: Elasticity | None = None
     """How replicas come and go; None: all of the plan serve all the time."""
     _cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -223,6 +226,7 @@ class Deployment:
             counts_steps=self.plan.techniques.expert_cache is not None,
             speculation=self._speculation(),
             rates=rates_of(self),
+            split=split_physics(self),
         )
 
     def _places(self) -> int:

@@ -35,6 +35,10 @@ class DisaggregatedDeployment:
 
     def __post_init__(self) -> None:
         check_pools(self.prefill.model)
+        if self.prefill.sm_split is not None or self.decode.sm_split is not None:
+            raise UserError(
+                "--sm-split runs both phases on one device, --disaggregate each on its own; drop one of them"
+            )
         if self.prefill.model != self.decode.model:
             raise UserError(
                 f"prefill serves {self.prefill.model.name}, decode {self.decode.model.name}; KV can only go between "

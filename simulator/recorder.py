@@ -10,6 +10,7 @@ from simulator.gaps import TokenGaps
 from simulator.kv_tiers import TierCounts
 from simulator.phases import PromptShares
 from simulator.request import Request
+from simulator.sharing.counters import SplitCounters
 from simulator.speculative.counters import SpeculativeCounters
 
 COMPLETED, REJECTED = 1, 2
@@ -85,6 +86,8 @@ class ReplicaRecord:
     """Memories for cached prefixes below the device's, nearest first."""
     speculative: SpeculativeCounters | None = None
     """With speculative decoding."""
+    split: SplitCounters | None = None
+    """Where two phases share the devices."""
     step_sizes: dict[int, int] = field(default_factory=dict)
     """Steps by their tokens, where something depends on them (simulator.step_sizes)."""
 

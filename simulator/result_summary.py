@@ -9,6 +9,7 @@ import numpy as np
 from simulator.accounting.account import account
 from simulator.accounting.rates import Rates
 from simulator.expert_hits import expert_summary
+from simulator.sharing.summary import split_summary
 from simulator.speculative.summary import speculative_summary
 from simulator.spread import Spread
 
@@ -85,6 +86,7 @@ def engine_state(result: SimulationResult) -> dict[str, Any]:
         "mfu": result.mfu,
         "itl_exact": all(replica.gaps.is_exact for replica in replicas),
         **expert_summary(result.deployment.step_model, [replica.step_sizes for replica in replicas]),
+        **split_summary(replica.split for replica in replicas),
         **speculative_summary(result.deployment.speculative, [replica.speculative for replica in replicas]),
     }
 

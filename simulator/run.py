@@ -27,6 +27,8 @@ from simulator.replica import FOREVER, Replica
 from simulator.request import Request
 from simulator.routing import RoutingPolicy
 from simulator.sharing.changing import ChangingRates, ChangingReplica, connect_rates
+from simulator.sharing.phases import SplitPhysics
+from simulator.sharing.replica import SplitReplica
 from simulator.sources import Followers, OpenLoop
 from simulator.speculative.counters import Speculation
 from simulator.speculative.lane import speculative_lane
@@ -65,6 +67,8 @@ class ReplicaSetup:
     """Drafts that every decode step verifies; None: one token per step and sequence."""
     rates: ChangingRates | None = None
     """Co-tenants that come and go; None: steps cost the same at all times."""
+    split: SplitPhysics | None = None
+    """Prompts and tokens at the same time, each on a share of the devices; None: in common steps."""
     cold: ColdStart | None = None
     """The servers have just started; None: they are warm."""
     counts_steps: bool = False
@@ -143,6 +147,9 @@ class Simulation:
         if setup.rates is not None:
             connect_rates(replicas, setup.rates)
         for replica in replicas:
+            if setup.split is not None and isinstance(replica, SplitReplica):
+                replica.divide(setup.split)
+        for replica in replicas:
             if setup.cold is not None and isinstance(replica, Replica):
                 replica.cold = ColdKernels(setup.cold)
             replica.swap_overlap = setup.swap_overlap
@@ -171,6 +178,8 @@ class Simulation:
             pipeline = CountingPipelineReplica if setup.counts_steps else PipelineReplica
             return pipeline(self.clock, index, core, policy, costs, on_finish, swap_token_s=setup.swap_token_s)
         kind: type[Replica] = Replica if setup.rates is None else ChangingReplica
+        if setup.split is not None:
+            kind = SplitReplica
         if setup.speculation is not None:
             kind = SpeculativeReplica
             drafts = setup.speculation

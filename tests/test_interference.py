@@ -76,7 +76,7 @@ def both(built: apex.Deployment, trace: Trace, seed: int = 0) -> SimulationResul
 def test_both_modes_agree_whenever_tenants_come_and_go(
     tenants: list[Tenant], seed: int, engine: str, more: dict[str, Any], elasticity: Elasticity | None
 ) -> None:
-    if engine in ("orca", "static") and "num_gpu_blocks_override" in more:
+    if engine in ("orca", "static", "sglang") and "num_gpu_blocks_override" in more:
         more = {}
     more = {"max_model_len": 1200, **more}
     built = apex.build_deployment(

@@ -36,6 +36,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the breakdown; 0."""
+    from apex_sim.sharing_text import split_step_lines
     from simulator.build import build_deployment
     from simulator.physics.explain import explain_values, format_explanation, step_shape
 
@@ -62,4 +63,6 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(explain_values(steps, shape, memory), indent=2))
     else:
         print(format_explanation(steps, shape, memory))
+        for line in split_step_lines(deployment, shape):
+            print(line)
     return 0

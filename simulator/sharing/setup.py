@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hardware_profiles.errors import UserError
+from simulator.batching import RESERVING
 from simulator.physics.encoder_model import step_model_of
 from simulator.physics.step_model import StepModel
 from simulator.physics.tenants import Factors, slower_cluster
 from simulator.sharing.changing import ChangingRates
+from simulator.sharing.phases import SplitPhysics
+from simulator.sharing.split import FLAG as SPLIT_FLAG
+from simulator.sharing.split import on_share
 from simulator.sharing.tenants import FLAG
 
 if TYPE_CHECKING:
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
 
 def check_sharing(deployment: Deployment) -> None:
     """UserError for settings of sharing that do not go together with others."""
+    if deployment.sm_split is not None:
+        _check_split(deployment)
     found = deployment.interference
     if found is None or not found.varying:
         return
@@ -29,6 +35,54 @@ def check_sharing(deployment: Deployment) -> None:
         raise UserError(f"{FLAG} that comes and goes does not go with --speculative-config; {always}")
     if any(tenant.host_link != 1 for tenant in found.varying) and not deployment.kv_offload.is_plain:
         raise UserError(f"{FLAG}: a host link that changes does not go with --kv-offloading-size; {always}")
+
+
+def _check_split(deployment: Deployment) -> None:
+    """UserError for what is not simulated on a divided device."""
+    engine, interference = deployment.engine, deployment.interference
+    reasons = {
+        f"--pp {deployment.plan.pp}": deployment.plan.pp > 1,
+        "--speculative-config": deployment.speculative is not None,
+        f"batching {engine.batching!r} of engine {engine.name}": engine.batching in RESERVING,
+        "--preemption-mode swap": engine.preemption == "swap",
+        "--kv-offloading-size": bool(deployment.kv_offload.host_bytes),
+        "--cold-start": deployment.cold_start,
+        "--expert-cache": deployment.plan.techniques.expert_cache is not None,
+        f"{deployment.model.name}, which has an encoder": deployment.model.encoder is not None,
+        "--autoscale or --mtbf": deployment.elasticity is not None,
+        f"--interference that comes and goes ({FLAG})": interference is not None and bool(interference.varying),
+        "--scheduling-policy": deployment.scheduling != "fcfs",
+    }
+    for what, given in reasons.items():
+        if given:
+            raise UserError(f"{SPLIT_FLAG} does not go with {what}; drop one of them")
+
+
+def split_physics(deployment: Deployment) -> SplitPhysics | None:
+    """Steps of either phase on a share of the devices; None where these are not divided."""
+    split = deployment.sm_split
+    if split is None:
+        return None
+    whole, device = deployment.step_model, deployment.cluster.device
+
+    def model(share: float) -> StepModel:
+        return step_model_of(
+            deployment.model,
+            on_share(deployment.cluster, split, share),
+            deployment.plan,
+            deployment.engine,
+            moe_skew=deployment.moe_skew,
+            expert_routing=deployment.expert_routing,
+        )
+
+    reached = max(whole.precision.linear.gemm.memory, whole.precision.decode_attention.memory)
+    return SplitPhysics(
+        split=split,
+        model=model,
+        nbytes=whole.hbm_bytes,
+        bandwidth_bytes_per_s=whole.bandwidth_bytes_per_s * whole.num_devices * min(1.0, reached),
+        most_w=None if device.tdp_w is None else device.tdp_w * whole.num_devices,
+    )
 
 
 def rates_of(deployment: Deployment) -> ChangingRates | None:
