@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from hardware_profiles.errors import UserError
 
 
@@ -32,9 +34,15 @@ def written(settings: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         return
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
-            text = content if isinstance(content, str) else json.dumps(content)
-            (Path(folder) / name).write_text(text, encoding="utf-8")
+            (Path(folder) / name).write_text(_text(name, content), encoding="utf-8")
         yield {key: _placed(value, files, folder) for key, value in settings.items() if key != "files"}
+
+
+def _text(name: str, content: Any) -> str:
+    """Content as text: YAML by the ending of its name (small numbers as YAML writes them), else JSON."""
+    if isinstance(content, str):
+        return content
+    return yaml.safe_dump(content) if Path(name).suffix in (".yaml", ".yml") else json.dumps(content)
 
 
 def _placed(value: Any, files: Mapping[str, Any], folder: str) -> Any:

@@ -74,7 +74,8 @@ close to but below dense throughput once compute-bound); at small batch they rea
 def efficiency_of(device: DeviceProfile) -> Efficiency:
     """The device's fitted efficiencies, or the defaults with provenance ``datasheet``.
 
-    Kernel launches cost nothing on devices that have none (CPUs, FPGAs and the like): a plain roofline remains.
+    Kernel launches cost nothing on devices that have none (CPUs, FPGAs and the like), nor do tiles that are not full: a plain
+    roofline remains.
     """
     if device.efficiency is not None:
         return device.efficiency
@@ -91,7 +92,7 @@ def efficiency_of(device: DeviceProfile) -> Efficiency:
         decode_attention=DEFAULT_DECODE_ATTENTION
         if has_launches
         else {k: replace(f, launch_s=0.0, mixed_tile_rows=0.0) for k, f in DEFAULT_DECODE_ATTENTION.items()},
-        moe=DEFAULT_MOE if has_launches else {k: replace(f, launch_s=0.0) for k, f in DEFAULT_MOE.items()},
+        moe=DEFAULT_MOE if has_launches else {k: replace(f, launch_s=0.0, row_pad=1.0) for k, f in DEFAULT_MOE.items()},
         layer_fixed_s=DEFAULT_LAYER_FIXED_S if has_launches else 0.0,
         layer_token_s=DEFAULT_LAYER_TOKEN_BYTES / bandwidth if bandwidth else 0.0,
         step_fixed_s=DEFAULT_STEP_FIXED_S if has_launches else 0.0,
