@@ -14,6 +14,7 @@ from apex_sim.speculative_text import draft_lines
 from apex_sim.text import dollars, milliseconds, number, share, table
 from simulator.deployment import Deployment
 from simulator.physics.efficiency import efficiency_of
+from simulator.physics.memory import UNLIMITED_BLOCKS
 from simulator.physics.provenance import borrowed_errors
 from simulator.result import SimulationResult
 from simulator.result_disaggregated import DisaggregatedResult
@@ -117,11 +118,13 @@ def summary_text(result: SimulationResult) -> str:
 def _engine(result: SimulationResult) -> list[str]:
     """What the engine did, and its drafts."""
     s = result.summary
+    cache = f"KV peak {share(s['peak_kv_usage'])} of {s['num_gpu_blocks']:,} blocks"
+    if s["num_gpu_blocks"] == UNLIMITED_BLOCKS:
+        cache = "no KV cache"
     return [
-        f"engine       {share(s['utilisation'])} busy, MFU {share(s['mfu'])}, KV peak {share(s['peak_kv_usage'])} of "
-        f"{s['num_gpu_blocks']:,} blocks, running/waiting at most {s['peak_running']}/{s['peak_waiting']}, "
-        f"{s['num_preemptions']:,} preemptions, prefix hits {share(s['prefix_hit_rate'])}"
-        + (f", {s['step_mode']}" if "step_mode" in s else ""),
+        f"engine       {share(s['utilisation'])} busy, MFU {share(s['mfu'])}, {cache}, "
+        f"running/waiting at most {s['peak_running']}/{s['peak_waiting']}, {s['num_preemptions']:,} preemptions, "
+        f"prefix hits {share(s['prefix_hit_rate'])}" + (f", {s['step_mode']}" if "step_mode" in s else ""),
         *draft_lines(s, result.deployment),
         *split_lines(s),
     ]

@@ -269,3 +269,42 @@ def test_a_state_that_does_not_fit_is_said() -> None:
 def test_models_without_new_layers_have_no_new_parts() -> None:
     spec = dataclasses.replace(load_model("llama-3.1-8b"))
     assert spec.encoder is None and not spec.pooling
+
+
+def test_models_are_shown_with_what_they_have(capsys: pytest.CaptureFixture[str]) -> None:
+    from apex_sim.cli import main
+
+    words = {
+        "nemotron-h-8b": "GQA 32:8 + Mamba 2",
+        "flan-t5-large": "keys and values of cross-attention",
+        "bert-base": "one pass per request",
+        "mamba-2.8b": "5120 channels of 16 states",
+    }
+    for name, expected in words.items():
+        assert main(["models", "show", name]) == 0
+        assert expected in capsys.readouterr().out
+    assert main(["explain", "step", "--model", "mamba2-2.7b", "--cluster", "h100-sxm:1", "--decode", "4"]) == 0
+    assert "no KV cache" in capsys.readouterr().out
+
+
+def test_plans_of_new_architectures_keep_their_promise() -> None:
+    for name in ("mamba2-2.7b", "flan-t5-large", "bert-large"):
+        result = apex_sim.plan(
+            name, "h100-sxm:1", slo="ttft=1s", input_len=400, output_len=32, num_requests=60, rate=20.0
+        )
+        assert result.best.measured is not None
+        assert result.best.measured.metrics["slo_attainment"] == 1.0
+
+
+def test_bounds_are_below_what_is_simulated() -> None:
+    from planners.bounds import bound
+    from planners.demand import WorkloadStats
+    from workloads.slo import parse_slo
+
+    slo = parse_slo("ttft=1s")
+    for name in ("mamba2-2.7b", "flan-t5-large", "bert-large", "granite-4.0-h-micro"):
+        result = apex_sim.simulate(name, "h100-sxm:1", input_len=400, output_len=32, num_requests=60, rate=100.0)
+        bounds = bound(result.deployment, WorkloadStats.of(result.trace), slo)
+        assert bounds.median_ttft_s * 1e3 <= result.summary["median_ttft_ms"]
+        assert bounds.duration_s <= result.duration_s
+        assert bounds.mean_e2e_s * 1e3 <= result.summary["mean_e2el_ms"]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from apex_sim.model_words import attention_word, encoder_words, layer_words
+
 if TYPE_CHECKING:
     from workloads.model import ModelSpec
 
 DESCRIPTION = "Models by Hugging Face name, short name or config.json: parameters, weights, KV cache, FLOP per token."
 KV_CONTEXTS = (1024, 8192, 32768, 131072)
+ENCODER_INPUTS = (512, 1500)
 FLOP_CONTEXTS = (0, 4096, 32768)
 
 
@@ -105,7 +108,7 @@ def _row(stem: str, names: tuple[str, ...], model: ModelSpec) -> dict[str, Any]:
         "num_params": model.num_params,
         "num_active_params": model.num_active_params,
         "num_layers": model.num_layers,
-        "attention": _attention_word(model),
+        "attention": attention_word(model),
         "kv_bytes_per_token": model.kv_bytes_per_token(dtype_bytes(model.dtype)),
         "weight_bytes": model.weight_bytes(),
         "stored_as": model.quant.weight_dtype if model.quant else model.dtype,
@@ -159,8 +162,10 @@ def _facts(model: ModelSpec, args: argparse.Namespace) -> dict[str, Any]:
         "max_position_embeddings": model.max_position_embeddings,
         "tie_word_embeddings": model.tie_word_embeddings,
         "num_layers": model.num_layers,
-        "layers": [_layer_words(group.count, group.attention, group.mlp) for group in model.layers],
-        "attention": _attention_word(model),
+        "layers": [layer_words(group.count, group.attention, group.mlp) for group in model.layers],
+        **({"encoder": encoder_words(model)} if model.encoder is not None else {}),
+        **({"pooling": True} if model.pooling else {}),
+        "attention": attention_word(model),
         "sliding_window": model.sliding_window,
         "num_params": model.num_params,
         "num_active_params": model.num_active_params,
@@ -178,6 +183,7 @@ def _facts(model: ModelSpec, args: argparse.Namespace) -> dict[str, Any]:
         "state_bytes_per_sequence": model.state_elements * dtype_bytes(model.dtype),
         "kv_bytes_at_context": {str(n): model.kv_bytes(n, kv_bytes) for n in KV_CONTEXTS},
         "flop_per_token_at_context": {str(n): model.flop_per_token(n) for n in FLOP_CONTEXTS},
+        **({} if model.encoder is None else {"encoder_flop": {str(n): model.encoder.flop(n) for n in ENCODER_INPUTS}}),
     }
 
 
@@ -192,41 +198,6 @@ def _quant_facts(model: ModelSpec) -> dict[str, Any] | None:
     return asdict(model.quant) if model.quant else None
 
 
-def _attention_word(model: ModelSpec) -> str:
-    """MHA, GQA 8:1, MQA, MLA; with the window and the linear layers where there are any."""
-    main = next((g.attention for g in model.layers if g.attention.kind != "linear"), model.layers[0].attention)
-    if main.kind == "mla":
-        word = "MLA"
-    elif main.num_kv_heads == main.num_heads:
-        word = "MHA"
-    elif main.num_kv_heads == 1:
-        word = "MQA"
-    else:
-        word = f"GQA {main.num_heads}:{main.num_kv_heads}"
-    if model.num_window_layers:
-        word += f" window {model.sliding_window}"
-    if model.num_linear_layers:
-        word += " + linear"
-    return word
-
-
-def _layer_words(count: int, attention: Any, mlp: Any) -> str:
-    """One layer group in words."""
-    if attention.kind == "linear":
-        look = f"linear attention, {attention.num_heads} value heads, {attention.num_kv_heads} key heads"
-    elif attention.kind == "mla":
-        look = f"MLA, {attention.num_heads} heads, latent {attention.kv_lora_rank} + rope {attention.qk_rope_head_dim}"
-    else:
-        look = f"{attention.num_heads} heads, {attention.num_kv_heads} KV heads of {attention.head_dim}"
-    if attention.sliding_window:
-        look += f", window {attention.sliding_window}"
-    width = mlp.matrices[-1].cols
-    if not mlp.is_moe:
-        return f"{count} x ({look}; dense MLP {width})"
-    shared = f" + shared {mlp.shared_matrices[-1].cols}" if mlp.shared_matrices else ""
-    return f"{count} x ({look}; {mlp.num_experts} experts of {width}, {mlp.experts_per_token} per token{shared})"
-
-
 def _text(model: ModelSpec, facts: dict[str, Any]) -> str:
     """The facts for people: GB are 10^9 bytes."""
     parallel = facts["parallel"]
@@ -237,6 +208,7 @@ def _text(model: ModelSpec, facts: dict[str, Any]) -> str:
         ("source", facts["source"]),
         ("layers", facts["layers"][0]),
         *(("", words) for words in facts["layers"][1:]),
+        *_encoder_rows(facts),
         ("hidden, vocabulary", f"{facts['hidden_size']:,}, {facts['vocab_size']:,}{_tied(model)}"),
         ("context", f"{facts['max_position_embeddings']:,} tokens"),
         ("attention", facts["attention"]),
@@ -254,6 +226,7 @@ def _text(model: ModelSpec, facts: dict[str, Any]) -> str:
         *(
             (f"  {int(n) // 1024}k tokens of context", f"{value / 1e9:.3f} GB")
             for n, value in facts["kv_bytes_at_context"].items()
+            if facts["kv_bytes_per_token"]
         ),
         ("", ""),
         ("FLOP per token", ""),
@@ -261,11 +234,23 @@ def _text(model: ModelSpec, facts: dict[str, Any]) -> str:
             (f"  after {int(n) // 1024}k tokens" if int(n) else "  first token", f"{value / 1e9:,.2f} GFLOP")
             for n, value in facts["flop_per_token_at_context"].items()
         ),
+        *(
+            (f"  encoder, {n} tokens in", f"{value / 1e9:,.2f} GFLOP")
+            for n, value in facts.get("encoder_flop", {}).items()
+        ),
     ]
     return f"{facts['name']}\n" + _table([(f"  {label}", value) for label, value in rows])
 
 
+def _encoder_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """The encoder's layers; or that there is nothing but one pass."""
+    rows = [("encoder" if not i else "", words) for i, words in enumerate(facts.get("encoder", ()))]
+    return rows + ([("answers", "one pass per request (--runner pooling)")] if facts.get("pooling") else [])
+
+
 def _tied(model: ModelSpec) -> str:
+    if model.pooling:
+        return ""
     return " (LM head is the embedding)" if model.tie_word_embeddings else ""
 
 
