@@ -126,16 +126,19 @@ class EngineCore:
 
     def admissible(self) -> Iterator[Request]:
         """Waiting requests the scheduler has seen, first come first; admit the one at hand before asking for the next."""
-        waiting = self.waiting
+        waiting, loads = self.waiting, self.loads
         while waiting and waiting[0].arrival_tick <= self.admissible_until:
-            if self.loads is None or not self.loads.begin(waiting[0]):
+            if loads is None or not loads.begin(waiting[0]):
                 yield waiting[0]
 
     def visible(self) -> list[Request]:
         """All waiting requests the scheduler has seen, in queue order; for policies that do not serve first come first
         served (``steady = False``: they must look again when somebody joins the end of the queue)."""
         seen = [request for request in self.waiting if request.arrival_tick <= self.admissible_until]
-        return seen if self.loads is None else [request for request in seen if not self.loads.begin(request)]
+        if self.loads is not None:
+            seen = [request for request in seen if not self.loads.begin(request)]
+            self.loads.match = None
+        return seen
 
     @property
     def unseen(self) -> bool:
@@ -175,8 +178,11 @@ class EngineCore:
         cache = self.prefix_cache
         segments = skipped = shared = idle = 0
         if cache is not None and request.prefix:
-            self.settle_cache()
-            segments, skipped, shared, idle = cache.match(request)
+            match = None if self.loads is None else self.loads.match
+            if match is None:
+                self.settle_cache()
+                match = cache.match(request)
+            segments, skipped, shared, idle = match
             tokens = min(tokens, request.prompt_left - skipped)
         ahead = request.prompt_left if self.limits.reserve_full_prompt else skipped + tokens
         need = -(-(ahead - shared) // self._block_size) + idle
@@ -420,8 +426,16 @@ class EngineCore:
     def settle_cache(self) -> None:
         """Evict idle prefixes whose blocks are in use by now. Called wherever usage may have peaked since the last call:
         the blocks of a decode span only grow, so its end decides."""
-        if self.prefix_cache is not None:
-            self.prefix_cache.shrink(self.limits.num_blocks - self.used_blocks() - self.promised)
+        cache, lane = self.prefix_cache, self._only_lane
+        if cache is None:
+            return
+        if lane is None or self.reservation_blocks is not None:
+            used = self.used_blocks()
+        else:  # used_blocks(), written out: this is asked at every step and for every request
+            used = self.prefill_blocks + self.pledged + cache.held_blocks + lane.blocks()
+        free = self.limits.num_blocks - used - self.promised
+        if cache.evictable_blocks > free:
+            cache.shrink(free)
 
     def settle_ahead(self, steps: int | None) -> None:
         """Evict what ``steps`` decode steps, the one in flight included, certainly need; None: a step with prompts, whose

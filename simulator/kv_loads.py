@@ -44,16 +44,19 @@ class Loads:
         """The engine has stopped for good."""
         self.one_may_begin = False
         """A waiting request has room and an idle prefix on the device; once that has moved down, its load begins."""
+        self.match: tuple[int, int, int, int] | None = None
+        """What the cache has of the request that :meth:`begin` looked at last, as long as nothing else has happened."""
         self.wake: Callable[[Load, int], None]
         """Called with a load and the tick of its end. Set before the first event."""
 
     def begin(self, request: Request) -> bool:
         """Start the load of a waiting request, if it needs one and its blocks are free; True when it has left the queue."""
         core, cache = self._core, self._cache
+        self.match = None
         if request.loaded or not request.prefix or core.num_running >= core.max_num_seqs:
             return False
         core.settle_cache()
-        segments, skipped, tokens, idle = cache.match(request)
+        self.match = segments, skipped, tokens, idle = cache.match(request)
         if not cache.goes_on(request, segments, skipped):
             if idle and not self.one_may_begin:
                 self.one_may_begin = core.has_room(request, skipped, tokens, idle)
@@ -61,6 +64,7 @@ class Loads:
         reach = cache.reach(request)
         if not core.has_room(request, reach.skipped, reach.tokens, reach.idle_blocks + sum(reach.missing)):
             return False
+        self.match = None
         ready, seconds = self._paths.load(core.now, reach.missing)
         ready = max(ready, reach.ready)
         first = request.scheduled_tick < 0

@@ -21,10 +21,12 @@ class History:
 
     def touch(self, key: Key) -> None:
         """A request takes the piece."""
-        if key not in self.born:
+        uses = self.uses.get(key)
+        if uses is None:
             self._born += 1
             self.born[key] = self._born
-        self.uses[key] = self.uses.get(key, 0) + 1
+            uses = 0
+        self.uses[key] = uses + 1
 
     def forget(self, key: Key) -> None:
         """The piece is cached nowhere any more."""
@@ -43,23 +45,79 @@ class Lru(OrderedDict[Key, int]):
         return self.popitem(last=False)
 
 
-class _Ranked(dict[Key, int]):
-    """Pieces -> blocks; the one of the lowest rank leaves first, among equals the one that has been idle longest."""
+_put = dict.__setitem__
+
+
+class Lfu(dict[Key, int]):
+    """Pieces -> blocks; the one least often used since it was cached first leaves first, among equals the one that has been
+    idle longest."""
 
     def __init__(self, history: History) -> None:
         super().__init__()
-        self._history = history
+        self._uses = history.uses
+        self._queues: dict[int, OrderedDict[Key, None]] = {}
+        """Uses -> pieces in the order in which they came; also pieces that have left or come again with other uses."""
+        self._queue_of: dict[Key, OrderedDict[Key, None]] = {}
+        self._ranks: list[int] = []
+        """Heap of the keys of ``_queues``."""
+        self._entries, self._most = 0, 64
+        """Entries of all queues, and how many there may be before those of no use go."""
+
+    def __setitem__(self, key: Key, blocks: int) -> None:
+        rank = self._uses.get(key, 0)
+        queue = self._queues.get(rank)
+        if queue is None:
+            queue = self._queues[rank] = OrderedDict()
+            heappush(self._ranks, rank)
+        if key in queue:
+            queue.move_to_end(key)
+        else:
+            queue[key] = None
+            self._entries += 1
+        self._queue_of[key] = queue
+        _put(self, key, blocks)
+        if self._entries > self._most:
+            self._forget_others()
+
+    def _forget_others(self) -> None:
+        """Drop entries of pieces that have left or come again elsewhere."""
+        self._queue_of = where = {key: queue for key, queue in self._queue_of.items() if key in self}
+        for queue in self._queues.values():
+            for key in [key for key in queue if where.get(key) is not queue]:
+                del queue[key]
+        self._entries = len(self)
+        self._most = 2 * len(self) + 64
+
+    def leave(self) -> tuple[Key, int]:
+        """Remove the piece that goes next."""
+        queues, ranks, where = self._queues, self._ranks, self._queue_of
+        while True:
+            queue = queues[ranks[0]]
+            while queue:
+                key, _ = queue.popitem(last=False)
+                self._entries -= 1
+                if where.get(key) is queue:
+                    del where[key]
+                    blocks = self.pop(key, -1)
+                    if blocks >= 0:
+                        return key, blocks
+            del queues[heappop(ranks)]
+
+
+class Fifo(dict[Key, int]):
+    """Pieces -> blocks; the one that was cached first leaves first, used since or not."""
+
+    def __init__(self, history: History) -> None:
+        super().__init__()
+        self._born = history.born
         self._heap: list[tuple[int, int, Key]] = []
         self._stamps: dict[Key, int] = {}
         self._clock = 0
 
-    def _rank(self, key: Key) -> int:
-        raise NotImplementedError
-
     def __setitem__(self, key: Key, blocks: int) -> None:
         self._clock += 1
         self._stamps[key] = self._clock
-        heappush(self._heap, (self._rank(key), self._clock, key))
+        heappush(self._heap, (self._born.get(key, 0), self._clock, key))
         super().__setitem__(key, blocks)
         if len(self._heap) > 2 * len(self) + 64:  # entries of pieces that have left or come again
             self._heap = [entry for entry in self._heap if entry[2] in self and self._stamps[entry[2]] == entry[1]]
@@ -72,20 +130,6 @@ class _Ranked(dict[Key, int]):
             if key in self and self._stamps[key] == stamp:
                 del self._stamps[key]
                 return key, self.pop(key)
-
-
-class Lfu(_Ranked):
-    """The piece least often used since it was cached first leaves first."""
-
-    def _rank(self, key: Key) -> int:
-        return self._history.uses.get(key, 0)
-
-
-class Fifo(_Ranked):
-    """The piece that was cached first leaves first, used since or not."""
-
-    def _rank(self, key: Key) -> int:
-        return self._history.born.get(key, 0)
 
 
 Order = Lru | Lfu | Fifo
@@ -167,12 +211,13 @@ class TierStack:
         """A piece was evicted above ``level``; what makes room there moves further down, and out at the end."""
         tier = self.tiers[level]
         tier.counts.stored += blocks
-        if blocks > tier.num_blocks:
+        room, leave = tier.num_blocks, tier.pieces.leave
+        if blocks > room:
             self._send_on(tier, level, key, blocks)
             return
         used = tier.used_blocks + blocks
-        while used > tier.num_blocks:
-            leaving, size = tier.pieces.leave()
+        while used > room:
+            leaving, size = leave()
             used -= size
             self._send_on(tier, level, leaving, size)
         tier.pieces[key] = blocks

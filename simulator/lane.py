@@ -35,6 +35,8 @@ class Lane:
         "it",
         "last_decode_tick",
         "num_seqs",
+        "padded_at",
+        "padding",
         "paddings",
         "phases",
         "pledged",
@@ -61,6 +63,9 @@ class Lane:
         self.phases = [0] * block_size
         """Sequences per (length - 1 - it) mod block_size: those with phase == -it need a block for the next step."""
         self.paddings = paddings(block_size)
+        self.padding = 0
+        """Free places in the last blocks of all sequences when ``it`` is ``padded_at``; unknown otherwise."""
+        self.padded_at = -1
         self.heap: list[tuple[int, int, Request]] = []
         """(step count at which it finishes, admission number, request)."""
         self.prefilling: list[Request] = []
@@ -92,6 +97,7 @@ class Lane:
         phase = (length - 1 - it) % self.block_size
         request.phase = phase
         self.phases[phase] += 1
+        self.padded_at = -1
         window = self.window
         if window is not None:
             if length < window:
@@ -142,6 +148,7 @@ class Lane:
     def _clear(self) -> None:
         self.num_seqs = self.context = self.private = self.window_context = self.growing = 0
         self.phases = [0] * self.block_size
+        self.padded_at = -1
         self.crossings = []
 
     def remove(self, request: Request) -> int:
@@ -157,6 +164,8 @@ class Lane:
         self.context -= length
         self.private -= length - 1 - request.shared
         self.phases[request.phase] -= 1
+        if self.padded_at == self.it:
+            self.padding -= self.paddings[self.it % self.block_size][request.phase]
         window = self.window
         if window is not None:
             self.window_context -= min(length, window)
@@ -183,10 +192,12 @@ class Lane:
         return (self.private + self.num_seqs * (size - 1)) // size
 
     def blocks(self) -> int:
-        """Private KV blocks of the members, exactly: sum of ceil(tokens / block_size); O(block_size)."""
-        size = self.block_size
-        padding: int = sum(map(mul, self.phases, self.paddings[self.it % size]))
-        return (self.private + padding) // size
+        """Private KV blocks of the members, exactly: sum of ceil(tokens / block_size); O(block_size) once per step."""
+        size, it = self.block_size, self.it
+        if self.padded_at != it:
+            self.padding = sum(map(mul, self.phases, self.paddings[it % size]))
+            self.padded_at = it
+        return (self.private + self.padding) // size
 
     def blocks_after(self, steps: int) -> int:
         """Private KV blocks of the members when they have done ``steps`` more decode steps; O(block_size)."""

@@ -29,14 +29,20 @@ class PrefixCache:
         self.held_blocks = 0
         self.evictable_blocks = 0
 
-    def piece(self, request: Request, index: int) -> tuple[Key, int]:
-        """Key and whole KV blocks of the index-th segment of a prompt."""
-        segment = request.prefix[index]
-        tokens = request.input_tokens - index * self.segment_tokens
-        if tokens >= self.segment_tokens:
-            return segment, self.segment_blocks
-        blocks = max(0, tokens) // self.block_size
-        return (segment, blocks), blocks
+    def pieces(self, request: Request) -> list[tuple[Key, int]]:
+        """Keys and whole KV blocks of the segments of a request, the last piece of its prompt and what follows by their ids
+        and blocks. Worked out once: a request meets caches of one block size only."""
+        known = request.pieces
+        if known is None:
+            whole, prefix = request.input_tokens // self.segment_tokens, request.prefix
+            blocks = self.segment_blocks
+            known = [(segment, blocks) for segment in prefix[:whole]]
+            blocks = (request.input_tokens - whole * self.segment_tokens) // self.block_size
+            for segment in prefix[whole:]:
+                known.append(((segment, blocks), blocks))
+                blocks = 0
+            request.pieces = known
+        return known
 
     def match(self, request: Request) -> tuple[int, int, int, int]:
         """Longest cached prefix of the prompt: (segments, tokens to skip, tokens in the segments, idle blocks among them).
@@ -44,14 +50,16 @@ class PrefixCache:
         At least one prompt token is always left to compute, and a block is skipped whole or not at all.
         """
         tokens = idle_blocks = index = 0
-        limit = (request.input_tokens - 1) // self.block_size * self.block_size
-        while index < len(request.prefix) and tokens < limit:
-            key, blocks = self.piece(request, index)
-            if key not in self.held:
-                if key not in self.idle:
+        size, held, idle = self.block_size, self.held, self.idle
+        limit = (request.input_tokens - 1) // size * size
+        for key, blocks in self.pieces(request):
+            if tokens >= limit:
+                break
+            if key not in held:
+                if key not in idle:
                     break
                 idle_blocks += blocks
-            tokens += blocks * self.block_size
+            tokens += blocks * size
             index += 1
         return index, min(tokens, limit), tokens, idle_blocks
 
@@ -72,8 +80,8 @@ class PrefixCache:
 
     def hold_first(self, request: Request, segments: int) -> None:
         """Take references to the first ``segments`` (matched) segments of a request being admitted."""
-        for index in range(segments):
-            self.hold(*self.piece(request, index))
+        for key, blocks in self.pieces(request)[:segments]:
+            self.hold(key, blocks)
         request.segments_held = segments
 
     def register(self, request: Request, computed: int) -> int:
@@ -82,12 +90,9 @@ class PrefixCache:
         Returns the tokens that thereby move from the request's private blocks into shared ones.
         """
         moved = 0
-        index = request.segments_held
-        while index < len(request.prefix):
-            if min((index + 1) * self.segment_tokens, request.input_tokens) > computed:
-                break
-            key, blocks = self.piece(request, index)
-            if blocks <= 0:
+        index, size, inputs = request.segments_held, self.segment_tokens, request.input_tokens
+        for key, blocks in self.pieces(request)[index:]:
+            if min((index + 1) * size, inputs) > computed or blocks <= 0:
                 break
             self.hold(key, blocks)
             moved += blocks * self.block_size
@@ -102,16 +107,17 @@ class PrefixCache:
         in_prompt = min(request.segments_held, request.input_tokens // self.segment_tokens)
         for index in range(whole - 1, in_prompt - 1, -1):
             self._keep(request.prefix[index])
+        pieces, held, idle = self.pieces(request), self.held, self.idle
         for index in range(request.segments_held - 1, -1, -1):
-            key, blocks = self.piece(request, index)
-            entry = self.held[key]
+            key, blocks = pieces[index]
+            entry = held[key]
             entry[0] -= 1
             if entry[0] == 0:
-                del self.held[key]
+                del held[key]
                 self.held_blocks -= blocks
                 if index < in_prompt or index >= whole:
                     self.evictable_blocks += blocks
-                    self.idle[key] = blocks
+                    idle[key] = blocks
         request.segments_held = 0
 
     def _keep(self, segment: int) -> None:

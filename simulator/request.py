@@ -63,6 +63,7 @@ class Request:
         "num_preemptions",
         "output_tokens",
         "phase",
+        "pieces",
         "prefix",
         "prompt_left",
         "prompt_pieces",
@@ -82,6 +83,8 @@ class Request:
         self.input_tokens = input_tokens
         self.output_tokens = output_tokens
         self.prefix = prefix
+        self.pieces: list[tuple[int | tuple[int, int], int]] | None = None
+        """Keys and blocks of the prefix's pieces, once a prefix cache has worked them out."""
         self.prompt_pieces = 0
         """How many of the prefix's ids name pieces of the prompt; the rest is output, which nobody knows yet."""
         self.session = row

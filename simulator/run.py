@@ -205,6 +205,8 @@ class Simulation:
         self._follow = Followers(self.clock, self._deliver)
         self._inputs = trace.input_tokens.data
         self._outputs = trace.output_tokens.data
+        if trace.prefix_offsets is not None and trace.prefix_ids is not None:
+            self._prefix_offsets, self._prefix_ids = trace.prefix_offsets.data, trace.prefix_ids
         self._delay_s = setup.request_fixed_s + setup.request_token_s * trace.input_tokens
         rows = np.arange(len(trace), dtype=np.int64)
         if trace.concurrency is not None:
@@ -254,8 +256,7 @@ class Simulation:
             return None
         prefix: tuple[int, ...] = ()
         if self._prefixes:
-            offsets, ids = self.trace.prefix_offsets, self.trace.prefix_ids
-            assert offsets is not None and ids is not None
+            offsets, ids = self._prefix_offsets, self._prefix_ids
             each = self._ids_per_segment
             prefix = tuple(ids[offsets[row] + each - 1 : offsets[row + 1] : each].tolist())
         request = Request(row, tick, inputs, min(outputs, room - inputs), prefix)

@@ -71,17 +71,21 @@ class TieredPrefixCache(PrefixCache):
         self.held_blocks += blocks
 
     def _keep(self, segment: int) -> None:
-        if segment not in self.held and segment not in self.idle:
+        blocks, idle = self.segment_blocks, self.idle
+        known = segment in self.held
+        if not known and segment not in idle:
             self.below.supersede(segment)
             if self._counts_uses:
                 self._history.touch(segment)
-        super()._keep(segment)
+        if not known and blocks:
+            self.evictable_blocks += blocks - idle.pop(segment, 0)
+            idle[segment] = blocks
 
     def shrink(self, free_blocks: int) -> None:
         """Move idle pieces down until the rest fits into the blocks that nobody holds."""
         if self.evictable_blocks <= free_blocks:
             return
-        leave, down = self.idle.leave, self._down
+        leave, down = self.idle.leave, self.below.store if self.below.tiers else self._down
         while self.evictable_blocks > free_blocks:
             key, blocks = leave()
             self.evictable_blocks -= blocks
@@ -96,8 +100,23 @@ class TieredPrefixCache(PrefixCache):
     def tokens_by_tier(self, request: RequestView) -> tuple[int, ...]:
         """Tokens of the prompt by where they are; pieces on their way count where they come from."""
         assert isinstance(request, Request)
-        reach = self.reach(request)
-        return (reach.skipped - sum(reach.hits), *reach.hits)
+        size, held, idle = self.block_size, self.held, self.idle
+        left = (request.input_tokens - 1) // size * size
+        hits = [0] * (len(self.below.tiers) + 1)
+        """Of the device, then of the tiers."""
+        for key, blocks in self.pieces(request):
+            if left <= 0:
+                break
+            tier = -1
+            if key not in held and key not in idle:
+                coming = self.loading.get(key)
+                tier = self.below.find(key) if coming is None else coming.tier
+                if tier < 0:
+                    break
+            tokens = min(blocks * size, left)
+            hits[tier + 1] += tokens
+            left -= tokens
+        return tuple(hits)
 
     # -- loads ------------------------------------------------------------------------------------------------------
 
@@ -106,7 +125,7 @@ class TieredPrefixCache(PrefixCache):
         limit = (request.input_tokens - 1) // self.block_size * self.block_size
         if segments >= len(request.prefix) or skipped >= limit:
             return False
-        key, _ = self.piece(request, segments)
+        key, _ = self.pieces(request)[segments]
         return key in self.loading or self.below.find(key) >= 0
 
     def reach(self, request: Request) -> Reach:
@@ -114,9 +133,9 @@ class TieredPrefixCache(PrefixCache):
         tiers = len(self.below.tiers)
         found = Reach(missing=[0] * tiers, hits=[0] * tiers)
         limit = (request.input_tokens - 1) // self.block_size * self.block_size
-        index = 0
-        while index < len(request.prefix) and found.tokens < limit:
-            key, blocks = self.piece(request, index)
+        for key, blocks in self.pieces(request):
+            if found.tokens >= limit:
+                break
             tier = -1
             if key not in self.held:
                 if key in self.idle:
@@ -133,7 +152,6 @@ class TieredPrefixCache(PrefixCache):
                 found.hits[tier] += min(tokens, limit - found.tokens)
             found.pieces.append((key, blocks, tier))
             found.tokens += tokens
-            index += 1
         found.skipped = min(found.tokens, limit)
         return found
 

@@ -254,7 +254,7 @@ def check_cache(core: EngineCore, running: list[Any]) -> None:
     if cache is None:
         assert all(request.shared == 0 for request in running)
         return
-    holders = Counter(cache.piece(request, i)[0] for request in running for i in range(request.segments_held))
+    holders = Counter(key for request in running for key, _ in cache.pieces(request)[: request.segments_held])
     coming: dict[Any, Any] = {}
     if isinstance(cache, TieredPrefixCache):
         coming = cache.loading

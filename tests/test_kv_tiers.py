@@ -217,3 +217,20 @@ def with_prefixes(trace: Trace, piece: int) -> Trace:
     group = np.repeat(rng.integers(16, size=len(trace)), pieces)
     ids = np.where(position < 512 // piece, group * 512 + position, 10**6 + np.arange(offsets[-1]))
     return dataclasses.replace(trace, prefix_ids=ids, prefix_offsets=offsets, prefix_block_tokens=piece)
+
+
+def test_lfu_keeps_what_it_needs_and_no_more() -> None:
+    history = History()
+    order, other = Lfu(history), Lfu(history)
+    for turn in range(5000):
+        key = turn % 7 if turn % 3 else turn
+        history.touch(key)
+        order[key] = 1
+        if len(order) > 20:
+            other[order.leave()[0]] = 1
+        if turn % 5 == 0:
+            order.pop(turn % 7, 0)
+    for one in (order, other):
+        assert one._queue_of.keys() >= one.keys() and len(one._queue_of) <= one._entries <= 2 * len(one) + 64
+        counted = [history.uses[one.leave()[0]] for _ in range(len(one))]
+        assert counted == sorted(counted) and not one
