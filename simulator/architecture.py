@@ -45,8 +45,9 @@ def has_encoder(model: ModelSpec) -> bool:
 
 
 def has_states(model: ModelSpec) -> bool:
-    """True for models with state-space layers."""
-    return any(g.attention.ssm is not None for g in model.layers)
+    """True for models with state-space layers, or with nothing but recurrent states."""
+    nothing_else = not any(g.attention.reads_context for g in model.layers)
+    return nothing_else or any(g.attention.ssm is not None for g in model.layers)
 
 
 def engine_for(model: ModelSpec, engine: EngineProfile, settings: Mapping[str, Any]) -> EngineProfile:
@@ -64,7 +65,7 @@ def _no_prefixes(model: ModelSpec) -> str | None:
     if has_encoder(model):
         return "every token of its encoder depends on the whole input"
     if has_states(model):
-        return "its state-space layers keep their latest state, not that after a prefix"
+        return "its recurrent layers keep their latest state, not that after a prefix"
     return None
 
 
@@ -100,8 +101,12 @@ def _check_encoder(deployment: Deployment) -> None:
         raise UserError(
             f"pp={plan.pp}: pipelines of encoder-decoder models ({model.name}) are not modelled; use tp or dp"
         )
-    if plan.techniques != NONE:
-        labels = ", ".join(technique_labels(plan.techniques)) or "this technique"
+    techniques = plan.techniques
+    if model.encoder is None:  # fewer layers and low-rank factors have changed the model itself
+        shape = dataclasses.replace(techniques.shape, skip_layers=0, linear_rank=None)
+        techniques = dataclasses.replace(techniques, shape=shape)
+    if techniques != NONE:
+        labels = ", ".join(technique_labels(techniques)) or "this technique"
         raise UserError(f"{labels} is not modelled for {model.name}, which has an encoder; drop it")
     if engine.nano_batch_tokens:
         raise UserError(f"--nano-batch-tokens is not modelled for {model.name}, which has an encoder; drop it")
