@@ -213,7 +213,7 @@ def _attention_s(stage: Stage, demand: Demand, prefill_only: bool) -> FloatArray
         pairs = demand.pairs if c.window is None else demand.window_pairs
         token_s = 0.0 if c.prefill_cached_s else c.prefill_token_s + c.prefill_kv_s  # small chunks stay in the cache
         seconds += c.prefill_pair_s * pairs + token_s * demand.computed + c.prefill_seq_s
-        if not prefill_only:
+        if not prefill_only and not stage.attends_elsewhere:
             context = demand.decode_context if c.window is None else demand.window_context
             seconds += min(c.decode_context_s, c.mixed_context_s) * context + c.decode_seq_s * demand.decode_tokens
     return seconds
@@ -321,7 +321,8 @@ def _prefill_s(deployment: Deployment, tokens: int) -> float:
     near = pairs if model.window is None else window_pairs(tokens, 0, model.window)
     last = StepShape(prefill_tokens=min(size, tokens), prefill_seqs=1, logits_rows=1)
     more = max(0, tokens - size) / size
-    waiting = ("launch", "weights.prefetch")  # attention hides behind them
+    # attention hides behind them
+    waiting = ("launch", "weights.prefetch", "experts.wait", "attention.elsewhere")
     launching_s = sum(c.seconds for c in model.explain(last) if c.name in waiting)
     seconds = model.step(last)[0] + max(0.0, pair_s * pairs + near_s * near - launching_s)
     return seconds + more * model.step(StepShape(prefill_tokens=size, prefill_seqs=1))[0] if more else seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from simulator.deployment import Deployment
+from simulator.hybrid import hybrid_labels
 from simulator.moe_settings import moe_labels
 from simulator.shape_settings import shape_labels
 from simulator.techniques import GIB, HOST_DRAM
@@ -52,6 +53,8 @@ def technique_notes(deployment: Deployment) -> list[str]:
             f"The plan copies {offload.nbytes / GIB:g} GiB of weights per device ahead of their use: choose "
             "--offload-group-size and --offload-num-in-group so that as much is offloaded."
         )
+    elif offload is not None and offload.backend != "uva":
+        notes.append(f"vLLM has no offloading as {offload.backend}; the plan keeps {offload.nbytes / GIB:g} GiB below.")
     simulated = {
         "collectives under other work": engine.comm_overlap > 0,
         "nano-batches": engine.nano_batch_tokens > 0,
@@ -62,7 +65,7 @@ def technique_notes(deployment: Deployment) -> list[str]:
         "prompts and tokens at once on divided devices": deployment.sm_split is not None,
     }
     notes += [f"The plan has {name}; no flag of vLLM turns that on." for name, used in simulated.items() if used]
-    labels = moe_labels(on.moe) + shape_labels(on.shape)
+    labels = moe_labels(on.moe) + shape_labels(on.shape) + hybrid_labels(on.expert_cache, on.attention_device)
     notes += [f"The plan has {label}; no flag of vLLM turns that on." for label in labels]
     if deployment.model.model_type in NOT_IN_VLLM:
         notes.append(f"vLLM does not serve {deployment.model.model_type} models; the command shows the layout alone.")

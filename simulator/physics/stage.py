@@ -119,6 +119,8 @@ class Stage:
         self._channels = channel_share(stage, context.plan)
         self.moe = MoeLayer(context, self._experts)
         self._neurons = neurons_of(stage, context.plan)
+        self.attends_elsewhere = context.plan.techniques.attention_device is not None
+        """Attention of decoding sequences is not this device's work."""
         self._resources: dict[tuple[int, int], Resources] = {}
         self._tokens: dict[int, Total] = {}
         self._rows: dict[int, Total] = {}
