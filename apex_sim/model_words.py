@@ -14,7 +14,7 @@ def attention_word(model: ModelSpec) -> str:
     states = " + ".join(f"Mamba {version}" for version in versions)
     reading = [g.attention for g in model.layers if g.attention.reads_context]
     if not reading:
-        return states
+        return states or "linear"
     main = reading[0]
     if main.kind == "mla":
         word = "MLA"

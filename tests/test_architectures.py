@@ -308,3 +308,17 @@ def test_bounds_are_below_what_is_simulated() -> None:
         assert bounds.median_ttft_s * 1e3 <= result.summary["median_ttft_ms"]
         assert bounds.duration_s <= result.duration_s
         assert bounds.mean_e2e_s * 1e3 <= result.summary["mean_e2el_ms"]
+
+
+def test_matmul_free_models_have_ternary_weights_and_a_state_per_channel() -> None:
+    config = {
+        "model_type": "hgrn_bit", "hidden_size": 2560, "num_hidden_layers": 32, "intermediate_size": 6912, "vocab_size": 32000,
+        "tie_word_embeddings": False, "torch_dtype": "float16", "quantization_config": {"quant_method": "bitnet"},
+    }  # fmt: skip
+    model = model_from_config(config, "mmfree-2.7b")
+    assert model.num_params == pytest.approx(2.7e9, rel=0.01)
+    assert model.state_elements == 32 * 2560
+    embeddings = 2 * 2 * 32000 * 2560
+    assert model.weight_bytes() == pytest.approx(0.25 * (model.num_params - 2 * 32000 * 2560) + embeddings, rel=0.01)
+    deployment = build_deployment(model, "h100-sxm:1")
+    assert not deployment.engine.prefix_caching

@@ -5,12 +5,14 @@ from __future__ import annotations
 from hardware_profiles.errors import UserError
 from workloads.hf_families import Family
 from workloads.hf_fields import Fields
-from workloads.hf_ssm import NO_ATTENTION, mixer_kind, ssm_attention
+from workloads.hf_ssm import NO_ATTENTION, matmul_free, mixer_kind, ssm_attention
 from workloads.model import AttentionSpec, Matrix
 
 
 def attention_of(fields: Fields, family: Family, index: int) -> AttentionSpec:
     """Attention of layer ``index`` (0-based)."""
+    if family.gated_recurrence:
+        return matmul_free(fields)
     mixer = mixer_kind(fields, family, index)
     if mixer in ("mlp", "moe"):
         return NO_ATTENTION

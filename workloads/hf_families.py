@@ -52,6 +52,8 @@ class Family:
     """Version of its state-space layers, where it has them."""
     ssm_norms: bool = False
     """Norms with weights over step sizes, B and C (Jamba)."""
+    gated_recurrence: bool = False
+    """Every layer mixes tokens by a gated recurrence with one state per channel (MatMul-free models)."""
     bare_mixers: bool = False
     """Layers are a mixer or a feed-forward part, not both."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -173,6 +175,7 @@ _JAMBA = Family(
 )
 _BAMBA = Family(qk_norm="none", ssm=2)
 _GRANITE_H = Family(attention_bias="config", qk_norm="none", mlp_bias="none", tied=True, ssm=2)
+_HGRN_BIT = Family(qk_norm="none", mlp_bias="none", gated_recurrence=True, defaults=_UNBOUNDED)
 _NEMOTRON_H = Family(qk_norm="none", gated_mlp=False, ssm=2, bare_mixers=True)
 _GPT_NEOX = Family(attention_bias="all", qk_norm="none", gated_mlp=False, mlp_bias="all", norm_bias=True)
 
@@ -225,5 +228,6 @@ FAMILIES: Mapping[str, Family] = {
     "bamba": _BAMBA,
     "granitemoehybrid": _GRANITE_H,
     "nemotron_h": _NEMOTRON_H,
+    "hgrn_bit": _HGRN_BIT,
 }
 """Families by ``model_type``; anything else is read as a Llama, with a warning."""

@@ -14,7 +14,7 @@ from workloads.model import QuantSpec
 
 Scope = Literal["linear", "experts"]
 
-_METHODS = ("fp8", "fbgemm_fp8", "awq", "gptq", "mxfp4", "compressed-tensors", "modelopt", "bitsandbytes")
+_METHODS = ("fp8", "fbgemm_fp8", "awq", "gptq", "mxfp4", "compressed-tensors", "modelopt", "bitsandbytes", "bitnet")
 _WHOLE_ATTENTION = re.compile(r"self_attn(\.o_proj|[.*()$]*)$")
 _ALIASES = {"awq_marlin": "awq", "gptq_marlin": "gptq", "modelopt_fp4": "modelopt", "compressed_tensors": _METHODS[5]}
 
@@ -159,6 +159,11 @@ def _bitsandbytes(block: Json, place: str) -> QuantSpec:
     return QuantSpec(method="bitsandbytes", weight_dtype="int4", bytes_per_weight=0.5 + scale)
 
 
+def _bitnet(block: Json, place: str) -> QuantSpec:
+    """Ternary weights, four in a byte; activations of 8 bits (Ma et al., The Era of 1-bit LLMs, arXiv 2402.17764)."""
+    return QuantSpec(method="bitnet", weight_dtype="ternary", bytes_per_weight=0.25, activation_dtype="int8")
+
+
 _READERS: Mapping[str, Callable[[Json, str], QuantSpec]] = {
     "fp8": _fp8,
     "fbgemm_fp8": _fp8,
@@ -168,6 +173,7 @@ _READERS: Mapping[str, Callable[[Json, str], QuantSpec]] = {
     "compressed-tensors": _compressed_tensors,
     "modelopt": _modelopt,
     "bitsandbytes": _bitsandbytes,
+    "bitnet": _bitnet,
 }
 
 

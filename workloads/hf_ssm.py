@@ -166,6 +166,25 @@ def _attention(ssm: SsmSpec, head_dim: int, matrices: tuple[Matrix, ...], small_
     )
 
 
+def matmul_free(fields: Fields) -> AttentionSpec:
+    """The token mixer of MatMul-free models (Zhu et al., arXiv:2406.02528, section 3.3): a gated recurrence with one state per
+    channel; input, forget and output gates, then the output projection."""
+    hidden = fields.count("hidden_size")
+    return AttentionSpec(
+        kind="linear",
+        num_heads=hidden,
+        num_kv_heads=hidden,
+        head_dim=1,
+        v_head_dim=1,
+        matrices=(
+            Matrix(name="ifg_proj", rows=3 * hidden, cols=hidden),
+            Matrix(name="o_proj", rows=hidden, cols=hidden, parallel="row"),
+        ),
+        small_params=hidden,
+        state_elements=hidden,
+    )
+
+
 def with_model_type(config: Json) -> Json:
     """A checkpoint of the authors' own package (``ssm_cfg``, ``d_model``, ``n_layer``) in the fields of its Hub twin."""
     block = config.get("ssm_cfg")
