@@ -279,13 +279,13 @@ def simulate(
     workload, terms, remaining = _split(settings)
     machines = _under(cluster, terms)
     if disaggregate is not None:
-        if elasticity is not None:
-            raise UserError("elasticity does not go with disaggregate yet; drop one")
         _no_degrees(tp=tp, pp=pp, dp=dp, ep=ep)
         pools = disaggregate if isinstance(disaggregate, Mapping) else parse_pools(_two(disaggregate))
         pair = build_disaggregated(
             model, machines, pools, engine=engine, kv_link=kv_link, kv_overlap=kv_overlap, terms=terms, **remaining
         )
+        if elasticity is not None:
+            pair = dataclasses.replace(pair, elasticity=elasticity)
         replayed = make_trace(**workload, seed=seed)
         check_pools_served(pair, replayed)
         return simulate_disaggregated(

@@ -50,4 +50,17 @@ def pool_lines(s: Mapping[str, Any]) -> list[str]:
         f"KV transfer  {kv['requests']:,} requests, {number(kv['bytes'] / 1e9)} GB over {kv['link']}{hidden}; mean "
         f"{milliseconds(kv['mean_ms'])}, p95 {milliseconds(kv['p95_ms'])}, after {milliseconds(kv['mean_wait_ms'])} "
         f"(p95 {milliseconds(kv['p95_wait_ms'])}) until a decode replica has set blocks aside",
+        *_held_lines(s),
     ]
+
+
+def _held_lines(s: Mapping[str, Any]) -> list[str]:
+    """Where replicas come and go."""
+    if "gpu_hours" not in s:
+        return []
+    parts = [
+        f"{name} {number(pool['replica_hours'])} replica-hours (busy {share(pool['held_utilisation'])} of them), "
+        f"{pool['replicas_started']:,} starts, {pool['replicas_stopped']:,} stops, {pool['replica_failures']:,} failures"
+        for name, pool in s["pools"].items()
+    ]
+    return [f"Held         {number(s['gpu_hours'])} GPU-hours; {'; '.join(parts)}; {s['requests_retried']:,} requests sent again"]

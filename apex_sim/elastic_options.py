@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from simulator.elastic.settings import Elasticity
 
-SECONDS = ("interval", "startup", "repair", "retry", "mtbf")
+SECONDS = ("interval", "startup", "cooldown", "soft_stop", "repair", "retry", "mtbf")
 
 
 def add_elastic(parser: argparse.ArgumentParser) -> None:
@@ -21,10 +21,16 @@ def add_elastic(parser: argparse.ArgumentParser) -> None:
         metavar="POLICY",
         help="outstanding(target=20), busy(0.7), tokens(target=2000), arrivals(4), reactive(up=30, down=5), forecast(4)",
     )
+    group.add_argument(
+        "--pd-ratio", metavar="P:D", help="two pools: prefill replicas per decode replica, which --autoscale sets"
+    )
+    group.add_argument("--autoscale-prefill", metavar="POLICY", help="two pools: policy of the prefill pool")
     group.add_argument("--min-replicas", type=int, metavar="N", help="fewest that serve (default 1)")
     group.add_argument("--initial-replicas", type=int, metavar="N", help="that serve when the trace begins")
     group.add_argument("--interval", metavar="TIME", help="between two looks of the controller (default 15s)")
     group.add_argument("--startup", metavar="TIME", help="from the decision to the first request (default 120s)")
+    group.add_argument("--cooldown", metavar="TIME", help="no fewer replicas for so long after a change (default 0)")
+    group.add_argument("--soft-stop", metavar="TIME", help="keep stopped replicas for so long (default 0)")
     group.add_argument("--mtbf", metavar="TIME", help="mean time between failures of a serving replica")
     group.add_argument("--repair", metavar="TIME", help="from a failure to the next start (default 600s)")
     group.add_argument("--retry", metavar="TIME", help="from a failure until its requests are sent again (default 1s)")
@@ -41,14 +47,33 @@ def elasticity_of(args: argparse.Namespace) -> Elasticity | None:
     counts = {
         name: getattr(args, name) for name in ("min_replicas", "initial_replicas") if getattr(args, name) is not None
     }
+    shape = {"pd_ratio": _ratio(args.pd_ratio), "prefill_policy": args.autoscale_prefill}
     if args.autoscale is None and args.mtbf is None:
         given = [*(name.removesuffix("_s") for name in times), *counts]
+        given += [name for name in ("pd_ratio", "autoscale_prefill") if getattr(args, name) is not None]
         if given:
             raise UserError(
                 f"--{given[0].replace('_', '-')} says how replicas come and go; add --autoscale POLICY or --mtbf TIME"
             )
         return None
-    return Elasticity(policy=args.autoscale, **counts, **times)
+    return Elasticity(policy=args.autoscale, **shape, **counts, **times)
+
+
+def _ratio(text: str | None) -> float | None:
+    """Prefill over decode of ``1:2`` or ``0.5``."""
+    from hardware_profiles.errors import UserError
+
+    if text is None:
+        return None
+    parts = text.split(":")
+    try:
+        prefill, decode = (float(part) for part in (parts if len(parts) == 2 else (text, "1")))
+        ratio = prefill / decode
+    except (ValueError, ZeroDivisionError):
+        ratio = 0.0
+    if not 0 < ratio < float("inf"):
+        raise UserError(f"--pd-ratio is {text!r}; write prefill:decode, for example 1:2")
+    return ratio
 
 
 def _seconds(name: str, text: str) -> float:

@@ -10,6 +10,7 @@ from hardware_profiles.schema import Link
 from simulator.architecture import check_pools
 from simulator.batching import RESERVING
 from simulator.deployment import Deployment
+from simulator.elastic.settings import Elasticity
 from simulator.physics.collectives import P2P_S, link_share
 from simulator.physics.layout import StageLayout, lay_out
 from simulator.physics.memory import kv_bytes_per_token
@@ -32,6 +33,8 @@ class DisaggregatedDeployment:
     """What KV goes over, per device of a replica, one way; None: :meth:`kv_link`."""
     overlap: bool = False
     """KV of a layer is sent while later layers compute: only what that leaves is sent after the prompt."""
+    elasticity: Elasticity | None = None
+    """How replicas of both pools come and go; None: all serve all the time."""
 
     def __post_init__(self) -> None:
         check_pools(self.prefill.model)
@@ -51,7 +54,9 @@ class DisaggregatedDeployment:
                     f"{pool.engine.batching}) and cannot hand KV over; use vllm-v1, sglang or trtllm"
                 )
         if any(getattr(pool, "elasticity", None) is not None for _, pool in self.pools):
-            raise UserError("replicas of prefill and decode pools neither come and go nor fail; leave elasticity out")
+            raise UserError("replicas of two pools come and go together; give elasticity to the pair, not to a pool")
+        if self.elasticity is not None:
+            self.elasticity.check_pools(self.prefill.plan.dp, self.decode.plan.dp)
         if self.shared and self.num_devices > self.prefill.cluster.num_devices:
             raise UserError(
                 f"prefill needs {self.prefill.plan.num_devices} devices and decode {self.decode.plan.num_devices}; "

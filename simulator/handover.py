@@ -44,6 +44,8 @@ class ReceivingCore(EngineCore):
         super().__init__(*args)  # type: ignore[arg-type]
         self.expected: deque[Request] = deque()
         self.ready: deque[Request] = deque()
+        self.gone: deque[tuple[int, Request]] = deque()
+        """(tick, request) of those that will not come."""
 
     def expect(self, request: Request) -> None:
         """A prompt is complete elsewhere; ``arrival_tick`` says when this engine heard of it."""
@@ -56,16 +58,37 @@ class ReceivingCore(EngineCore):
         self.in_transfer -= 1
         self.ready.append(request)
 
+    def forget(self, request: Request, tick: int) -> None:
+        """The KV of a request that is expected or under way will not come; the scheduler frees its place and blocks when it
+        hears of that."""
+        self.gone.append((tick, request))
+
+    def _drop_gone(self) -> None:
+        while self.gone and self.gone[0][0] <= self.admissible_until:
+            request = self.gone.popleft()[1]
+            self.inbound -= 1
+            if request in self.expected:
+                self.expected.remove(request)
+                continue
+            self.note_peak()
+            self.in_transfer -= 1
+            self.prefill_blocks -= request.blocks
+            request.blocks = 0
+            self._leave_running(request)
+
     @property
     def unseen(self) -> bool:
         """As in any engine; what came from elsewhere counts."""
         until = self.admissible_until
         heads = (queue[0] for queue in (self.expected, self.ready) if queue)
-        return super().unseen or any(request.arrival_tick > until for request in heads)
+        late = any(request.arrival_tick > until for request in heads) or (self.gone and self.gone[0][0] > until)
+        return super().unseen or bool(late)
 
     def resume_swapped(self, budget: int) -> bool:
         """Also bring in requests whose KV is here, first, since they hold blocks; and set blocks aside for those that have
         yet to send theirs, last."""
+        if self.gone:
+            self._drop_gone()
         ready, until = self.ready, self.admissible_until
         while ready and ready[0].arrival_tick <= until:
             if len(self.resumed) >= budget:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import ceil, isinf
 
@@ -67,6 +67,15 @@ class Ports:
         self._advance(tick)
         self._flows.append(flow)
         self._share(tick)
+
+    def cancel(self, rows: Collection[int], tick: int) -> dict[int, float]:
+        """End transfers before their time (EXTERNAL phase): row -> bytes that were not sent."""
+        self._advance(tick)
+        left = {flow.row: flow.left_bytes for flow in self._flows if flow.row in rows}
+        if left:
+            self._flows = [flow for flow in self._flows if flow.row not in left]
+            self._share(tick)
+        return left
 
     def _advance(self, tick: int) -> None:
         elapsed_s = (tick - self._at) / clock.TICKS_PER_S

@@ -11,8 +11,12 @@ import numpy.typing as npt
 from simulator.accounting.account import Usage
 from simulator.accounting.pools import account_pools, sum_usage
 from simulator.accounting.rates import Rates
+from simulator import clock
 from simulator.deployment import Deployment
 from simulator.disaggregated import DisaggregatedDeployment
+from simulator.elastic.figures import elastic_figures
+from simulator.elastic.history import ElasticRecord
+from simulator.elastic.pools import ElasticPoolsRecord
 from simulator.result import SimulationResult
 from simulator.result_columns import request_columns
 from simulator.result_summary import hit_rates
@@ -53,6 +57,11 @@ class PoolResult(SimulationResult):
     def state(self) -> dict[str, Any]:
         """What the summary says of a pool."""
         usage = self.usage
+        elastic: dict[str, Any] = {}
+        if isinstance(self.record, ElasticRecord):
+            busy_s = sum(r.counters.busy_ticks for r in self.record.replicas) / clock.TICKS_PER_S
+            elastic = elastic_figures(self.record.history, self.held_s)
+            elastic["held_utilisation"] = busy_s / sum(self.held_s) if sum(self.held_s) else 0.0
         account = account_pools([(usage, Rates.of(self.deployment.cluster))])
         return {
             "cluster": self.deployment.cluster.name,
@@ -65,6 +74,7 @@ class PoolResult(SimulationResult):
             "energy_j": account["energy_j"],
             "average_power_w": account["average_power_w"],
             "usd_per_hour": account["usd_per_hour"],
+            **elastic,
         }
 
 
@@ -112,6 +122,11 @@ class DisaggregatedResult(SimulationResult):
 
     def _view(self, name: str, deployment: Deployment, part: slice) -> PoolResult:
         record = RunRecord(table=self.record.table, replicas=self.record.replicas[part], end_s=self.record.end_s)
+        if isinstance(self.record, ElasticPoolsRecord):
+            history = self.record.histories[0 if name == "prefill" else 1]
+            record = ElasticRecord(
+                table=record.table, replicas=record.replicas, end_s=record.end_s, history=history
+            )
         view = PoolResult(deployment, self.trace, record, self.slo, self.seed)
         view.name, view.whole = name, self
         return view
@@ -173,7 +188,15 @@ class DisaggregatedResult(SimulationResult):
     def summary(self) -> dict[str, Any]:
         """As of any run; ``pools`` has each pool's state, ``kv_transfer`` what moved between them."""
         pools = {name: view.state() for name, view in self.pools.items()}
-        return {**super().summary, "pools": pools, "kv_transfer": self.kv_transfer}
+        return {**super().summary, "pools": pools, "kv_transfer": self.kv_transfer, **self._held(pools)}
+
+    def _held(self, pools: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """Where replicas come and go: device-hours of both pools, failures, and requests sent again."""
+        if not isinstance(self.record, ElasticPoolsRecord):
+            return {}
+        hours = (pools[n]["replica_hours"] * p.plan.devices_per_replica for n, p in self.deployment.pools)
+        sums = {name: sum(pool[name] for pool in pools.values()) for name in ("replica_failures", "requests_retried")}
+        return {"gpu_hours": sum(hours), **sums}
 
     @cached_property
     def kv_transfer(self) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class DisaggregatedRecord(RunRecord):
 
 
 @dataclass(slots=True, eq=False)
-class _Handover:
+class Handover:
     """A request between its pools: what the sender holds of it, what the receiver has made of it."""
 
     sent: Request
@@ -88,7 +88,7 @@ class DisaggregatedSimulation(Simulation):
             cast(ReceivingCore, replica.core).on_receive = self._received(replica)
         self.transfers = TransferTable(len(trace))
         self._decode_router = routers[1]
-        self._moving: dict[int, _Handover] = {}
+        self._moving: dict[int, Handover] = {}
         self._path = path
         self._latency = max(1, to_ticks(path.latency_s))
         self._pace = min(path.send_bytes_per_s, path.receive_bytes_per_s)
@@ -122,28 +122,38 @@ class DisaggregatedSimulation(Simulation):
         )
 
     def _hand_over(self, request: Request, sender: int) -> None:
-        """Choose a decode replica and let it set blocks aside."""
+        """A prompt is complete: its KV goes to a decode replica."""
         tick, row = request.last_token_tick, request.row
+        heir = self._heir(request, tick)
+        index = self._decode_router.choose(heir, self.receivers)
+        nbytes = self._path.token_bytes * request.input_tokens + self._path.request_bytes
+        self.transfers.prompt_end_s[row] = tick / clock.TICKS_PER_S
+        self._expect(Handover(request, sender, index, nbytes - self._hidden_bytes(request, sender, nbytes)), heir, tick)
+
+    def _heir(self, request: Request, tick: int) -> Request:
+        """The request as the decode pool has it."""
+        row = request.row
         heir = Request(row, tick, request.input_tokens, self._full_output(row, request.input_tokens))
         heir.prompt_left, heir.computed, heir.generated = 0, request.input_tokens, 1
         heir.scheduled_tick, heir.first_token_tick = request.scheduled_tick, request.first_token_tick
-        heir.last_token_tick = tick
+        heir.last_token_tick = request.last_token_tick
         heir.cached_tokens, heir.num_preemptions = request.cached_tokens, request.num_preemptions
-        index = self._decode_router.choose(heir, self.receivers)
-        nbytes = self._path.token_bytes * request.input_tokens + self._path.request_bytes
-        exposed = nbytes - self._hidden_bytes(request, sender, nbytes)
-        self._moving[row] = _Handover(request, sender, index, exposed)
-        transfers = self.transfers
-        transfers.prompt_end_s[row] = tick / clock.TICKS_PER_S
-        transfers.nbytes[row], transfers.exposed_bytes[row] = nbytes, exposed
-        replica = self.receivers[index]
+        return heir
+
+    def _expect(self, move: Handover, heir: Request, tick: int, alone: bool = True) -> None:
+        """A decode replica hears of a request whose KV it will get; ``alone`` as for its :meth:`notify`."""
+        row, transfers = heir.row, self.transfers
+        self._moving[row] = move
+        transfers.nbytes[row] += self._path.token_bytes * heir.input_tokens + self._path.request_bytes
+        transfers.exposed_bytes[row] += move.exposed_bytes
+        replica = self.receivers[move.receiver]
         cast(ReceivingCore, replica.core).expect(heir)
         replica.num_outstanding += 1
         replica.outstanding_tokens += heir.input_tokens
         counters = replica.record.counters
         counters.peak_waiting = max(counters.peak_waiting, replica.core.inbound)
         replica.stir()
-        replica.notify(tick, True)
+        replica.notify(tick, alone)
 
     def _hidden_bytes(self, request: Request, sender: int, nbytes: float) -> float:
         """What layer-wise sending moved while the prompt was computed: all but the last layer at most, one request after

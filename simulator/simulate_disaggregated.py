@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from simulator.disaggregated import DisaggregatedDeployment
+from simulator.elastic.pools import ElasticPools
 from simulator.result_disaggregated import DisaggregatedResult
 from simulator.routing import RoutingPolicy, parse_routing
 from simulator.run import Progress
-from simulator.run_disaggregated import run_disaggregated
+from simulator.run_disaggregated import DisaggregatedRecord, run_disaggregated
 from simulator.scheduling.setup import in_order
 from simulator.speculative.setup import seeded
 from workloads.slo import Slo
@@ -36,13 +39,13 @@ def simulate_disaggregated(
         in_order(seeded(setup, seed), pool.scheduling, pool.engine.batching, trace, seed)
         for setup, (_, pool) in zip(deployment.setups(), deployment.pools, strict=True)
     )
-    record = run_disaggregated(
-        trace,
-        (first_setup, second_setup),
-        (deployment.prefill.plan.dp, deployment.decode.plan.dp),
-        deployment.kv_path(),
-        chosen,
-        exact_steps=exact_steps,
-        progress=progress,
-    )
+    setups, path = (first_setup, second_setup), deployment.kv_path()
+    counts = deployment.prefill.plan.dp, deployment.decode.plan.dp
+    options: dict[str, Any] = {"exact_steps": exact_steps, "progress": progress}
+    record: DisaggregatedRecord
+    if deployment.elasticity is None:
+        record = run_disaggregated(trace, setups, counts, path, chosen, **options)
+    else:
+        pools = ElasticPools(trace, setups, counts, path, chosen, deployment.elasticity, seed=seed, **options)
+        record = pools.run()
     return DisaggregatedResult(deployment=deployment, trace=trace, record=record, slo=slo, seed=seed)

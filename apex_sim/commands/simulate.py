@@ -76,12 +76,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _pools(args: argparse.Namespace) -> Any:
     """Two pools that the arguments ask for."""
-    from apex_sim.commands import simulate_pools
-    from hardware_profiles.errors import UserError
+    import dataclasses
 
-    if elasticity_of(args) is not None:
-        raise UserError("--autoscale and --mtbf do not go with --disaggregate yet; drop one")
-    return simulate_pools.build(args, options.engine_settings(args))
+    from apex_sim.commands import simulate_pools
+
+    pair = simulate_pools.build(args, options.engine_settings(args))
+    return dataclasses.replace(pair, elasticity=elasticity_of(args))
 
 
 def _deployment(args: argparse.Namespace) -> Any:

@@ -56,5 +56,6 @@ def config(args: argparse.Namespace, deployment: DisaggregatedDeployment) -> dic
         **shared,
         "kv_link": dataclasses.asdict(deployment.kv_link()),
         "kv_overlap": deployment.overlap,
+        "elasticity": None if deployment.elasticity is None else dataclasses.asdict(deployment.elasticity),
         **{name: {k: v for k, v in pool.items() if k not in shared} for name, pool in pools.items()},
     }

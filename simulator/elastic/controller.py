@@ -2,45 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from simulator import clock
-from simulator.elastic.history import ElasticHistory
-from simulator.elastic.lifecycle import Life, State
+from simulator.clock import to_ticks
+from simulator.elastic.fleet import Fleet
+from simulator.elastic.lifecycle import State
 from simulator.elastic.policies import ScalingPolicy, Signals
-from simulator.pipeline import PipelineReplica
-from simulator.replica import Replica
-
-
-class Fleet(Protocol):
-    """What the controller needs of the simulation."""
-
-    lives: list[Life]
-    replicas: list[Replica | PipelineReplica]
-    history: ElasticHistory
-    arrived: int
-    """Requests that have reached the router."""
-    stranded: list[int]
-    """Rows that came while nobody served."""
-
-    def change(self, index: int, state: State, tick: int) -> None:
-        """A replica's new state."""
-
-    def start(self, index: int, tick: int) -> None:
-        """Begin to start a replica."""
-
-    def serve(self, index: int, tick: int) -> None:
-        """A replica takes requests from now on."""
-
-    def settle_drained(self) -> None:
-        """Replicas that were to stop and have nothing left are off."""
+from simulator.elastic.settings import Elasticity
 
 
 class Controller:
     """Keeps as many replicas as its policy wants, within limits."""
 
-    def __init__(self, fleet: Fleet, policy: ScalingPolicy, min_replicas: int, begin: int) -> None:
-        self._fleet, self._policy, self._min_replicas = fleet, policy, min_replicas
+    def __init__(self, fleet: Fleet, policy: ScalingPolicy, elasticity: Elasticity, begin: int) -> None:
+        self._fleet, self._policy, self._min_replicas = fleet, policy, elasticity.min_replicas
+        self._cooldown, self._changed = to_ticks(elasticity.cooldown_s), begin
         self._seen = (begin, 0, 0, 0)
         """(tick, rows, busy ticks, tokens) at the last look."""
 
@@ -49,7 +24,13 @@ class Controller:
         fleet = self._fleet
         fleet.settle_drained()
         wanted = self._policy.wanted(self._signals(tick))
-        self._scale(max(self._min_replicas, min(wanted, len(fleet.replicas))), tick)
+        wanted = max(self._min_replicas, min(wanted, len(fleet.replicas)))
+        count = self.count()
+        if wanted < count and tick - self._changed < self._cooldown:
+            return
+        if wanted != count:
+            self._changed = tick
+        self.scale(wanted, tick)
 
     def count(self) -> int:
         """Replicas that serve or will."""
@@ -73,7 +54,7 @@ class Controller:
             busy=(self._seen[2] - busy) / clock.TICKS_PER_S / (seconds * max(1, working)),
         )
 
-    def _scale(self, wanted: int, tick: int) -> None:
+    def scale(self, wanted: int, tick: int) -> None:
         """Draining replicas serve again before others start; those that are starting stop before others drain, the
         emptiest first."""
         fleet = self._fleet

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from hardware_profiles.errors import UserError
 from simulator.elastic.policies import parse_policy
+
+_OPTIONS = {"pd_ratio": "pd-ratio", "prefill_policy": "autoscale-prefill"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +17,11 @@ class Elasticity:
 
     policy: str | None = None
     """As :func:`parse_policy` reads it; None: all replicas all the time."""
+    pd_ratio: float | None = None
+    """Two pools: prefill replicas per decode replica, kept while ``policy`` scales the decode pool; None: the prefill pool does
+    not follow."""
+    prefill_policy: str | None = None
+    """Two pools: of the prefill pool; None: it follows ``pd_ratio`` or is as large as it can be."""
     min_replicas: int = 1
     initial_replicas: int | None = None
     """Those that serve when the trace begins; None: ``min_replicas`` with a policy, else all."""
@@ -21,6 +29,10 @@ class Elasticity:
     """Between two looks of the controller (Kubernetes' horizontal autoscaler: 15 s)."""
     startup_s: float = 120.0
     """From the decision to the first request; the devices are paid for meanwhile. The default is an assumption."""
+    cooldown_s: float = 0.0
+    """No fewer replicas are wanted for that long after a change of their number."""
+    soft_stop_s: float = 0.0
+    """A replica that is to stop is held for that long at least; until then it can serve again at once."""
     mtbf_s: float | None = None
     """Mean time between failures of one serving replica, exponential; None: none fails."""
     repair_s: float = 600.0
@@ -28,10 +40,15 @@ class Elasticity:
     retry_s: float = 1.0
     """From a failure until its requests are sent again, from the beginning. The default is an assumption."""
 
-    def check(self, most: int) -> None:
-        """UserError for values that make no sense with at most ``most`` replicas."""
+    def check(self, most: int, *, pools: bool = False) -> None:
+        """UserError for values that make no sense with at most ``most`` replicas (of the decode pool where there are two)."""
         if self.policy is not None:
             parse_policy(self.policy)
+        for name in ("pd_ratio", "prefill_policy"):
+            if getattr(self, name) is not None and not pools:
+                raise UserError(
+                    f"--{_OPTIONS[name]} is about two pools; add --disaggregate prefill=tp1,dp4 decode=tp1,dp4"
+                )
         if not 1 <= self.min_replicas <= most:
             raise UserError(f"--min-replicas is {self.min_replicas}; it must be from 1 to --dp, {most}")
         first = self.initial_replicas
@@ -42,12 +59,43 @@ class Elasticity:
         for name, value, positive in (
             ("interval", self.interval_s, True),
             ("startup", self.startup_s, False),
+            ("cooldown", self.cooldown_s, False),
+            ("soft-stop", self.soft_stop_s, False),
             ("mtbf", self.mtbf_s, True),
             ("repair", self.repair_s, False),
             ("retry", self.retry_s, False),
         ):
             if (value is not None and not (value > 0 or (value == 0 and not positive))) or value == float("inf"):
                 raise UserError(f"--{name} is {value}; it must be {'above' if positive else 'at least'} 0 seconds")
+
+    def check_pools(self, prefill: int, decode: int) -> None:
+        """The same for two pools of at most so many replicas."""
+        self.check(decode, pools=True)
+        if self.pd_ratio is None and self.prefill_policy is None:
+            return
+        if self.pd_ratio is not None and self.prefill_policy is not None:
+            raise UserError("--pd-ratio and --autoscale-prefill both scale the prefill pool; drop one of them")
+        if self.policy is None:
+            raise UserError("--pd-ratio and --autoscale-prefill go with --autoscale POLICY for the decode pool; add it")
+        if self.pd_ratio is not None and not 0 < self.pd_ratio < float("inf"):
+            raise UserError(f"--pd-ratio is {self.pd_ratio:g}; write prefill:decode, for example 1:2")
+        if self.prefill_policy is not None:
+            parse_policy(self.prefill_policy)
+            if self.prefill_policy.strip().startswith("tokens"):
+                raise UserError(
+                    f"--autoscale-prefill {self.prefill_policy}: a prefill pool makes one token per request; use "
+                    "arrivals, outstanding or busy"
+                )
+
+    def prefill_count(self, decode: int, most: int) -> int:
+        """Prefill replicas that go with so many decode replicas."""
+        return most if self.pd_ratio is None else max(1, min(most, math.ceil(decode * self.pd_ratio - 1e-9)))
+
+    def initial_prefill(self, decode: int, most: int) -> int:
+        """Prefill replicas that serve when the trace begins."""
+        if self.policy is None or self.prefill_policy is None:
+            return self.prefill_count(self.initial(decode), most)
+        return min(most, self.initial_replicas or 1)
 
     def initial(self, most: int) -> int:
         """Replicas that serve when the trace begins."""
