@@ -36,6 +36,15 @@ def add_techniques(parser: argparse.ArgumentParser) -> None:
         "--num-loras", type=int, metavar="N", help="adapters that requests ask for (default --max-loras)"
     )
     group.add_argument("--lora-skew", type=float, metavar="S", help="Zipf exponent of their popularity (default 0)")
+    group.add_argument("--lora-ranks", metavar="R,R", help="ranks of the adapters in turn (default: all the largest)")
+    group.add_argument("--lora-dtype", metavar="NAME", help="auto (16 bits), fp8, int8, int4, int2, int1")
+    group.add_argument("--lora-target-modules", metavar="NAME", help="projections with adapters: all, attention, mlp")
+    group.add_argument(
+        "--lora-loading", metavar="HOW", help="from host memory into slots (vLLM) or paged with the KV cache (S-LoRA)"
+    )
+    group.add_argument(
+        "--lora-shared-kv", action="store_true", default=None, help="cached prefixes serve all adapters (LRAgent)"
+    )
 
 
 def _add_hybrid(parser: argparse.ArgumentParser) -> None:

@@ -133,6 +133,9 @@ def _check_settings(settings: EngineSettings) -> None:
         "scheduling_policy",
         "offload_backend",
         "offload_source",
+        "lora_dtype",
+        "lora_target_modules",
+        "lora_loading",
         *HYBRID_TEXTS,
     ):
         if name in given and not isinstance(given[name], str):

@@ -59,6 +59,8 @@ class EngineCore:
         self.lane = self.lanes[0]
         """The batch being scheduled now."""
         self.prefix_cache = prefix_cache
+        self.has_idle = prefix_cache is not None
+        """Something is kept in KV blocks until they are needed."""
         self.loads: Loads | None = None
         """Requests that wait for cached KV from memory below the device's, where there is such."""
         self.waiting: deque[Request] = deque()

@@ -7,6 +7,7 @@ from typing import Any
 
 from hardware_profiles.errors import UserError, unknown_name
 from hardware_profiles.schema import Cluster
+from simulator.adapters.setup import adapter_setup, check_adapters, kv_tokens_beside_adapters
 from simulator.architecture import check_architecture
 from simulator.batching import BATCHING, RESERVING
 from simulator.cold import ColdStart
@@ -84,6 +85,7 @@ class Deployment:
         if self.speculative is not None:
             check_engine(self.speculative, engine, self.plan)
         check_offload(self.kv_offload, engine.prefix_caching, engine.batching)
+        check_adapters(self)
         check_sharing(self)
         parse_scheduling(self.scheduling, engine.batching)
         self._check_swap_overlap()
@@ -177,7 +179,7 @@ class Deployment:
     @property
     def effective_max_model_len(self) -> int:
         """The longest request the deployment serves [tokens]."""
-        capacity = self.memory.num_blocks * self.engine.block_size
+        capacity = kv_tokens_beside_adapters(self)
         if self.max_model_len is not None:
             return self.max_model_len
         return min(self.model.max_position_embeddings, capacity)
@@ -222,6 +224,7 @@ class Deployment:
             swap_overlap=self.swap_overlap,
             order=self.order,
             tiers=kv_tiers(self),
+            adapters=adapter_setup(self),
             cold=self._cold(),
             counts_steps=self.plan.techniques.expert_cache is not None,
             speculation=self._speculation(),

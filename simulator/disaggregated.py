@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Link
+from simulator.adapters.setup import refuse_loading
 from simulator.architecture import check_pools
 from simulator.batching import RESERVING
 from simulator.deployment import Deployment
@@ -38,6 +39,7 @@ class DisaggregatedDeployment:
 
     def __post_init__(self) -> None:
         check_pools(self.prefill.model)
+        refuse_loading((self.prefill, self.decode), "--disaggregate")
         if self.prefill.sm_split is not None or self.decode.sm_split is not None:
             raise UserError(
                 "--sm-split runs both phases on one device, --disaggregate each on its own; drop one of them"

@@ -6,6 +6,7 @@ from array import array
 from dataclasses import dataclass, field
 
 from simulator import clock
+from simulator.adapters.pool import AdapterCounts
 from simulator.gaps import TokenGaps
 from simulator.kv_tiers import TierCounts
 from simulator.phases import PromptShares
@@ -90,6 +91,8 @@ class ReplicaRecord:
     """Where two phases share the devices."""
     step_sizes: dict[int, int] = field(default_factory=dict)
     """Steps by their tokens, where something depends on them (simulator.step_sizes)."""
+    adapters: AdapterCounts | None = None
+    """With adapters that are loaded."""
 
 
 class RequestTable:

@@ -122,7 +122,7 @@ class Replica(Driver):
     def settle_ahead(self, tick: int) -> None:
         """Evict what the steps begun by ``tick`` need, as if each had been an event of its own."""
         elapsed = tick - self._begin
-        if self._steps and elapsed > 0 and self.core.prefix_cache is not None:
+        if self._steps and elapsed > 0 and self.core.has_idle:
             begun = min(self._steps, steps_until(elapsed, self._first, self._slope))
             self.core.settle_ahead(None if self._batch else begun)
         else:
@@ -406,7 +406,7 @@ class Replica(Driver):
         core.promised = 0
         if self._batch:
             self._complete_prefills(self._batch, now)
-        if core.prefix_cache is not None:
+        if core.has_idle:
             core.settle_cache()
         self._pop_finished(now)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from simulator.accounting.account import account
 from simulator.accounting.rates import Rates
+from simulator.adapters.figures import adapter_summary
 from simulator.expert_hits import expert_summary
 from simulator.sharing.summary import split_summary
 from simulator.speculative.summary import speculative_summary
@@ -88,6 +89,7 @@ def engine_state(result: SimulationResult) -> dict[str, Any]:
         **expert_summary(result.deployment.step_model, [replica.step_sizes for replica in replicas]),
         **split_summary(replica.split for replica in replicas),
         **speculative_summary(result.deployment.speculative, [replica.speculative for replica in replicas]),
+        **adapter_summary(replicas),
     }
 
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from simulator import clock
+from simulator.adapters.connect import connect_adapters
+from simulator.adapters.core import AdapterCore
+from simulator.adapters.pool import AdapterSetup
 from simulator.batching import BatchingPolicy
 from simulator.clock import Clock, to_ticks
 from simulator.cold import ColdKernels, ColdStart
@@ -67,6 +70,8 @@ class ReplicaSetup:
     """Drafts that every decode step verifies; None: one token per step and sequence."""
     rates: ChangingRates | None = None
     """Co-tenants that come and go; None: steps cost the same at all times."""
+    adapters: AdapterSetup | None = None
+    """Adapters that are loaded when requests need them; None: they are on the devices, or there are none."""
     split: SplitPhysics | None = None
     """Prompts and tokens at the same time, each on a share of the devices; None: in common steps."""
     cold: ColdStart | None = None
@@ -152,6 +157,8 @@ class Simulation:
         for replica in replicas:
             if setup.cold is not None and isinstance(replica, Replica):
                 replica.cold = ColdKernels(setup.cold)
+            if setup.adapters is not None:
+                connect_adapters(replica, setup.adapters)
             replica.swap_overlap = setup.swap_overlap
             if setup.tiers is not None:
                 connect(replica, setup.tiers, self._nodes)
@@ -172,7 +179,7 @@ class Simulation:
         cache = None
         if setup.prefix_caching and trace.prefix_ids is not None and setup.limits.fixed_reservation is None:
             cache = new_cache(setup.limits.block_size, trace.prefix_block_tokens * self._ids_per_segment, setup.tiers)
-        core = core_type(setup.limits, setup.stages, costs.window, cache)
+        core = (core_type if setup.adapters is None else AdapterCore)(setup.limits, setup.stages, costs.window, cache)
         policy = setup.batching()
         if setup.stages > 1:
             pipeline = CountingPipelineReplica if setup.counts_steps else PipelineReplica

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from simulator.adapters.setup import apart_by_adapter, for_rows, with_adapters_of
 from simulator.architecture import check_inputs, in_one_pass
 from simulator.batching import BatchingPolicy
 from simulator.deployment import Deployment
@@ -38,7 +39,8 @@ def simulate_deployment(
     """
     trace = in_one_pass(deployment.model, trace)
     check_inputs(deployment.model, trace)
-    setup = seeded(deployment.replica_setup(), seed)
+    deployment, trace = with_adapters_of(deployment, trace, seed)
+    setup = for_rows(seeded(deployment.replica_setup(), seed), trace)
     if batching is not None:
         setup = dataclasses.replace(setup, batching=batching)
     setup = in_order(setup, deployment.scheduling, deployment.engine.batching, trace, seed)
@@ -46,8 +48,9 @@ def simulate_deployment(
     replicas = deployment.plan.dp
     options: dict[str, Any] = {"exact_steps": exact_steps, "progress": progress}
     record: RunRecord
+    seen = apart_by_adapter(deployment, trace)
     if deployment.elasticity is None:
-        record = run(trace, setup, replicas, routing, **options)
+        record = run(seen, setup, replicas, routing, **options)
     else:
-        record = ElasticSimulation(trace, setup, replicas, routing, deployment.elasticity, seed=seed, **options).run()
+        record = ElasticSimulation(seen, setup, replicas, routing, deployment.elasticity, seed=seed, **options).run()
     return SimulationResult(deployment=deployment, trace=trace, record=record, slo=slo, seed=seed)

@@ -18,6 +18,7 @@ from simulator.hybrid import (
     expert_cache_of,
     hybrid_labels,
 )
+from simulator.lora import LORA_FLAGS, LORA_NUMBERS, Lora, LoraSettings, lora_of
 from simulator.moe_settings import MOE_NUMBERS, PLAIN_MOE, MoeSettings, MoeTechniques, moe_labels, moe_of
 from simulator.shape_settings import PLAIN_SHAPE, SHAPE_NUMBERS, LayerShape, ShapeSettings, shape_labels, shape_of
 
@@ -30,7 +31,7 @@ HOST_DRAM = "dram"
 GIB = 1 << 30
 
 
-class TechniqueSettings(HybridSettings, MoeSettings, ShapeSettings, total=False):
+class TechniqueSettings(HybridSettings, MoeSettings, ShapeSettings, LoraSettings, total=False):
     """Settings under the engines' names where they have them; None or absent: off."""
 
     cpu_offload_gb: float | None
@@ -45,11 +46,6 @@ class TechniqueSettings(HybridSettings, MoeSettings, ShapeSettings, total=False)
     kv_compression: float | None
     activation_sparsity: float | None
     activation_skew: float | None
-    enable_lora: bool | None
-    max_loras: int | None
-    max_lora_rank: int | None
-    num_loras: int | None
-    lora_skew: float | None
     mamba_ssm_cache_dtype: str | None
 
 
@@ -63,17 +59,14 @@ TECHNIQUE_NUMBERS: dict[str, tuple[type, float]] = {
     "kv_compression": (float, 0),
     "activation_sparsity": (float, 0),
     "activation_skew": (float, 0),
+    **LORA_NUMBERS,
     **HYBRID_NUMBERS,
-    "max_loras": (int, 1),
-    "max_lora_rank": (int, 1),
-    "num_loras": (int, 1),
-    "lora_skew": (float, 0),
     **MOE_NUMBERS,
     **SHAPE_NUMBERS,
 }
 """Settings that are numbers: their type and smallest value."""
 SSM_DTYPES = ("auto", "float32", "bfloat16", "float16")
-TECHNIQUE_FLAGS = ("fused_moe", *HYBRID_FLAGS, "enable_lora")
+TECHNIQUE_FLAGS = ("fused_moe", *LORA_FLAGS, *HYBRID_FLAGS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,20 +90,6 @@ class SparseAttention:
     """What choosing them reads and computes, as a share of full attention."""
     top_k: int | None = None
     """Entries that a query attends to at most; the density counts below it. None: no such bound."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lora:
-    """Low-rank adapters of the linear layers, one per request."""
-
-    slots: int
-    """Adapters that a device holds (--max-loras)."""
-    rank: int
-    """Rank of every adapter, and of the slots (--max-lora-rank)."""
-    adapters: int
-    """Adapters that requests ask for."""
-    skew: float = 0.0
-    """Zipf exponent of their popularity; 0: all alike."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +132,7 @@ def technique_labels(techniques: Techniques) -> list[str]:
         labels.append(f"activation-skew={techniques.activation_skew:g}")
     labels += hybrid_labels(techniques.expert_cache, techniques.attention_device)
     if (lora := techniques.lora) is not None:
-        labels.append(f"loras={lora.adapters}(rank {lora.rank}, {lora.slots} in memory)")
+        labels.append(lora.label)
     if techniques.ssm_dtype != "auto":
         labels.append(f"mamba-ssm-cache-dtype={techniques.ssm_dtype}")
     return labels + moe_labels(techniques.moe) + shape_labels(techniques.shape)
@@ -183,7 +162,7 @@ def techniques_of(settings: Mapping[str, Any]) -> Techniques:
         activation_skew=settings.get("activation_skew") or 0.0,
         expert_cache=expert_cache_of(settings),
         attention_device=attention_device_of(settings),
-        lora=_lora(settings),
+        lora=lora_of(settings),
         moe=moe_of(settings),
         shape=shape_of(settings),
         ssm_dtype=_ssm_dtype(settings),
@@ -250,19 +229,3 @@ def _attention(settings: Mapping[str, Any]) -> SparseAttention | None:
     if density is not None and top_k is not None:
         raise UserError("--attention-density and --attention-top-k both bound attention; drop one of them")
     return SparseAttention(density=1.0 if density is None else density, selection=selection or 0.0, top_k=top_k)
-
-
-def _lora(settings: Mapping[str, Any]) -> Lora | None:
-    """vLLM's defaults: one slot, rank 16; as many adapters as slots."""
-    if not settings.get("enable_lora"):
-        for name in ("max_loras", "max_lora_rank", "num_loras", "lora_skew"):
-            if settings.get(name) is not None:
-                raise UserError(f"--{name.replace('_', '-')} without adapters; add --enable-lora")
-        return None
-    slots = settings.get("max_loras") or 1
-    return Lora(
-        slots=slots,
-        rank=settings.get("max_lora_rank") or 16,
-        adapters=settings.get("num_loras") or slots,
-        skew=settings.get("lora_skew") or 0.0,
-    )

@@ -295,5 +295,5 @@ def check_step(core: EngineCore, decode: bool) -> None:
     works = bool(core.batch) or (decode and core.lane.num_seqs > 0)
     if not works and len(core.lanes) == 1:
         visible = core.waiting and core.waiting[0].arrival_tick <= core.admissible_until
-        loading = core.loads is not None and core.loads.pending
+        loading = getattr(core, "coming", ()) or (core.loads is not None and core.loads.pending)
         assert loading or (not visible and not core.swapped and not core.num_running), "idle with admissible work"

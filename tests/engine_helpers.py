@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from simulator.adapters.pool import AdapterSetup
 from simulator.batching import BATCHING, RESERVING, BatchingPolicy
 from simulator.core import CoreLimits
 from simulator.kv_setup import KvTiers
@@ -106,6 +107,7 @@ def simulate_small(
     request_fixed_s: float = 0.0,
     stream_token_s: float = 0.0,
     tiers: KvTiers | None = None,
+    adapters: AdapterSetup | None = None,
     exact_steps: bool = False,
     model: object = None,
     policy: Callable[[], BatchingPolicy] | None = None,
@@ -138,5 +140,6 @@ def simulate_small(
         stream_token_s=stream_token_s,
         swap_token_s=1e-6,
         tiers=tiers,
+        adapters=adapters,
     )
     return run(trace, setup, num_replicas, router or ROUTING[routing](0), exact_steps=exact_steps)

@@ -25,6 +25,7 @@ SHARED = {
     "simulator.plan",
     "simulator.engine",
     "simulator.hybrid",
+    "simulator.lora",
     "simulator.techniques",
     "simulator.moe_settings",
     "simulator.shape_settings",

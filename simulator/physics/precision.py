@@ -25,6 +25,7 @@ from simulator.physics.efficiency import (
     efficiency_of,
 )
 from simulator.physics.formats import AS_STORED, FORMATS, OVERRIDES, PLAIN, KernelShare, tensor_peak
+from simulator.physics.shared_kv import shared_kv_factor
 from simulator.physics.sparsity import sparse_format
 from simulator.plan import ParallelPlan
 from workloads.model import ModelSpec, QuantSpec
@@ -264,7 +265,7 @@ def resolve_precision(model: ModelSpec, device: DeviceProfile, plan: ParallelPla
         experts=sparse_format(quantised, zeros, device),
         lm_head=quantised if quant is not None and quant.lm_head else base,
         element_bytes=_DTYPE_BYTES[dtype],
-        kv_bytes=kv_bytes * plan.techniques.kv_compression,
+        kv_bytes=kv_bytes * plan.techniques.kv_compression * shared_kv_factor(model, plan, kv_bytes),
         state_bytes=_state_bytes(model, plan, dtype),
         attention_peak_flop_per_s=base.peak_flop_per_s,
         prefill_attention=prefill,
