@@ -250,6 +250,12 @@ def test_what_makes_no_sense_is_refused_in_one_line(model: str, settings: dict[s
     assert "\n" not in str(caught.value)
 
 
+def test_models_with_states_do_not_draft() -> None:
+    drafts = {"method": "draft_model", "model": "mamba2-130m", "num_speculative_tokens": 3, "acceptance": 0.7}
+    with pytest.raises(UserError, match="cannot draft"):
+        _ = build_deployment("llama-3.1-8b", "h100-sxm:1", speculative_config=drafts).draft
+
+
 def test_models_that_cannot_be_read_are_refused() -> None:
     for kind in ("zamba2", "falcon_h1"):
         with pytest.raises(UserError, match="not modelled"):

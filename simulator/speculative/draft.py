@@ -8,6 +8,7 @@ import warnings
 from hardware_profiles.cluster import parse_cluster
 from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Cluster
+from simulator.architecture import has_encoder, has_states
 from simulator.engine import EngineProfile
 from simulator.physics.layout import check_plan, lay_out
 from simulator.physics.memory import MemoryPlan, kv_bytes_per_token, stage_weight_bytes
@@ -89,6 +90,8 @@ def draft_of(config: SpeculativeConfig, target: ModelSpec, cluster: Cluster, pla
         return None
     named = config.model is not None
     model = load_model(str(config.model)) if named else _head(target, config)
+    if has_states(model) or has_encoder(model):
+        raise UserError(f"{OPTION}: {model.name} cannot draft: only decoders with a KV cache are modelled as drafts")
     if config.method == "draft_model" and model.vocab_size != target.vocab_size:
         warnings.warn(
             f"{OPTION}: {model.name} has {model.vocab_size:,} tokens in its vocabulary, {target.name} {target.vocab_size:,}; "
