@@ -65,6 +65,7 @@ ENGINE_SETTINGS = (
     "expert_cache_gb",
     "expert_cache_size",
     "expert_cache_eviction",
+    "expert_cache_trace",
     "expert_prefetch",
     "expert_prefetch_accuracy",
     "attention_device",

@@ -115,6 +115,16 @@ def summary_text(result: SimulationResult) -> str:
     return "\n".join(lines)
 
 
+def _experts(s: dict[str, Any]) -> list[str]:
+    """The cache of experts, where there is one."""
+    if "expert_hit_rate" not in s:
+        return []
+    moved = s["expert_link_bytes"] / max(1, s["engine_steps"]) / 1e9
+    return [
+        f"experts      {share(s['expert_hit_rate'])} of those needed were cached, {moved:.2f} GB per step over links"
+    ]
+
+
 def _engine(result: SimulationResult) -> list[str]:
     """What the engine did, and its drafts."""
     s = result.summary
@@ -126,6 +136,7 @@ def _engine(result: SimulationResult) -> list[str]:
         f"running/waiting at most {s['peak_running']}/{s['peak_waiting']}, {s['num_preemptions']:,} preemptions, "
         f"prefix hits {share(s['prefix_hit_rate'])}" + (f", {s['step_mode']}" if "step_mode" in s else ""),
         *draft_lines(s, result.deployment),
+        *_experts(s),
         *split_lines(s),
     ]
 

@@ -53,6 +53,7 @@ def _add_hybrid(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--expert-cache-gb", type=float, metavar="GIB", help="routed experts that a device holds")
     group.add_argument("--expert-cache-size", type=int, metavar="N", help="the same, in experts of each layer")
     group.add_argument("--expert-cache-eviction", metavar="ORDER", help="which leave first: lru (default), lfu, fifo")
+    group.add_argument("--expert-cache-trace", metavar="FILE", help="routing trace for the popularity of experts")
     group.add_argument("--expert-prefetch", metavar="WHEN", help="layer: one ahead; attention: routed in front of it")
     group.add_argument("--expert-prefetch-accuracy", type=float, metavar="SHARE", help="of what is missing (default 1)")
     group.add_argument(

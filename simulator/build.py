@@ -18,6 +18,7 @@ from simulator.batching import BATCHING
 from simulator.deployment import DEFAULT_SWAP_BYTES, Deployment
 from simulator.engine import PreemptionMode, Sampling
 from simulator.engine_loader import GIB, load_engine
+from simulator.expert_popularity import with_popularity
 from simulator.experts.copies import with_copies
 from simulator.experts.settings import placed_routing
 from simulator.hybrid import HYBRID_TEXTS
@@ -218,7 +219,7 @@ def build_deployment(
         kv_cache_dtype=settings.get("kv_cache_dtype") or "auto",
         power_cap_w=settings.get("power_cap"),
         gpu_clock_mhz=settings.get("gpu_clock"),
-        techniques=techniques_of(settings),
+        techniques=with_popularity(techniques_of(settings), settings, spec),
     )
     check_moe(plan.techniques.moe, settings, spec.name, spec.is_moe, tp, ep)
     spec = changed_model(spec, plan.techniques)

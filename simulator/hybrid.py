@@ -22,6 +22,7 @@ class HybridSettings(TypedDict, total=False):
     expert_cache_gb: float | None
     expert_cache_size: int | None
     expert_cache_eviction: str | None
+    expert_cache_trace: str | None
     expert_prefetch: str | None
     expert_prefetch_accuracy: float | None
     attention_device: str | None
@@ -36,7 +37,7 @@ HYBRID_NUMBERS: dict[str, tuple[type, float]] = {
     "attention_device_gb": (float, 0),
 }
 HYBRID_FLAGS = ("attention_device_serial",)
-HYBRID_TEXTS = ("expert_cache_eviction", "expert_prefetch", "attention_device")
+HYBRID_TEXTS = ("expert_cache_eviction", "expert_cache_trace", "expert_prefetch", "attention_device")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,8 @@ class ExpertCache:
     """Share of the missing experts that are prefetched rightly; as many transfers bring others in vain."""
     source: str = "dram"
     """Host DRAM, or the profile of a drive of each node."""
+    popularity: tuple[float, ...] | None = None
+    """Probability that a token chooses the most popular expert of a layer, the next one ...; None: by the model's skew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +90,7 @@ def expert_cache_of(settings: Mapping[str, Any]) -> ExpertCache | None:
     """The cache that settings ask for. UserError for combinations that make no sense."""
     gib, size = settings.get("expert_cache_gb"), settings.get("expert_cache_size")
     if gib is None and size is None:
-        for name in ("expert_cache_eviction", "expert_prefetch", "expert_prefetch_accuracy"):
+        for name in ("expert_cache_eviction", "expert_cache_trace", "expert_prefetch", "expert_prefetch_accuracy"):
             if settings.get(name) is not None:
                 raise UserError(
                     f"--{name.replace('_', '-')} without a cache of experts; add --expert-cache-gb GIB or "

@@ -36,6 +36,8 @@ def intervals_of(result: SimulationResult) -> dict[str, Interval]:
         return {}  # no measured run of the validation drafts tokens
     if deployment.cluster.device.dataflow is not None:
         return {}  # nor runs on a spatial design
+    if deployment.step_model.hybrids is not None:
+        return {}  # nor waits for experts, nor attends elsewhere
     if deployment.sm_split is not None or deployment.interference is not None:
         return {}  # nor shares a device
     labels = {

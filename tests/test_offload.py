@@ -145,6 +145,23 @@ def test_summary_has_the_hit_rate_of_the_steps() -> None:
     assert "expert_hit_rate" not in plain.summary
 
 
+def test_popularity_comes_from_a_routing_trace(tmp_path: Path) -> None:
+    """Every token chooses experts 3 and one other of its layer: half of the choices always hit, however small the cache."""
+    rng = np.random.default_rng(0)
+    others = rng.choice([0, 1, 2, 4, 5, 6, 7], size=(4000, 32))
+    np.savez(tmp_path / "routing_trace.npz", experts=np.stack([np.full((4000, 32), 3), others], axis=2))
+    path = str(tmp_path / "routing_trace.npz")
+    cached = _deployment(expert_cache_size=2, expert_cache_eviction="lfu", expert_cache_trace=path)
+    assert cached.step_model.hybrids is not None and cached.step_model.hybrids[0].cache is not None
+    traffic = cached.step_model.hybrids[0].cache.traffic(1)
+    assert traffic.needed == pytest.approx(64)
+    assert traffic.missed == pytest.approx(32 * 6 / 7, rel=0.02)
+    with pytest.raises(UserError, match="drop one"):
+        _deployment(expert_cache_size=2, moe_skew=1.0, expert_cache_trace=path)
+    with pytest.raises(UserError, match="Record the routing"):
+        _deployment("mixtral-8x22b", expert_cache_size=2, expert_cache_trace=path)
+
+
 def test_expert_ranks_share_the_experts_of_the_cache() -> None:
     one, four = _deployment(expert_cache_size=4), _deployment(cluster=_host("a40:4"), tp=4, ep=4, expert_cache_size=1)
     stage = four.step_model.stages[0].layout

@@ -36,13 +36,19 @@ def occupancy(
     Evaluation of a Class of Replacement Algorithms, IEEE ToC 22(6), 1973; Martina, Garetto, Leonardi, INFOCOM 2014).
     lfu: the most popular ones.
     """
+    return known_occupancy(tuple(expert_probabilities(num_experts, experts_per_token, skew).tolist()), held, eviction)
+
+
+@lru_cache(maxsize=256)
+def known_occupancy(popularity: tuple[float, ...], held: float, eviction: CacheEviction) -> npt.NDArray[np.float64]:
+    """The same for known probabilities that a token chooses each expert, the most popular one first."""
+    num_experts = len(popularity)
     if held >= num_experts:
         result = np.ones(num_experts)
     elif eviction == "lfu":
         result = np.clip(held - np.arange(num_experts, dtype=np.float64), 0.0, 1.0)
     else:
-        hit = expert_probabilities(num_experts, experts_per_token, skew)
-        rate = -np.log1p(-np.minimum(hit, 1.0 - 1e-15))
+        rate = -np.log1p(-np.minimum(np.maximum(popularity, 1e-12), 1.0 - 1e-15))
         result = _filled(rate, held, eviction)
     result.setflags(write=False)
     return result
@@ -105,9 +111,11 @@ class StageCache:
         needed = missed = missed_bytes = 0.0
         for layer in self.layers:
             e = layer.experts
-            hit = expert_probabilities(e.num_experts, e.experts_per_token, self.skew)
-            touched = 1.0 - (1.0 - hit) ** (tokens * e.replicas)
-            held = occupancy(e.num_experts, e.experts_per_token, self.skew, layer.held * e.ep, self.cache.eviction)
+            hit = self.cache.popularity
+            if hit is None:
+                hit = tuple(expert_probabilities(e.num_experts, e.experts_per_token, self.skew).tolist())
+            touched = 1.0 - (1.0 - np.array(hit)) ** (tokens * e.replicas)
+            held = known_occupancy(hit, layer.held * e.ep, self.cache.eviction)
             wanted = layer.count * float(touched.sum()) / e.ep
             absent = layer.count * float((touched * (1.0 - held)).sum()) / e.ep
             needed, missed = needed + wanted, missed + absent
@@ -170,7 +178,7 @@ def check_expert_cache(stages: tuple[StageLayout, ...], cluster: Cluster, plan: 
         raise UserError(f"{flag}: the model has no routed experts to cache; drop it")
     for layer in layers:
         e = layer.experts
-        least = -(-e.experts_per_token // e.ep)
+        least = -int(-e.experts_per_token // e.ep)
         if layer.held < least:
             need = sum(x.count * least * x.expert_bytes for x in layers) / len(stages)
             remedy = f"{least}" if cache.nbytes is None else f"{need * 1.001 / 2**30:.3g}"
