@@ -89,7 +89,7 @@ class Elasticity:
 
     def prefill_count(self, decode: int, most: int) -> int:
         """Prefill replicas that go with so many decode replicas."""
-        return most if self.pd_ratio is None else max(1, min(most, math.ceil(decode * self.pd_ratio - 1e-9)))
+        return most if self.pd_ratio is None else max(1, min(most, math.ceil(decode * self.pd_ratio - 1e-3)))
 
     def initial_prefill(self, decode: int, most: int) -> int:
         """Prefill replicas that serve when the trace begins."""
