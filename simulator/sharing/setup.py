@@ -48,6 +48,7 @@ def _check_split(deployment: Deployment) -> None:
         "--kv-offloading-size": bool(deployment.kv_offload.host_bytes),
         "--cold-start": deployment.cold_start,
         "--expert-cache": deployment.plan.techniques.expert_cache is not None,
+        "--attention-device": deployment.plan.techniques.attention_device is not None,
         f"{deployment.model.name}, which has an encoder": deployment.model.encoder is not None,
         "--autoscale or --mtbf": deployment.elasticity is not None,
         f"--interference that comes and goes ({FLAG})": interference is not None and bool(interference.varying),
