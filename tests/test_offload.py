@@ -351,6 +351,49 @@ def test_spans_equal_single_steps(settings: dict[str, Any]) -> None:
     assert spans.summary["energy_j"] == pytest.approx(steps.summary["energy_j"], rel=1e-9)
 
 
+BASES: tuple[dict[str, Any], ...] = (
+    {**MIXTRAL, "expert_cache_size": 3},
+    {**MIXTRAL, "expert_cache_gb": 30.0, "expert_prefetch": "layer", "expert_prefetch_accuracy": 0.6, "moe_skew": 0.5},
+    {**LLAMA, "attention_device": "cpu", "attention_device_gb": 2.0},
+    {**LLAMA, "attention_device": "instcsd", "attention_device_serial": True},
+    {**LLAMA, "cpu_offload_gb": 5.0, "offload_backend": "cpu-layers"},
+)
+BESIDE: tuple[dict[str, Any], ...] = (
+    {"batching": "prefill-first"},
+    {"scheduling_policy": "sjf"},
+    {"enable_lora": True, "num_loras": 9, "max_loras": 2},
+    {"enable_prefix_caching": True, "kv_offloading_size": 4.0},
+    {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2, "acceptance": 0.5}},
+    {"preemption_mode": "swap", "num_gpu_blocks_override": 150},
+    {"interference": "memory=1.5,host_link=2,on=3s,off=3s"},
+    {"sm_split": "0.5"},
+    {"quantization": "int4"},
+    {"gpu_clock": 900.0},
+    {"num_gpu_blocks_override": 140},
+)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_is_beside_it_both_modes_agree_or_it_is_refused(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(len(BESIDE), size=2, replace=False)
+    settings = {**BASES[seed % len(BASES)], **BESIDE[chosen[0]], **BESIDE[chosen[1]]}
+    runs = []
+    for exact in (False, True):
+        try:
+            runs.append(simulate(exact_steps=exact, **_load(settings)))
+        except UserError as error:
+            assert "\n" not in str(error)
+            return
+    spans, steps = runs
+    for name in ("finish_s", "first_token_s"):
+        assert spans.requests[name].tolist() == steps.requests[name].tolist()
+    assert spans.summary["engine_steps"] == steps.summary["engine_steps"]
+    assert spans.summary.get("expert_hit_rate") == steps.summary.get("expert_hit_rate")
+    outputs = spans.requests["output_tokens"].sum()
+    assert outputs == steps.requests["output_tokens"].sum() == 25 * 40
+
+
 @pytest.mark.parametrize("settings", [c for c in COMBINED if "speculative_config" not in c], ids=str)
 def test_breakdown_adds_up_and_no_simulation_beats_the_bounds(settings: dict[str, Any]) -> None:
     keywords = _load(settings)
