@@ -123,6 +123,8 @@ def _check_states(deployment: Deployment) -> None:
     for name, on in (
         ("--attention-density or --attention-top-k", techniques.attention is not None),
         ("--kv-compression", techniques.kv_compression != 1.0),
+        ("--attention-device", techniques.attention_device is not None),
+        ("--recursion-depths", bool(techniques.shape.recursion_depths)),
     ):
         if on:
             raise UserError(f"{name} is about attention to cached tokens; {model.name} has none: drop it")
