@@ -23,6 +23,7 @@ from simulator.elastic.settings import Elasticity
 from simulator.plan import ParallelPlan
 from simulator.result import SimulationResult
 from simulator.run import Progress
+from simulator.sharing.setup import refuse_sharing
 from simulator.simulate import simulate_deployment
 from simulator.simulate_disaggregated import simulate_disaggregated
 from workloads.catalog import load_model
@@ -428,6 +429,7 @@ def search_space(
     from planners.space import SearchSpace
 
     check_compute(cluster)
+    refuse_sharing(settings)
     fixed = {name: value for name, value in settings.items() if value is not None}
     space = SearchSpace(
         engine=engine,

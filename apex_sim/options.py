@@ -48,6 +48,7 @@ ENGINE_SETTINGS = (
     "cold_start",
     "interference",
     "sm_split",
+    "pair_instances",
     "power_cap",
     "gpu_clock",
     "cpu_offload_gb",

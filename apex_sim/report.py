@@ -9,7 +9,7 @@ from typing import Any
 
 from apex_sim.disaggregated_report import describe_any, pool_lines
 from apex_sim.files import to_json, to_yaml, write_atomically, write_text
-from apex_sim.sharing_text import split_lines
+from apex_sim.sharing_text import sharing_labels, split_lines
 from apex_sim.speculative_text import draft_lines
 from apex_sim.text import dollars, milliseconds, number, share, table
 from simulator.deployment import Deployment
@@ -65,7 +65,7 @@ def describe_deployment(deployment: Deployment) -> str:
         extras.append(f"power-cap={plan.power_cap_w:g}W")
     if plan.gpu_clock_mhz is not None:
         extras.append(f"gpu-clock={plan.gpu_clock_mhz:g}MHz")
-    extras += technique_labels(plan.techniques)
+    extras += technique_labels(plan.techniques) + sharing_labels(deployment)
     extras += [f"{n.replace('_', '-')}={getattr(engine, n)}" for n in OVERLAPS if getattr(engine, n)]
     return (
         f"{deployment.model.name} on {plan.num_devices} of {deployment.cluster.name} ({layout}), {engine.name}, "

@@ -6,7 +6,7 @@ import argparse
 
 
 def add_sharing(parser: argparse.ArgumentParser) -> None:
-    """--interference and --sm-split."""
+    """--interference, --sm-split and --pair-instances."""
     group = parser.add_argument_group("shared devices (docs/sharing.md)")
     group.add_argument(
         "--interference",
@@ -18,4 +18,10 @@ def add_sharing(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE|POLICY",
         help="prompts and tokens at the same time on each device: 0.6 (prompts' share of the SMs), proactive, "
         "'proactive(slack=1.5, order=shortest)'",
+    )
+    group.add_argument(
+        "--pair-instances",
+        action="store_true",
+        default=None,
+        help="replicas in pairs (an even --dp) that hold each other's KV: roles change without transfers",
     )

@@ -10,6 +10,18 @@ from simulator.deployment import Deployment
 from simulator.physics.shape import StepShape
 
 
+def sharing_labels(deployment: Deployment) -> list[str]:
+    """What is shared, as short as a command line has it."""
+    labels, split, found = [], deployment.sm_split, deployment.interference
+    if split is not None:
+        labels.append(f"sm-split={'proactive' if split.share is None else f'{split.share:g}'}")
+    if deployment.pair_instances:
+        labels.append("pair-instances")
+    if found is not None:
+        labels.append(f"interference({len(found.tenants)} co-tenant{'s' if len(found.tenants) > 1 else ''})")
+    return labels
+
+
 def split_lines(s: Mapping[str, Any]) -> list[str]:
     """How the phases of a divided device met; nothing without a division."""
     if "sm_split_both_s" not in s:

@@ -63,6 +63,7 @@ def technique_notes(deployment: Deployment) -> list[str]:
         "a compressed KV cache": on.kv_compression < 1,
         "sparse activations": on.activation_sparsity > 0,
         "prompts and tokens at once on divided devices": deployment.sm_split is not None,
+        "instances that hold each other's KV": deployment.pair_instances,
     }
     notes += [f"The plan has {name}; no flag of vLLM turns that on." for name, used in simulated.items() if used]
     labels = moe_labels(on.moe) + shape_labels(on.shape) + hybrid_labels(on.expert_cache, on.attention_device)

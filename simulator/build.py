@@ -70,6 +70,7 @@ class EngineSettings(TechniqueSettings, total=False):
     moe_skew: float
     interference: Interference | Mapping[str, Any] | Path | str | None
     sm_split: SmSplit | float | str | None
+    pair_instances: bool | None
     power_cap: float | None
     gpu_clock: float | None
     cold_start: bool | None
@@ -95,7 +96,14 @@ _NUMBERS: dict[str, tuple[type, float]] = {
     **TECHNIQUE_NUMBERS,
 }
 """Settings that are numbers: their type and smallest value (the shortest request has a prompt and an output token)."""
-_FLAGS = ("enable_prefix_caching", "async_scheduling", "enforce_eager", "cold_start", *TECHNIQUE_FLAGS)
+_FLAGS = (
+    "enable_prefix_caching",
+    "async_scheduling",
+    "enforce_eager",
+    "cold_start",
+    "pair_instances",
+    *TECHNIQUE_FLAGS,
+)
 
 
 def flag(name: str) -> str:
@@ -264,6 +272,7 @@ def build_deployment(
         moe_skew=settings.get("moe_skew") or 0.0,
         cold_start=bool(settings.get("cold_start")),
         interference=interference,
+        pair_instances=bool(settings.get("pair_instances")),
         sm_split=None if settings.get("sm_split") is None else parse_split(settings["sm_split"]),
         speculative=None if drafts is None else parse_speculative(drafts),
         swap_space_bytes=DEFAULT_SWAP_BYTES if swap_gib is None else swap_gib * GIB,

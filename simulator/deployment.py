@@ -71,6 +71,8 @@ class Deployment:
     """How tokens are drafted; None: they are not."""
     interference: Interference | None = None
     """Co-tenants of the devices and hosts. The cluster is as slow already as those make it that are always there."""
+    pair_instances: bool = False
+    """Replicas in pairs that hold each other's KV and change roles."""
     sm_split: SmSplit | None = None
     """How prompts and tokens share every device at the same time; None: they share steps."""
     elasticity: Elasticity | None = None

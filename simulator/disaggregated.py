@@ -44,6 +44,8 @@ class DisaggregatedDeployment:
             raise UserError(
                 "--sm-split runs both phases on one device, --disaggregate each on its own; drop one of them"
             )
+        if self.prefill.pair_instances or self.decode.pair_instances:
+            raise UserError("--pair-instances changes roles, --disaggregate fixes them; drop one of them")
         if self.prefill.model != self.decode.model:
             raise UserError(
                 f"prefill serves {self.prefill.model.name}, decode {self.decode.model.name}; KV can only go between "

@@ -58,6 +58,11 @@ class Driver:
         self.swap_overlap = 0.0
         """Share of the copies of swapped KV that runs beside their step; set before the first event."""
 
+    @property
+    def records(self) -> list[ReplicaRecord]:
+        """What its instances measured: one, unless it is a pair."""
+        return [self.record]
+
     def enqueue(self, request: Request) -> None:
         """A request reaches the engine's queue (EXTERNAL phase); follow the last one of an instant by :meth:`notify`."""
         waiting = self.core.waiting

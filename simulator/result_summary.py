@@ -10,7 +10,7 @@ from simulator.accounting.account import account
 from simulator.accounting.rates import Rates
 from simulator.adapters.figures import adapter_summary
 from simulator.expert_hits import expert_summary
-from simulator.sharing.summary import split_summary
+from simulator.sharing.summary import pair_summary, split_summary
 from simulator.speculative.summary import speculative_summary
 from simulator.spread import Spread
 
@@ -87,6 +87,7 @@ def engine_state(result: SimulationResult) -> dict[str, Any]:
         "mfu": result.mfu,
         "itl_exact": all(replica.gaps.is_exact for replica in replicas),
         **expert_summary(result.deployment.step_model, [replica.step_sizes for replica in replicas]),
+        **pair_summary(result.deployment.pair_instances),
         **split_summary(replica.split for replica in replicas),
         **speculative_summary(result.deployment.speculative, [replica.speculative for replica in replicas]),
         **adapter_summary(replicas),

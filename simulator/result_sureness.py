@@ -38,8 +38,8 @@ def intervals_of(result: SimulationResult) -> dict[str, Interval]:
         return {}  # nor runs on a spatial design
     if deployment.step_model.hybrids is not None:
         return {}  # nor waits for experts, nor attends elsewhere
-    if deployment.sm_split is not None or deployment.interference is not None:
-        return {}  # nor shares a device
+    if deployment.sm_split is not None or deployment.interference is not None or deployment.pair_instances:
+        return {}  # nor shares a device, nor keeps KV twice
     labels = {
         "engine": engine_family(deployment.engine.name),
         "provenance": deployment.step_model.provenance,

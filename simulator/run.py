@@ -24,12 +24,14 @@ from simulator.kv_links import NodePaths
 from simulator.kv_setup import KvTiers, connect, new_cache
 from simulator.kv_tiers import added
 from simulator.pipeline import PipelineReplica
+from simulator.ports import KvPath
 from simulator.prefix_order import group_prefixes
 from simulator.recorder import REJECTED, ReplicaRecord, RequestTable
 from simulator.replica import FOREVER, Replica
 from simulator.request import Request
 from simulator.routing import RoutingPolicy
 from simulator.sharing.changing import ChangingRates, ChangingReplica, connect_rates
+from simulator.sharing.pair import INSTANCES, PairReplica
 from simulator.sharing.phases import SplitPhysics
 from simulator.sharing.replica import SplitReplica
 from simulator.sources import Followers, OpenLoop
@@ -72,6 +74,8 @@ class ReplicaSetup:
     """Co-tenants that come and go; None: steps cost the same at all times."""
     adapters: AdapterSetup | None = None
     """Adapters that are loaded when requests need them; None: they are on the devices, or there are none."""
+    pair: KvPath | None = None
+    """A replica is two instances that hold each other's KV, which takes this path; None: one instance."""
     split: SplitPhysics | None = None
     """Prompts and tokens at the same time, each on a share of the devices; None: in common steps."""
     cold: ColdStart | None = None
@@ -179,8 +183,13 @@ class Simulation:
         cache = None
         if setup.prefix_caching and trace.prefix_ids is not None and setup.limits.fixed_reservation is None:
             cache = new_cache(setup.limits.block_size, trace.prefix_block_tokens * self._ids_per_segment, setup.tiers)
-        core = (core_type if setup.adapters is None else AdapterCore)(setup.limits, setup.stages, costs.window, cache)
+        lanes = setup.stages if setup.pair is None else INSTANCES
+        core = (core_type if setup.adapters is None else AdapterCore)(setup.limits, lanes, costs.window, cache)
         policy = setup.batching()
+        if setup.pair is not None:
+            pair = PairReplica(self.clock, index, core, policy, costs, on_finish)
+            pair.pair(setup.pair)
+            return pair
         if setup.stages > 1:
             pipeline = CountingPipelineReplica if setup.counts_steps else PipelineReplica
             return pipeline(self.clock, index, core, policy, costs, on_finish, swap_token_s=setup.swap_token_s)
@@ -321,7 +330,7 @@ class Simulation:
             assert core.used_blocks() == 0, "KV blocks left behind"
         return RunRecord(
             table=self.table,
-            replicas=[replica.record for replica in self._everyone()],
+            replicas=[record for replica in self._everyone() for record in replica.records],
             end_s=max(0.0, float(np.fmax.reduce(self.table.finish_s))),
         )
 

@@ -15,6 +15,7 @@ from simulator.result import SimulationResult
 from simulator.routing import RoutingPolicy, parse_routing
 from simulator.run import Progress, RunRecord, run
 from simulator.scheduling.setup import in_order
+from simulator.sharing.setup import in_pairs
 from simulator.speculative.setup import seeded
 from workloads.slo import Slo
 from workloads.trace import Trace
@@ -45,7 +46,7 @@ def simulate_deployment(
         setup = dataclasses.replace(setup, batching=batching)
     setup = in_order(setup, deployment.scheduling, deployment.engine.batching, trace, seed)
     routing = router or parse_routing(deployment.routing)[1](seed)
-    replicas = deployment.plan.dp
+    setup, replicas = in_pairs(setup, deployment)
     options: dict[str, Any] = {"exact_steps": exact_steps, "progress": progress}
     record: RunRecord
     seen = apart_by_adapter(deployment, trace)

@@ -12,6 +12,7 @@ TRANSFERS: Mapping[str, Transfer] = {
     "a100-pcie-80gb": Transfer("a100-sxm-80gb", "same generation", "same chip, lower power limit"),
     "a40": Transfer("a6000", "same generation", "same chip (GA102), slower memory"),
     "a10g": Transfer("a6000", "same generation", "same chip (GA102), about half of its tensor rate"),
+    "l20": Transfer("l40s", "same generation", "same architecture (Ada Lovelace), tensor cores at half the rate"),
     "l4": Transfer("l40s", "same generation", "same architecture (Ada Lovelace), low power limit"),
     "h100-pcie": Transfer("h100-sxm", "same generation", "same chip, HBM2e, lower power limit"),
     "h100-nvl": Transfer("h100-sxm", "same generation", "same chip, lower power limit"),

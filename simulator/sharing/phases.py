@@ -74,7 +74,7 @@ class PhaseCosts:
         known = work.known.get(share)
         if known is None:
             costs = self._at(share)
-            known = work.known[share] = costs.step(work.shape) if work.prompts else _decode(costs, work.shape)
+            known = work.known[share] = costs.step(work.shape) if work.prompts else decode_cost(costs, work.shape)
         return known
 
     def beside(self, prompts: Work, tokens: Work, share: float) -> tuple[int, int]:
@@ -118,7 +118,7 @@ def other(share: float) -> float:
     return round(1.0 - share, 6)
 
 
-def _decode(costs: StepCosts, shape: StepShape) -> tuple[int, float]:
+def decode_cost(costs: StepCosts, shape: StepShape) -> tuple[int, float]:
     """As :func:`simulator.sharing.changing.decode_step`, of known sums."""
     base, per_token, per_window, base_j, token_j, window_j, floor, wait_j = costs.decode(shape.decode_seqs)
     ticks = base + per_token * shape.context_tokens

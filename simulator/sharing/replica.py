@@ -71,8 +71,7 @@ class SplitReplica(Replica):
         self._advance(now)
         core = self.core
         core.now = core.admissible_until = now
-        ready = False
-        room = True
+        preemptions, ready, room = core.num_preemptions, False, True
         if not self._steps:
             ready, room = self._prepare_tokens(now)
         if self._prompt is None:
@@ -80,6 +79,8 @@ class SplitReplica(Replica):
         if ready:
             self._begin_tokens(now, self._max_span if room else 1)
         self._set_paces(now)
+        if core.num_preemptions > preemptions and not self._steps and self._prompt is None:
+            self._start_later(now)  # blocks that were given up let others begin
 
     def _on_end(self, event: simpy.Event) -> None:
         """A decode step, or a span of them, has ended."""

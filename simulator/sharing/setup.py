@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from hardware_profiles.errors import UserError
 from simulator.batching import RESERVING
@@ -10,6 +12,7 @@ from simulator.physics.encoder_model import step_model_of
 from simulator.physics.step_model import StepModel
 from simulator.physics.tenants import Factors, slower_cluster
 from simulator.sharing.changing import ChangingRates
+from simulator.sharing.pair import INSTANCES
 from simulator.sharing.phases import SplitPhysics
 from simulator.sharing.split import FLAG as SPLIT_FLAG
 from simulator.sharing.split import on_share
@@ -17,12 +20,29 @@ from simulator.sharing.tenants import FLAG
 
 if TYPE_CHECKING:
     from simulator.deployment import Deployment
+    from simulator.run import ReplicaSetup
+
+PAIR_FLAG = "--pair-instances"
+
+
+def refuse_sharing(settings: Mapping[str, Any]) -> None:
+    """UserError for settings of sharing where layouts are searched: no bounds of physics are known for them."""
+    for name in ("interference", "sm_split", "pair_instances"):
+        if settings.get(name):
+            raise UserError(
+                f"--{name.replace('_', '-')} is not searched with: the bounds of plans do not hold for it; drop it, and "
+                "simulate the plan with it"
+            )
 
 
 def check_sharing(deployment: Deployment) -> None:
     """UserError for settings of sharing that do not go together with others."""
     if deployment.sm_split is not None:
-        _check_split(deployment)
+        _check_alone(deployment, SPLIT_FLAG)
+    if deployment.pair_instances:
+        if deployment.plan.dp % INSTANCES:
+            raise UserError(f"{PAIR_FLAG}: --dp is {deployment.plan.dp}; instances come in pairs, use an even number")
+        _check_alone(deployment, PAIR_FLAG)
     found = deployment.interference
     if found is None or not found.varying:
         return
@@ -37,9 +57,9 @@ def check_sharing(deployment: Deployment) -> None:
         raise UserError(f"{FLAG}: a host link that changes does not go with --kv-offloading-size; {always}")
 
 
-def _check_split(deployment: Deployment) -> None:
-    """UserError for what is not simulated on a divided device."""
-    engine, interference = deployment.engine, deployment.interference
+def _check_alone(deployment: Deployment, flag: str) -> None:
+    """UserError for what is not simulated with two lanes over one KV cache."""
+    engine, interference, lora = deployment.engine, deployment.interference, deployment.plan.techniques.lora
     reasons = {
         f"--pp {deployment.plan.pp}": deployment.plan.pp > 1,
         "--speculative-config": deployment.speculative is not None,
@@ -47,16 +67,18 @@ def _check_split(deployment: Deployment) -> None:
         "--preemption-mode swap": engine.preemption == "swap",
         "--kv-offloading-size": bool(deployment.kv_offload.host_bytes),
         "--cold-start": deployment.cold_start,
+        "--lora-loading": lora is not None and lora.loading is not None,
         "--expert-cache": deployment.plan.techniques.expert_cache is not None,
         "--attention-device": deployment.plan.techniques.attention_device is not None,
         f"{deployment.model.name}, which has an encoder": deployment.model.encoder is not None,
         "--autoscale or --mtbf": deployment.elasticity is not None,
         f"--interference that comes and goes ({FLAG})": interference is not None and bool(interference.varying),
+        SPLIT_FLAG: flag == PAIR_FLAG and deployment.sm_split is not None,
         "--scheduling-policy": deployment.scheduling != "fcfs",
     }
     for what, given in reasons.items():
         if given:
-            raise UserError(f"{SPLIT_FLAG} does not go with {what}; drop one of them")
+            raise UserError(f"{flag} does not go with {what}; drop one of them")
 
 
 def split_physics(deployment: Deployment) -> SplitPhysics | None:
@@ -84,6 +106,19 @@ def split_physics(deployment: Deployment) -> SplitPhysics | None:
         bandwidth_bytes_per_s=whole.bandwidth_bytes_per_s * whole.num_devices * min(1.0, reached),
         most_w=None if device.tdp_w is None else device.tdp_w * whole.num_devices,
     )
+
+
+def in_pairs(setup: ReplicaSetup, deployment: Deployment) -> tuple[ReplicaSetup, int]:
+    """(replica, how many the event loop has): pairs of instances are one with two lanes and the blocks of one of them."""
+    plan = deployment.plan
+    if not deployment.pair_instances:
+        return setup, plan.dp
+    from simulator.disaggregated import DisaggregatedDeployment
+
+    one = dataclasses.replace(deployment, plan=dataclasses.replace(plan, dp=1), pair_instances=False, _cache={})
+    path = DisaggregatedDeployment(prefill=one, decode=one, overlap=True).kv_path()
+    limits = dataclasses.replace(setup.limits, max_num_seqs=INSTANCES * setup.limits.max_num_seqs)
+    return dataclasses.replace(setup, limits=limits, pair=path), plan.dp // INSTANCES
 
 
 def rates_of(deployment: Deployment) -> ChangingRates | None:

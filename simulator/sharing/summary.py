@@ -9,6 +9,7 @@ from simulator import clock
 from simulator.sharing.counters import SplitCounters
 
 STEP_MODE = "spans of tokens alone; single steps while prompts run beside them, as each changes the other's pace"
+PAIR_MODE = "single steps: instances of a pair pass sequences to each other at the end of any of them"
 
 
 def split_summary(counters: Iterable[SplitCounters | None]) -> dict[str, Any]:
@@ -24,3 +25,8 @@ def split_summary(counters: Iterable[SplitCounters | None]) -> dict[str, Any]:
         "sm_split_mean_share": sum(c.share_ticks for c in known) / both if both else None,
         "sm_split_changes": sum(c.changes for c in known),
     }
+
+
+def pair_summary(paired: bool) -> dict[str, Any]:
+    """Fields of the summary; none without pairs of instances."""
+    return {"step_mode": PAIR_MODE} if paired else {}
