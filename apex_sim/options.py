@@ -54,6 +54,7 @@ ENGINE_SETTINGS = (
     "cpu_offload_gb",
     "offload_backend",
     "offload_source",
+    "offload_prefetch_step",
     "comm_overlap",
     "nano_batch_tokens",
     "fused_moe",

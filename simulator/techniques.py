@@ -37,6 +37,7 @@ class TechniqueSettings(HybridSettings, MoeSettings, ShapeSettings, LoraSettings
     cpu_offload_gb: float | None
     offload_backend: str | None
     offload_source: str | None
+    offload_prefetch_step: int | None
     comm_overlap: float | None
     nano_batch_tokens: int | None
     fused_moe: bool | None
@@ -51,6 +52,7 @@ class TechniqueSettings(HybridSettings, MoeSettings, ShapeSettings, LoraSettings
 
 TECHNIQUE_NUMBERS: dict[str, tuple[type, float]] = {
     "cpu_offload_gb": (float, 0),
+    "offload_prefetch_step": (int, 1),
     "comm_overlap": (float, 0),
     "nano_batch_tokens": (int, 0),
     "attention_density": (float, 0),
@@ -78,6 +80,8 @@ class WeightOffload:
     backend: OffloadBackend = "uva"
     source: str = HOST_DRAM
     """Host DRAM, or the profile of a drive of each node."""
+    prefetch_step: int = 1
+    """Blocks that copies are ahead of the computation; as many and the computed one are in device memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,18 +208,22 @@ def _offload(settings: Mapping[str, Any]) -> WeightOffload | None:
     gib = settings.get("cpu_offload_gb")
     if not gib:
         cached = settings.get("expert_cache_gb") is not None or settings.get("expert_cache_size") is not None
-        for name in ("offload_backend",) if cached else ("offload_backend", "offload_source"):
+        names = ("offload_backend", "offload_prefetch_step", *(() if cached else ("offload_source",)))
+        for name in names:
             if settings.get(name) is not None:
                 raise UserError(f"--{name.replace('_', '-')} without weights to offload; add --cpu-offload-gb GIB")
         return None
     backend: Any = settings.get("offload_backend") or "uva"
+    step = settings.get("offload_prefetch_step")
+    if step is not None and backend != "prefetch":
+        raise UserError("--offload-prefetch-step without copies that run ahead; add --offload-backend prefetch")
     if backend not in get_args(OffloadBackend):
         raise unknown_name("offload backend", str(backend), get_args(OffloadBackend))
     source = settings.get("offload_source") or HOST_DRAM
     if source != HOST_DRAM and backend not in COPYING:
         what = "kernels" if backend == "uva" else "the host's processors"
         raise UserError(f"--offload-source {source}: {what} cannot read a drive; add --offload-backend prefetch")
-    return WeightOffload(nbytes=gib * GIB, backend=backend, source=str(source))
+    return WeightOffload(nbytes=gib * GIB, backend=backend, source=str(source), prefetch_step=step or 1)
 
 
 def _attention(settings: Mapping[str, Any]) -> SparseAttention | None:

@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 
 from apex_sim import cli, simulate
+from apex_sim.case_studies.inline import written
 from hardware_profiles.cluster import parse_cluster
 from hardware_profiles.errors import UserError
+from hardware_profiles.loader import load_device
+from hardware_profiles.records import read_yaml
 from hardware_profiles.schema import Cluster
 from planners.bounds import bound
 from planners.demand import WorkloadStats
 from planners.launch import launch_notes
 from simulator.build import build_deployment
 from simulator.deployment import Deployment
+from simulator.physics.efficiency import efficiency_of
 from simulator.physics.expert_cache import held_experts, occupancy, uncached_bytes
 from simulator.physics.explain import step_shape
 from simulator.physics.moe import expert_probabilities
@@ -475,3 +479,22 @@ def test_launch_notes_say_what_vllm_has_no_flag_for() -> None:
         "cpu-layers" in n
         for n in launch_notes(_deployment("llama-3.1-8b", cpu_offload_gb=2, offload_backend="cpu-layers"))
     )
+
+
+def test_a_wider_window_of_copies_takes_memory_and_no_time() -> None:
+    settings: dict[str, Any] = {"cpu_offload_gb": 6.0, "offload_backend": "prefetch"}
+    narrow, wide = (_deployment("llama-3.1-8b", offload_prefetch_step=n, **settings) for n in (1, 5))
+    block = narrow.step_model.stages[0].layout.layers[0][0].weight_bytes
+    assert wide.memory.weight_bytes - narrow.memory.weight_bytes == pytest.approx(4 * block)
+    assert wide.step_model.decode(8) == narrow.step_model.decode(8)
+    with pytest.raises(UserError, match="--offload-backend prefetch"):
+        _deployment("llama-3.1-8b", cpu_offload_gb=6.0, offload_prefetch_step=2)
+
+
+def test_processors_have_no_tiles_to_fill() -> None:
+    assert {fit.row_pad for fit in efficiency_of(load_device("xeon-8380")).moe.values()} == {1.0}
+
+
+def test_files_of_cases_keep_small_numbers() -> None:
+    with written({"files": {"d.yaml": {"latency_s": 1e-5}}, "cluster": "d.yaml:1"}) as settings:
+        assert read_yaml(Path(settings["cluster"].removesuffix(":1"))) == {"latency_s": 1e-5}

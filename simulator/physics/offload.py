@@ -10,7 +10,7 @@ from hardware_profiles.loader import load_device
 from hardware_profiles.schema import Cluster
 from simulator.physics.layout import StageLayout
 from simulator.plan import ParallelPlan
-from simulator.techniques import HOST_DRAM, OffloadBackend
+from simulator.techniques import COPYING, HOST_DRAM, OffloadBackend
 
 DRAM_SHARE = 0.73
 """Share of its DRAM's peak that a host streams: 150 of 204.8 GB/s (eight DDR4-3200 channels of a Xeon 8380), as MoE-Lens
@@ -147,9 +147,9 @@ def offloaded_bytes(stage: StageLayout, plan: ParallelPlan) -> float:
 def staging_bytes(stage: StageLayout, plan: ParallelPlan) -> float:
     """Device memory for copies that run ahead [B]."""
     offload = plan.techniques.offload
-    staged = 0 if offload is None else STAGED_BLOCKS[offload.backend]
-    if not staged:
+    if offload is None or offload.backend not in COPYING:
         return 0.0
+    staged = 1 + offload.prefetch_step if offload.backend == "prefetch" else 1
     largest = max(layer.weight_bytes for layer, _ in stage.layers)
     return min(staged * largest, offloaded_bytes(stage, plan))
 
