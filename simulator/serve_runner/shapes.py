@@ -85,6 +85,8 @@ def serve_model(name: str) -> ModelSpec:
 def architecture_of(model: ModelSpec) -> Architecture:
     """What the network needs of a model description. UserError for what the engine cannot run."""
     group = model.layers[0]
+    if model.encoder is not None or model.pooling:
+        raise _unsupported(model, "an encoder or no decode")
     if len(model.layers) > 1:
         raise _unsupported(model, f"{len(model.layers)} kinds of layers")
     attention, mlp = group.attention, group.mlp
