@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from simulator import clock
 from simulator.accounting.account import Usage
 from simulator.accounting.pools import account_pools, sum_usage
 from simulator.accounting.rates import Rates
-from simulator import clock
 from simulator.deployment import Deployment
 from simulator.disaggregated import DisaggregatedDeployment
 from simulator.elastic.figures import elastic_figures
 from simulator.elastic.history import ElasticRecord
 from simulator.elastic.pools import ElasticPoolsRecord
+from simulator.expert_hits import expert_summary
 from simulator.result import SimulationResult
 from simulator.result_columns import request_columns
 from simulator.result_summary import hit_rates
@@ -124,9 +125,7 @@ class DisaggregatedResult(SimulationResult):
         record = RunRecord(table=self.record.table, replicas=self.record.replicas[part], end_s=self.record.end_s)
         if isinstance(self.record, ElasticPoolsRecord):
             history = self.record.histories[0 if name == "prefill" else 1]
-            record = ElasticRecord(
-                table=record.table, replicas=record.replicas, end_s=record.end_s, history=history
-            )
+            record = ElasticRecord(table=record.table, replicas=record.replicas, end_s=record.end_s, history=history)
         view = PoolResult(deployment, self.trace, record, self.slo, self.seed)
         view.name, view.whole = name, self
         return view
@@ -236,6 +235,7 @@ class DisaggregatedResult(SimulationResult):
             "utilisation": self.utilisation,
             "mfu": self.mfu,
             "itl_exact": all(state["itl_exact"] for state in states),
+            **expert_summary(self),
         }
 
     def _economics(self) -> dict[str, Any]:

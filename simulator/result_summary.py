@@ -86,7 +86,7 @@ def engine_state(result: SimulationResult) -> dict[str, Any]:
         "utilisation": result.utilisation,
         "mfu": result.mfu,
         "itl_exact": all(replica.gaps.is_exact for replica in replicas),
-        **expert_summary(result.deployment.step_model, [replica.step_sizes for replica in replicas]),
+        **expert_summary(result),
         **pair_summary(result.deployment.pair_instances),
         **split_summary(replica.split for replica in replicas),
         **speculative_summary(result.deployment.speculative, [replica.speculative for replica in replicas]),

@@ -498,3 +498,20 @@ def test_processors_have_no_tiles_to_fill() -> None:
 def test_files_of_cases_keep_small_numbers() -> None:
     with written({"files": {"d.yaml": {"latency_s": 1e-5}}, "cluster": "d.yaml:1"}) as settings:
         assert read_yaml(Path(settings["cluster"].removesuffix(":1"))) == {"latency_s": 1e-5}
+
+
+def test_two_pools_count_their_experts_together() -> None:
+    """Every byte over a link is of one of the pools."""
+    settings: dict[str, Any] = {
+        "expert_cache_size": 3,
+        "rate": 3.0,
+        "input_len": "100",
+        "output_len": "20",
+        "num_requests": 8,
+    }
+    pools = {"prefill": {"tp": 1, "expert_cache_size": 4}, "decode": {"tp": 2}}
+    summary = simulate("mixtral-8x7b", _host("h100-sxm:4"), disaggregate=pools, max_model_len=512, **settings).summary
+    parts = summary["pools"].values()
+    assert summary["expert_link_bytes"] == pytest.approx(sum(p["expert_link_bytes"] for p in parts))
+    assert [p["expert_hit_rate"] for p in parts] == pytest.approx([0.5, 0.375])
+    assert 0.375 < summary["expert_hit_rate"] < 0.5
