@@ -144,6 +144,7 @@ def moe_of(settings: Mapping[str, Any]) -> MoeTechniques:
         location=settings.get("init_expert_location"),
         exchange=settings.get("expert_exchange") or "home",
     )
+    _check_cache(moe, settings)
     if settings.get("fused_moe"):
         given = [
             label for label in moe_labels(moe) if not label.startswith(("zero", "moe-all-to-all", "expert-routing"))
@@ -151,6 +152,16 @@ def moe_of(settings: Mapping[str, Any]) -> MoeTechniques:
         if given:
             raise UserError(f"--fused-moe is one kernel without padding that hides its exchange; drop --{given[0]}")
     return moe
+
+
+def _check_cache(moe: MoeTechniques, settings: Mapping[str, Any]) -> None:
+    """UserError where a cache of experts would have to hold all of a layer's."""
+    for name in ("expert_cache_gb", "expert_cache_size"):
+        if settings.get(name) is None:
+            continue
+        if moe.parallelism in ("gather-weights", "adaptive") or moe.capacity_factor is not None:
+            label = next(item for item in moe_labels(moe) if item.startswith(("moe-parallelism", "expert-capacity")))
+            raise UserError(f"--{label} reads all experts of a layer; --{name.replace('_', '-')} has a part: drop one")
 
 
 def check_moe(moe: MoeTechniques, settings: Mapping[str, Any], model: str, is_moe: bool, tp: int, ep: int) -> None:

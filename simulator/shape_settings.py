@@ -141,7 +141,7 @@ def _check_together(shape: LayerShape, settings: Mapping[str, Any]) -> None:
     if shape.active_channels is not None and settings.get("activation_sparsity"):
         raise UserError("--active-channels and --activation-sparsity both choose neurons of an MLP; drop one")
     if shape.recursion_depths:
-        for name in ("enable_lora", "cpu_offload_gb"):
+        for name in ("enable_lora", "cpu_offload_gb", "expert_cache_gb", "expert_cache_size"):
             if settings.get(name):
                 raise UserError(
                     f"--recursion-depths and --{name.replace('_', '-')} do not work together: weights of a shared block "

@@ -279,6 +279,7 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ({"expert_capacity_factor": -1.0}, "--expert-capacity-factor"),
     ({"expert_capacity_factor": 1.0, "fused_moe": True}, "--fused-moe is one kernel"),
     ({"moe_kernels": 2}, "at least 3"),
+    ({"moe_parallelism": "adaptive", "expert_cache_size": 2}, "reads all experts of a layer"),
     ({"a2a_ffn_overlap_degree": 2, "dp": 1, "tp": 8}, "only where experts span replicas"),
     ({"moe_parallelism": "gather-tokens", "dp": 1, "tp": 8}, "only where experts span replicas"),
     ({"model": "llama-3.1-8b", "zero_expert_num": 4, "ep": 1}, "has no experts"),

@@ -111,6 +111,13 @@ def _deployment(args: argparse.Namespace) -> Deployment:
     from hardware_profiles.cluster import parse_cluster
     from hardware_profiles.errors import UserError
 
+    for name, own in (
+        ("expert_routing", "routing-trace"),
+        ("init_expert_location", "placement"),
+        ("expert_exchange", "exchange"),
+    ):
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} is of simulate and plan; here use --{own}")
     cluster = parse_cluster(args.cluster)
     ranks = cluster.num_devices if args.ep is None else args.ep
     if ranks < 2:
