@@ -44,6 +44,14 @@ DEPLOYMENTS: dict[str, tuple[str, str, dict[str, object]]] = {
     "sparse": ("llama-3.1-8b", "h100-sxm:2", {"attention_density": 0.1, "kv_compression": 0.3}),
     "top-k": ("llama-3.1-8b", "h100-sxm:2", {"attention_top_k": 500, "attention_selection": 0.1}),
     "lossless": ("llama-3.1-8b", "h100-sxm:2", {"quantization": "df11"}),
+    "adaptive layers": (
+        "qwen3-30b-a3b",
+        "h100-sxm:2",
+        {"dp": 2, "ep": 2, "moe_parallelism": "adaptive", "a2a_ffn_overlap_degree": 4, "zero_expert_num": 16},
+    ),
+    "slots": ("mixtral-8x7b", "h100-sxm:4", {"dp": 4, "ep": 4, "expert_capacity_factor": 1.25, "moe_kernels": 30}),
+    "known routing": ("mixtral-8x7b", "h100-sxm:4", {"dp": 4, "ep": 4, "expert_routing": "generated(tokens=300)"}),
+    "shared layers": ("llama-3.1-8b", "h100-sxm:2", {"recursion_depths": "0.5,0.3,0.1,0.1", "linear_rank": 0.5}),
     "n-grams": ("llama-3.1-8b", "h100-sxm:2", {"speculative_config": NGRAM}),
     "n-grams in little memory": (
         "llama-3.1-8b",
