@@ -379,6 +379,7 @@ def plan(
     search: tuple[str, ...] = (),
     kv_link: str | Link | None = None,
     kv_overlap: bool = False,
+    draft_acceptance: float | Mapping[str, float] | str | None = None,
     top: int = 5,
     jobs: int = 1,
     seed: int = 0,
@@ -390,8 +391,9 @@ def plan(
     (at the meter) or carbon (gCO2e), both per 1M output tokens. Terms of cost and carbon as in :func:`simulate`.
     max_rate: also find the highest request rate each finalist serves within the SLO. quantizations, kv_cache_dtypes: formats
     the planner may use, beside the one that ``quantization`` or ``kv_cache_dtype`` names; None: that one alone.
-    search: what else may be chosen; ``("pd",)``: prefill and decode on replicas of their own, with ``kv_link`` and
-    ``kv_overlap`` as in :func:`simulate`.
+    search: what else may be chosen, any of ``"pd"`` (prefill and decode on replicas of their own, with ``kv_link`` and
+    ``kv_overlap`` as in :func:`simulate`), ``"quantization"``, ``"speculative"`` and ``"prefix-cache"``; draft_acceptance: of
+    the drafts that are tried, one for all or by method.
     Returns a PlanResult: ``.best``, ``.table`` (frame of all candidates with the reason each lost), ``.pareto``.
     """
     from planners.parallel import plan_parallel
@@ -400,11 +402,12 @@ def plan(
     spec = model if isinstance(model, ModelSpec) else load_model(name_of("model", model))
     machines = _under(cluster, terms)
     space = search_space(spec, machines, engine, quantizations, kv_cache_dtypes, remaining)
-    space = with_pools(space, search, kv_link, kv_overlap)
+    replayed = make_trace(**workload, seed=seed)
+    space = with_search(space, spec, machines, replayed, search, kv_link, kv_overlap, draft_acceptance)
     result = plan_parallel(
         model=spec,
         cluster=machines,
-        trace=make_trace(**workload, seed=seed),
+        trace=replayed,
         slo=as_slo(slo),
         space=space,
         objective=objective,
@@ -441,21 +444,24 @@ def search_space(
     return space
 
 
-SEARCHES = {"pd": "prefill and decode on replicas of their own"}
-"""What ``search`` may name beside layouts and batch limits."""
-
-
-def with_pools(space: SearchSpace, search: Iterable[str], kv_link: str | Link | None, kv_overlap: bool) -> SearchSpace:
-    """The space with what ``search`` names, and the link between pools."""
-    from hardware_profiles.errors import unknown_name
+def with_search(
+    space: SearchSpace,
+    model: ModelSpec,
+    cluster: Cluster,
+    trace: Trace,
+    search: Iterable[str],
+    kv_link: str | Link | None,
+    kv_overlap: bool,
+    draft_acceptance: Any = None,
+) -> SearchSpace:
+    """The space with what ``search`` names to choose from, and the link between pools."""
+    from planners.techniques import search_techniques
 
     names = (search,) if isinstance(search, str) else tuple(search)
-    for name in names:
-        if name not in SEARCHES:
-            raise unknown_name("search", str(name), SEARCHES)
-    if "pd" not in names and (kv_link is not None or kv_overlap):
+    space = search_techniques(space, model, cluster, trace, names, draft_acceptance)
+    if not space.pools and (kv_link is not None or kv_overlap):
         raise UserError("--kv-link and --kv-overlap have no meaning without two pools; add --search pd")
-    return replace(space, pools="pd" in names, kv_link=parse_kv_link(kv_link), kv_overlap=kv_overlap)
+    return replace(space, kv_link=parse_kv_link(kv_link), kv_overlap=kv_overlap)
 
 
 def _formats(setting: Any, allowed: tuple[Any, ...] | None, own: Any) -> tuple[Any, ...]:

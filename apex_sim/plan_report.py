@@ -7,6 +7,7 @@ from typing import Any
 
 from apex_sim.disaggregated_report import describe_any
 from apex_sim.files import to_json, write_atomically, write_text
+from apex_sim.plan_techniques import technique_lines, technique_settings
 from apex_sim.report import basis
 from apex_sim.text import dollars, milliseconds, number, share, table
 from planners.figures import pareto_figure
@@ -43,6 +44,7 @@ def _settings(entry: Entry) -> str:
         parts.append(candidate.quantization)
     if candidate.kv_cache_dtype != "auto":
         parts.append(f"kv-{candidate.kv_cache_dtype}")
+    parts += technique_settings(candidate)
     if known is not None:
         parts.append(f"seqs={known.max_num_seqs} tokens={known.max_num_batched_tokens}")
     return " ".join(parts)
@@ -146,6 +148,7 @@ def plan_text(result: PlanResult, top: int) -> str:
         if len(limits) > len(shown_limits):
             rest = len(limits) - len(shown_limits)
             lines.append(f"  {rest} other batch limits of the best layouts: no gain (--json or --csv lists them)")
+    lines += technique_lines(result)
     m = best.measured.metrics
     lines += ["", f"basis: {basis(m['provenance'], m['weaker_parts'], first_of(deployment))}"]
     return "\n".join(lines)
@@ -194,12 +197,21 @@ def plan_dict(result: PlanResult) -> dict[str, Any]:
         "max_rate_per_s": _json_rate(result.best.max_rate_per_s),
         "launch_command": result.launch_command,
         "launch_notes": result.launch_notes,
+        **_searched(result),
         "engine": dataclasses.asdict(first_of(deployment).engine),
         "max_model_len": deployment.effective_max_model_len,
         "num_gpu_blocks": first_of(deployment).memory.num_blocks,
         "pareto": [row for row in rows if row["pareto"]],
         "candidates": rows,
     }
+
+
+def _searched(result: PlanResult) -> dict[str, Any]:
+    """What techniques were searched, and what that rests on; nothing without them."""
+    space = result.space
+    if not space.assumptions:
+        return {}
+    return {"searched": list(space.searched), "assumptions": list(space.assumptions)}
 
 
 def _json_rate(rate: float | None) -> float | str | None:

@@ -298,7 +298,11 @@ def ttft_s(deployment: Deployment, demand: Demand) -> FloatArray:
     prompts = np.ones_like(demand.inputs) if demand.shares_prefixes else demand.inputs
     order = np.sort(prompts)
     grid = np.unique(order[np.linspace(0, len(order) - 1, GRID).astype(np.int64)])
-    seconds = np.array([_prefill_s(deployment, int(tokens)) for tokens in grid])
+    known: dict[int, float] = deployment._cache.setdefault("prefill_s", {})
+    for tokens in grid.tolist():
+        if tokens not in known:
+            known[tokens] = _prefill_s(deployment, tokens)
+    seconds = np.array([known[tokens] for tokens in grid.tolist()])
     computing = seconds[np.searchsorted(grid, prompts, side="right") - 1]
     host = engine.request_fixed_s + engine.request_token_s * demand.inputs + engine.response_s
     total: FloatArray = (host + computing) * least_share(deployment)

@@ -36,6 +36,16 @@ class Hopes:
         gain = hoped / known - 1 if larger else 1 - hoped / known
         return bool(gain > TIE or (gain > -TIE and entry.candidate.num_devices < best.metrics["num_gpus"]))
 
+    @property
+    def field(self) -> str:
+        """Of the summary: what the objective is."""
+        return OBJECTIVES[self.objective][0]
+
+    def rank(self, entry: Entry) -> float:
+        """The objective at best, smaller is better."""
+        hoped = self.at_best(entry)
+        return -hoped if OBJECTIVES[self.objective][1] else hoped
+
     def at_best(self, entry: Entry) -> float:
         """The objective as good as physics allows."""
         bounds, candidate = entry.bounds, entry.candidate

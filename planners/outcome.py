@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hardware_profiles.schema import Cluster
 from planners.bounds import Bounds
+from planners.caches import cache_settings
 from planners.launch import notes_of, vllm_commands
 from planners.pareto import pareto_front
 from planners.pool import Measured
 from planners.pools import AnyDeployment, build_any
 from planners.space import Candidate, SearchSpace
+from simulator.speculative.config import given_fields
 from workloads.model import ModelSpec
 from workloads.slo import Slo
 from workloads.trace import Trace
@@ -122,7 +125,7 @@ class PlanResult:
 
         counts = ["max_num_seqs", "max_num_batched_tokens", "completed", "failed", "num_gpus", "num_preemptions"]
         counts += ["decode_tp", "decode_dp"] if self.space.pools else []
-        return pd.DataFrame(self.rows()).astype(dict.fromkeys(counts, "Int64"))
+        return pd.DataFrame([_flat(row) for row in self.rows()]).astype(dict.fromkeys(counts, "Int64"))
 
     def rows(self) -> list[dict[str, Any]]:
         """The table as plain dicts."""
@@ -135,6 +138,18 @@ class PlanResult:
             return {}
         tp, dp = candidate.decode or (None, None)
         return {"decode_tp": tp, "decode_dp": dp}
+
+    def _techniques(self, candidate: Candidate) -> dict[str, Any]:
+        """Columns of what was searched beside layouts and formats."""
+        columns: dict[str, Any] = {}
+        if self.space.drafts:
+            config = self.space.drafts.get(candidate.draft)
+            columns |= {"drafts": candidate.draft or None, "speculative_config": config and given_fields(config)}
+        if len(self.space.caches) > 1:
+            settings = cache_settings(self.cluster, candidate)
+            tiers = {name: settings.get(name) for name in ("kv_offloading_size", "kv_offloading_disk")}
+            columns |= {"prefix_cache": candidate.cache, **tiers}
+        return columns
 
     def _row(self, entry: Entry, on_front: bool) -> dict[str, Any]:
         candidate, known = entry.candidate, entry.best_known
@@ -149,6 +164,7 @@ class PlanResult:
             "num_gpus": candidate.num_devices,
             "quantization": candidate.quantization or None,
             "kv_cache_dtype": candidate.kv_cache_dtype,
+            **self._techniques(candidate),
             "max_num_seqs": limits.max_num_seqs,
             "max_num_batched_tokens": limits.max_num_batched_tokens,
             "status": entry.status,
@@ -160,6 +176,11 @@ class PlanResult:
         }
         metrics = {} if known is None else known.metrics
         return row | {name: metrics.get(name) for name in Measured.FIELDS if name not in row}
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose mappings are JSON text, for tables."""
+    return {name: json.dumps(value) if isinstance(value, dict) else value for name, value in row.items()}
 
 
 def front_point(measured: Measured) -> tuple[float, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 from hardware_profiles.schema import Cluster
-from planners.pools import AnyDeployment, build_any, first_of, simulate_any
+from planners.pools import AnyDeployment, build_shared, first_of, simulate_any
 from planners.space import Candidate, SearchSpace
 from simulator.workers import Workers
 from workloads.model import ModelSpec
@@ -89,7 +89,7 @@ class _Job:
         """The candidate's deployment, built once per process."""
         known = self.built.get(candidate)
         if known is None:
-            known = self.built[candidate] = build_any(self.model, self.cluster, self.space, candidate)
+            known = self.built[candidate] = build_shared(self.model, self.cluster, self.space, candidate, self.built)
         return known
 
     def measure(self, which: str, candidate: Candidate, rate_factor: float = 1.0) -> Measured:
@@ -164,8 +164,10 @@ class Evaluator:
         seed: int,
         jobs: int,
         progress: Callable[[int, int], None] | None,
+        built: dict[Candidate, AnyDeployment] | None = None,
     ) -> None:
-        self._job = _Job(model, cluster, space, slo, traces, seed)
+        """``built``: deployments that are there already; those built here join them."""
+        self._job = _Job(model, cluster, space, slo, traces, seed, {} if built is None else built)
         self._jobs = jobs
         self._progress = progress
         self._pool: Workers | None = None

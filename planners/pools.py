@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -70,6 +71,35 @@ def enumerate_pools(model: ModelSpec, cluster: Cluster, space: SearchSpace) -> l
 
 def _counts(limit: int) -> list[int]:
     return replica_counts(limit) if limit > 0 else []
+
+
+def family_of(candidate: Candidate, space: SearchSpace) -> Candidate:
+    """The candidate without drafts and ways of sharing prefixes: its steps cost the same."""
+    return replace(candidate, draft="", cache=space.caches[0])
+
+
+def build_shared(
+    model: ModelSpec,
+    cluster: Cluster,
+    space: SearchSpace,
+    candidate: Candidate,
+    built: Mapping[Candidate, AnyDeployment],
+) -> AnyDeployment:
+    """As :func:`build_any`; the physics of steps, and what it has worked out, is that of the family where that is built."""
+    deployment = build_any(model, cluster, space, candidate)
+    family = built.get(family_of(candidate, space))
+    if isinstance(deployment, Deployment) and isinstance(family, Deployment):
+        _adopt(deployment, family)
+    elif isinstance(deployment, DisaggregatedDeployment) and isinstance(family, DisaggregatedDeployment):
+        for (_, pool), (_, other) in zip(deployment.pools, family.pools, strict=True):
+            _adopt(pool, other)
+    return deployment
+
+
+def _adopt(deployment: Deployment, family: Deployment) -> None:
+    for name in ("step_model", "smooth_stages", "prefill_s"):
+        if name in family._cache:
+            deployment._cache[name] = family._cache[name]
 
 
 def build_any(model: ModelSpec, cluster: Cluster, space: SearchSpace, candidate: Candidate) -> AnyDeployment:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Cluster
@@ -19,9 +20,10 @@ from planners.misses import distance, nearest, no_layout
 from planners.outcome import Entry, Objective, PlanResult, choose, front_point, missing, score
 from planners.pareto import pareto_front
 from planners.pool import Evaluator, Measured
-from planners.pools import AnyDeployment, bound_any, build_any, check_built, enumerate_pools
+from planners.pools import AnyDeployment, bound_any, build_shared, check_built, enumerate_pools
 from planners.space import Candidate, SearchSpace, enumerate_layouts, limit_variants
 from planners.stretch import busiest_stretch
+from planners.technique_search import TechniqueSearch, plain_space
 from simulator.accounting.rates import Rates
 from simulator.deployment import Deployment
 from workloads.model import ModelSpec
@@ -62,51 +64,57 @@ class Search:
         self.model, self.cluster, self.trace, self.slo = model, cluster, trace, slo
         self.space, self.objective, self.top, self.seed = space, objective, top, seed
         self.short = busiest_stretch(trace, SCREEN_REQUESTS)
-        self.evaluator = Evaluator(
-            model, cluster, space, slo, {"screen": self.short, "full": trace}, seed, jobs, progress
-        )
         self.entries: list[Entry] = []
         self.deployments: dict[Candidate, AnyDeployment] = {}
-        self.stats = WorkloadStats.of(trace)
+        traces = {"screen": self.short, "full": trace}
+        self.evaluator = Evaluator(model, cluster, space, slo, traces, seed, jobs, progress, built=self.deployments)
+        self.stats = WorkloadStats.of(trace, seed)
         self.hopes = Hopes(objective, cluster, trace, Rates.of(cluster))
         where = "" if self.short is trace else f"on the busiest {len(self.short):,} requests "
         self.fates = Fates(objective, slo, where)
 
     def run(self, find_max_rate: bool) -> PlanResult:
         """All waves."""
-        self._enumerate()
-        possible = self._bound()
-        plain = [e for e in possible if e.candidate.pp == 1] or possible
-        self._screen(plain)
-        self._full(self._first_wave(plain))
-        deep = [e for e in possible if e.screen is None and self._worth_a_run(e)]
-        self._screen(deep)
-        self._extend([e for e in possible if e.screen is not None])
-        self._full(self._screen_variants())
         by_rate = find_max_rate and self.objective == "goodput"
+        self._enumerate()
+        techniques = TechniqueSearch(self) if self.space.has_techniques else None
+        possible = self._bound(sole=techniques is None)
+        plain = [e for e in possible if e.candidate.pp == 1] or possible
+        self.screen(plain)
+        self.full(self._first_wave(plain))
+        deep = [e for e in possible if e.screen is None and self._worth_a_run(e)]
+        self.screen(deep)
+        if techniques is not None:
+            techniques.find(by_rate)
+            possible = self._alive()
+        self._extend([e for e in possible if e.screen is not None])
+        if techniques is not None and not by_rate:
+            techniques.polish()
+        self.full(self._screen_variants())
         if find_max_rate:
             self._max_rates(by_rate)
         return self._decide(by_rate)
 
-    def _key(self, measured: Measured | None) -> tuple[float, ...]:
+    def key(self, measured: Measured | None) -> tuple[float, ...]:
         return (math.inf,) if measured is None else score(measured, self.slo, self.objective)
 
     # -- wave 0: what fits -----------------------------------------------------------------------------------------
 
     def _enumerate(self) -> None:
-        candidates = enumerate_layouts(self.model, self.cluster, self.space)
-        if self.space.pools:
-            candidates += enumerate_pools(self.model, self.cluster, self.space)
+        space = plain_space(self.space)
+        candidates = enumerate_layouts(self.model, self.cluster, space)
+        if space.pools:
+            candidates += enumerate_pools(self.model, self.cluster, space)
         for candidate in candidates:
-            self._add(Entry(candidate))
-        if not self.deployments:
+            self._add(Entry(replace(candidate, cache=space.caches[0])))
+        if not self.deployments and not self.space.has_techniques:
             raise does_not_fit(self.model, self.cluster, self.space, self.entries)
 
     def _add(self, entry: Entry) -> bool:
         """Build an entry's deployment; False (and why) when it does not fit."""
         self.entries.append(entry)
         try:
-            deployment = build_any(self.model, self.cluster, self.space, entry.candidate)
+            deployment = build_shared(self.model, self.cluster, self.space, entry.candidate, self.deployments)
             check_built(deployment)
         except UserError as error:
             entry.status, entry.reason = "unfit", str(error)
@@ -117,16 +125,26 @@ class Search:
 
     # -- wave 1: bounds --------------------------------------------------------------------------------------------
 
-    def _bound(self) -> list[Entry]:
-        alive = [e for e in self.entries if e.status != "unfit"]
+    def _bound(self, sole: bool) -> list[Entry]:
+        """Plain candidates that may meet the SLO; ``sole``: there are no others."""
+        alive = [e for e in self.entries if e.bounds is not None]
         for entry in alive:
-            self._rule_out(entry)
+            self.rule_out(entry)
         possible = [e for e in alive if e.status != "bounded"]
-        if not possible:
+        if not possible and sole:
             self._refuse(alive)
         return possible
 
-    def _rule_out(self, entry: Entry) -> bool:
+    def _alive(self) -> list[Entry]:
+        """What was run, or may be, techniques included. Raises when nothing fits, or nothing can meet the SLO."""
+        if not self.deployments:
+            raise does_not_fit(self.model, self.cluster, self.space, self.entries)
+        possible = [e for e in self.entries if e.status not in ("unfit", "bounded")]
+        if not possible:
+            self._refuse([e for e in self.entries if e.status == "bounded" and e.candidate in self.deployments])
+        return possible
+
+    def rule_out(self, entry: Entry) -> bool:
         assert entry.bounds is not None
         reason = reasons.out_of_reach(entry.bounds, self.slo, self.trace.request_rate_per_s)
         if reason:
@@ -138,7 +156,7 @@ class Search:
         assert self.slo is not None
         slo = self.slo
         tried = sorted(alive, key=lambda e: distance(e, slo))[:WAVE]
-        self._full(tried)
+        self.full(tried)
         raise self._miss(tried)
 
     def _miss(self, missed: Sequence[Entry]) -> UserError:
@@ -147,14 +165,14 @@ class Search:
 
     # -- wave 2: screening -----------------------------------------------------------------------------------------
 
-    def _screen(self, entries: Sequence[Entry]) -> None:
+    def screen(self, entries: Sequence[Entry]) -> None:
         """Simulate the busiest stretch; for a short trace that is all of it."""
         for entry, measured in zip(entries, self.evaluator.run("screen", [e.candidate for e in entries]), strict=True):
             entry.screen = measured
             if self.short is self.trace:
                 entry.measured = measured
 
-    def _hopeless(self, entry: Entry) -> bool:
+    def hopeless(self, entry: Entry) -> bool:
         """The stretch alone has more misses than the whole trace may have."""
         if self.slo is None or entry.screen is None:
             return False
@@ -164,43 +182,55 @@ class Search:
 
     # -- wave 3: the whole trace -----------------------------------------------------------------------------------
 
-    def _full(self, entries: Sequence[Entry]) -> None:
+    def full(self, entries: Sequence[Entry]) -> None:
         todo = [e for e in entries if e.measured is None]
         for entry, measured in zip(todo, self.evaluator.run("full", [e.candidate for e in todo]), strict=True):
             entry.measured = measured
 
     def _first_wave(self, possible: Sequence[Entry]) -> list[Entry]:
         """Those within the SLO on the busiest stretch: the best by the objective, and two more of the Pareto front."""
-        ranked = sorted((e for e in possible if not self._hopeless(e)), key=lambda e: self._key(e.screen))
+        ranked = sorted((e for e in possible if not self.hopeless(e)), key=lambda e: self.key(e.screen))
         if not ranked:
-            return sorted(possible, key=lambda e: self._key(e.screen))[:1]
-        sure = [e for e in ranked if not self._key(e.screen)[0]] or ranked[:1]
+            return sorted(possible, key=lambda e: self.key(e.screen))[:1]
+        sure = [e for e in ranked if not self.key(e.screen)[0]] or ranked[:1]
         chosen = sure[: max(self.top, WAVE)]
         front = pareto_front([front_point(e.screen) for e in sure if e.screen])
         return chosen + [sure[i] for i in front if sure[i] not in chosen][:2]
 
     def _extend(self, possible: Sequence[Entry]) -> None:
         """Run whatever can still beat the best, nearest to the SLO first, until nothing can."""
-        waiting = sorted((e for e in possible if not self._hopeless(e)), key=lambda e: self._key(e.screen))
+        waiting = sorted((e for e in possible if not self.hopeless(e)), key=lambda e: self.key(e.screen))
         while True:
-            best = self._leader()
+            best = self.leader()
             waiting = [e for e in waiting if e.measured is None and self.hopes.can_beat(e, best)]
+            waiting = [e for e in waiting if not (e.candidate.has_techniques(self.space) and self._as_others(e))]
             room = MOST_FULL - sum(e.measured is not None for e in possible)
             if not waiting or room <= 0:
                 break
-            self._full(waiting[: min(WAVE, room)])
+            self.full(waiting[: min(WAVE, room)])
         for entry in waiting:
             entry.reason = f"not run on the whole trace: {MOST_FULL} layouts were ahead of it"
 
-    def _leader(self) -> Measured | None:
+    def _as_others(self, entry: Entry) -> bool:
+        """It misses the SLO on the stretch by more than one that missed it on the whole trace as well."""
+        missed = [e.screen for e in self.entries if e.measured and e.screen and missing(e.measured, self.slo)]
+        least = min((missing(screen, self.slo) for screen in missed), default=math.inf)
+        return entry.screen is not None and missing(entry.screen, self.slo) > least
+
+    def leader(self) -> Measured | None:
         """The best full run so far, if it meets the SLO."""
+        entry = self.leader_entry()
+        return None if entry is None else entry.measured
+
+    def leader_entry(self) -> Entry | None:
+        """The candidate of that run."""
         full = [e for e in self.entries if e.measured is not None]
-        best = choose(full, self.slo, self.objective).measured if full else None
-        return None if best is None or missing(best, self.slo) else best
+        best = choose(full, self.slo, self.objective) if full else None
+        return None if best is None or best.measured is None or missing(best.measured, self.slo) else best
 
     def _worth_a_run(self, entry: Entry) -> bool:
         """Pipelines take longest to simulate (an event per pass): only those that can still win are."""
-        best = self._leader()
+        best = self.leader()
         if self.hopes.can_beat(entry, best):
             return True
         assert best is not None
@@ -211,7 +241,8 @@ class Search:
     # -- wave 4: batch limits ----------------------------------------------------------------------------------------
 
     def _screen_variants(self) -> list[Entry]:
-        """Other batch limits for the two best layouts and for two that would be better did they meet the SLO.
+        """Other batch limits for the two best layouts and for two that would be better did they meet the SLO; where techniques
+        are searched for one of each.
 
         Those that get nearer to the SLO or improve the objective join the final.
         """
@@ -221,45 +252,46 @@ class Search:
             if not isinstance(deployment, Deployment):
                 continue  # batch limits of pools are the engine's
             variants = limit_variants(deployment, base.candidate, self.space)
-            runnable = [e for e in map(Entry, variants) if self._add(e) and not self._rule_out(e)]
-            self._screen(runnable)
+            runnable = [e for e in map(Entry, variants) if self._add(e) and not self.rule_out(e)]
+            self.screen(runnable)
             for entry in runnable:
                 assert entry.screen is not None and base.screen is not None
-                if self._key(entry.screen)[:2] < self._key(base.screen)[:2]:
+                if self.key(entry.screen)[:2] < self.key(base.screen)[:2]:
                     better.append(entry)
                 elif not missing(entry.screen, self.slo):
                     words = reasons.compare(entry.screen, base.screen, self.objective)
                     entry.reason = f"no gain over the default limits: {words}"
                 if entry not in better:
                     entry.measured = None
-        better = [e for e in better if not self._hopeless(e)]
-        return sorted(better, key=lambda e: self._key(e.screen))[:WAVE]
+        better = [e for e in better if not self.hopeless(e)]
+        return sorted(better, key=lambda e: self.key(e.screen))[:WAVE]
 
     def _bases(self) -> list[Entry]:
         """Layouts whose batch limits are worth a try."""
-        full = sorted((e for e in self.entries if e.measured), key=lambda e: self._key(e.measured))
-        leader = self._leader()
-        bases = full[:2]
-        near = [e for e in full[2:] if e.measured and 0 < missing(e.measured, self.slo) <= NEAR_MISS]
+        full = sorted((e for e in self.entries if e.measured), key=lambda e: self.key(e.measured))
+        leader = self.leader()
+        most = 1 if self.space.has_techniques else 2
+        bases = full[:most]
+        near = [e for e in full[most:] if e.measured and 0 < missing(e.measured, self.slo) <= NEAR_MISS]
         if leader is not None:
-            near = [e for e in near if self._key(e.measured)[1:3] < self._key(leader)[1:3]]
-        return bases + near[:2]
+            near = [e for e in near if self.key(e.measured)[1:3] < self.key(leader)[1:3]]
+        return bases + near[:most]
 
     # -- wave 5: highest rate --------------------------------------------------------------------------------------
 
     def _max_rates(self, by_rate: bool) -> None:
         """Highest rates of the best plans; when the highest rate decides, of all that may have it."""
-        full = sorted((e for e in self.entries if e.measured), key=lambda e: self._key(e.measured))
+        full = sorted((e for e in self.entries if e.measured), key=lambda e: self.key(e.measured))
         entries = full[: max(1, min(self.top, RATE_FINALISTS))]
         if by_rate:
             entries = self._fastest()
-            self._full(entries)
+            self.full(entries)
         for entry, rate in zip(entries, self.evaluator.max_rates("full", [e.candidate for e in entries]), strict=True):
             entry.max_rate_per_s = rate
 
     def _fastest(self) -> list[Entry]:
         """The layouts with the highest rates on the busiest stretch, in waves by falling capacity bound."""
-        waiting = [e for e in self.entries if e.screen is not None and e.bounds is not None and not self._hopeless(e)]
+        waiting = [e for e in self.entries if e.screen is not None and e.bounds is not None and not self.hopeless(e)]
         if not waiting:
             return [e for e in self.entries if e.measured][:1]
         waiting.sort(key=lambda e: -e.bounds.capacity_per_s if e.bounds else 0.0)
@@ -280,7 +312,7 @@ class Search:
     def _reach(self, entry: Entry) -> float:
         """A rate of the busiest stretch the entry will not exceed: its capacity, stretched by the time the SLO gives."""
         assert entry.bounds is not None and self.slo is not None
-        stretch = bound_any(self.deployments[entry.candidate], WorkloadStats.of(self.short), None)
+        stretch = bound_any(self.deployments[entry.candidate], WorkloadStats.of(self.short, self.seed), None)
         slack_s = max(self.slo.ttft_s or 0.0, self.slo.e2e_s or 0.0)
         busy_s = self.slo.attainment * len(self.short) / stretch.capacity_per_s
         return math.inf if slack_s >= busy_s else stretch.capacity_per_s / (1 - slack_s / busy_s)
@@ -293,9 +325,7 @@ class Search:
         best = choose(full, self.slo, self.objective)
         if by_rate:
             rated = [e for e in full if e.max_rate_per_s is not None]
-            best = min(
-                rated, key=lambda e: (self._key(e.measured)[0], -(e.max_rate_per_s or 0.0), self._key(e.measured))
-            )
+            best = min(rated, key=lambda e: (self.key(e.measured)[0], -(e.max_rate_per_s or 0.0), self.key(e.measured)))
         assert best.measured is not None
         if missing(best.measured, self.slo):
             raise self._miss(full)

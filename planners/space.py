@@ -44,6 +44,12 @@ class SearchSpace:
     assumptions: tuple[str, ...] = ()
     """What the searched techniques rest on, in words."""
 
+    @property
+    def has_techniques(self) -> bool:
+        """There is something to choose beside layouts and pools."""
+        formats = len(self.quantizations) * len(self.kv_cache_dtypes) > 1 and "quantization" in self.searched
+        return formats or bool(self.drafts) or len(self.caches) > 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Candidate:
@@ -84,6 +90,11 @@ class Candidate:
     def has_own_limits(self) -> bool:
         """Its batch limits are not the engine's defaults (or the user's)."""
         return self.max_num_seqs is not None or self.max_num_batched_tokens is not None
+
+    def has_techniques(self, space: SearchSpace) -> bool:
+        """It has formats, drafts or a way of sharing prefixes that plain candidates do not have."""
+        formats = (self.quantization, self.kv_cache_dtype) != (space.quantizations[0] or "", space.kv_cache_dtypes[0])
+        return bool(self.draft) or self.cache != space.caches[0] or (formats and "quantization" in space.searched)
 
     def with_limits(self, max_num_seqs: int | None, max_num_batched_tokens: int | None) -> Candidate:
         """The same layout with other batch limits."""

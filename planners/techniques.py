@@ -6,7 +6,7 @@ Accuracy of a format and acceptance of drafts are not predicted: what was assume
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hardware_profiles.errors import UserError, unknown_name
@@ -43,6 +43,45 @@ ASSUMED: Mapping[str, tuple[float, str]] = {
 """Method -> acceptance where the user gives none, and where it comes from."""
 MTP_MODELS = ("deepseek_v3", "deepseek_v32", "glm4_moe", "qwen3_next")
 """model_type of checkpoints that come with a multi-token-prediction module which vLLM serves (from memory)."""
+
+
+def search_techniques(
+    space: SearchSpace,
+    model: ModelSpec,
+    cluster: Cluster,
+    trace: Trace,
+    searches: Iterable[str],
+    acceptance: Any = None,
+) -> SearchSpace:
+    """The space with what ``searches`` name to choose from; formats that are listed in it already are the choice.
+
+    ``acceptance``: of drafts, see :func:`acceptance_of`.
+    """
+    names = tuple(searches)
+    for name in names:
+        if name not in SEARCHES:
+            raise unknown_name("search", str(name), SEARCHES)
+    rates = acceptance_of(acceptance)
+    if rates and ("speculative" not in names or space.settings.get("speculative_config") is not None):
+        raise UserError(
+            "--draft-acceptance is for drafts that --search speculative tries; a --speculative-config has its own"
+        )
+    found: dict[str, Any] = {"searched": names, "pools": space.pools or "pd" in names}
+    if "quantization" in names:
+        weights, kinds = formats_of(model, cluster.device)
+        listed = (len(space.quantizations) > 1, len(space.kv_cache_dtypes) > 1)
+        if not any(listed):
+            found["quantizations"] = tuple(dict.fromkeys((*space.quantizations, *weights)))
+            found["kv_cache_dtypes"] = tuple(dict.fromkeys((*space.kv_cache_dtypes, *kinds)))
+    if "speculative" in names:
+        settings = dict(space.settings)
+        own = settings.pop("speculative_config", None)
+        found |= {"settings": settings, "drafts": drafts_of(model, own, rates)}
+    if "prefix-cache" in names:
+        found["caches"] = caches_of(space, cluster, trace)
+    own_drafts = space.settings.get("speculative_config") is not None
+    space = dataclasses.replace(space, **found)
+    return dataclasses.replace(space, assumptions=tuple(assumptions_of(space, rates, own_drafts, trace)))
 
 
 def formats_of(model: ModelSpec, device: DeviceProfile) -> tuple[tuple[str | None, ...], tuple[str, ...]]:

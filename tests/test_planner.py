@@ -12,7 +12,7 @@ from apex_sim.files import to_json
 from apex_sim.plan_report import pareto_figure, plan_dict, plan_text, write_plan
 from hardware_profiles.cluster import parse_cluster
 from hardware_profiles.errors import UserError
-from planners import parallel
+from planners import search
 from planners.outcome import OBJECTIVES, TIE, Objective, score, ties_with
 from planners.parallel import PlanResult, busiest_stretch, plan_parallel
 from planners.pareto import pareto_front
@@ -92,7 +92,7 @@ def test_the_winner_is_that_of_brute_force(
     screen: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(parallel, "SCREEN_REQUESTS", screen)
+    monkeypatch.setattr(search, "SCREEN_REQUESTS", screen)
     result = plan(model, cluster, objective=objective, **options)
     assert result.slo is not None
     every = brute_force(result)
@@ -115,7 +115,7 @@ def test_the_winner_is_that_of_brute_force(
 
 def test_a_cheap_plan_that_fails_only_in_the_burst_still_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """The busiest stretch is a small part of the trace: missing the SLO there is allowed."""
-    monkeypatch.setattr(parallel, "SCREEN_REQUESTS", 100)
+    monkeypatch.setattr(search, "SCREEN_REQUESTS", 100)
     calm = traffic(2200, rate=4, seed=1)
     arrivals = calm.arrival_s.copy()
     arrivals[1500:1580] = arrivals[1500]
@@ -128,7 +128,7 @@ def test_a_cheap_plan_that_fails_only_in_the_burst_still_wins(monkeypatch: pytes
 
 @pytest.mark.parametrize("max_rate", [False, True])
 def test_any_number_of_processes_gives_the_same_bytes(max_rate: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel.Evaluator, "POOL_PAYS", 0)
+    monkeypatch.setattr(search.Evaluator, "POOL_PAYS", 0)
     texts = []
     for jobs in (1, 2, 1):
         result = plan(trace=traffic(50), cluster="h100-sxm:2", jobs=jobs, find_max_rate=max_rate, objective="goodput")

@@ -36,7 +36,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     group.add_argument("--allow-kv-cache-dtype", metavar="LIST", help="KV formats the planner may use, e.g. auto,fp8")
     group.add_argument(
-        "--search", metavar="LIST", help="what else may be chosen; pd: prefill and decode on replicas of their own"
+        "--search",
+        metavar="LIST",
+        help="what else may be chosen, any of pd (prefill and decode on replicas of their own), quantization, speculative, "
+        "prefix-cache",
+    )
+    group.add_argument(
+        "--draft-acceptance",
+        metavar="P",
+        help="speculative: probability that a drafted token is right, for all or as ngram=0.3,draft_model=0.7",
     )
     group.add_argument("--kv-link", metavar="LINK", help="pd: between the pools, per device: 50GB/s, 400Gb/s, inf")
     group.add_argument("--kv-overlap", action="store_true", help="pd: KV is sent layer by layer during the prompt")
@@ -51,7 +59,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Plan, print, write."""
-    from apex_sim.api import check_plan, search_space, with_pools
+    from apex_sim.api import check_plan, search_space, with_search
     from apex_sim.files import prepare_figure, prepare_file, prepare_folder, to_json
     from apex_sim.plan_report import plan_dict, plan_text, write_plan
     from apex_sim.text import ProgressBar
@@ -76,8 +84,8 @@ def run(args: argparse.Namespace) -> int:
     settings: Any = options.engine_settings(args)
     space = search_space(model, cluster, args.engine, quantizations, kv_cache_dtypes, settings)
     searches = [name.strip() for name in (args.search or "").split(",") if name.strip()]
-    space = with_pools(space, searches, args.kv_link, args.kv_overlap)
     trace = options.workload_of(args)
+    space = with_search(space, model, cluster, trace, searches, args.kv_link, args.kv_overlap, args.draft_acceptance)
     prepare = {"json": prepare_file, "csv": prepare_file, "plot": prepare_figure}
     files = {
         name: check(path, f"--{name}")

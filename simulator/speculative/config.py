@@ -70,6 +70,16 @@ class SpeculativeConfig:
         return expected_tokens(self.rates)
 
 
+def given_fields(config: SpeculativeConfig) -> dict[str, Any]:
+    """A configuration as the option takes it: fields that differ from their defaults, ``acceptance`` by place."""
+    fields = {
+        field.name: value
+        for field in dataclasses.fields(SpeculativeConfig)
+        if field.name != "rates" and (value := getattr(config, field.name)) != field.default
+    }
+    return fields | {"acceptance": list(config.rates)}
+
+
 _OWN = ["acceptance", "mean_accepted_length"]
 _NO_EFFECT = ["prompt_lookup_max", "prompt_lookup_min"]
 """vLLM's fields of n-gram lookup: what they lead to is what ``acceptance`` says."""
