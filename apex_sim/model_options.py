@@ -33,6 +33,11 @@ def add_moe(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--moe-kernels", type=int, metavar="N", help="kernels of an MLP of experts (default 3)")
     group.add_argument(
+        "--moe-dispatch",
+        metavar="NAME",
+        help="tokens into slots: sorted (default), or one-hot, by products with a mask",
+    )
+    group.add_argument(
         "--expert-routing",
         metavar="FILE|generated",
         help="recorded routing (.npz, .parquet), or 'generated(skew=1.4,affinity=1,tokens=8192,drift=0,seed=0)'",

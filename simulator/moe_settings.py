@@ -15,7 +15,8 @@ all experts of the layer and keeps its tokens (Tutel's data parallelism of exper
 AllToAll = Literal["hierarchical", "flat", "adaptive"]
 """hierarchical: a token crosses the network once per node and is spread inside (DeepEP; Tutel's 2DH); flat: a message to every
 rank; adaptive: the quicker of the two in every step."""
-ExpertExchange = Literal["home", "onward"]
+Dispatch = Literal["sorted", "one-hot"]
+"""How tokens get into slots of experts: sorted by kernels, or multiplied with a mask of tokens x slots (GShard, Fairseq)."""
 
 MOE_SETTINGS = (
     "zero_expert_num",
@@ -25,6 +26,7 @@ MOE_SETTINGS = (
     "a2a_ffn_overlap_degree",
     "expert_capacity_factor",
     "moe_kernels",
+    "moe_dispatch",
     "expert_routing",
     "init_expert_location",
     "expert_exchange",
@@ -50,6 +52,7 @@ class MoeSettings(TypedDict, total=False):
     a2a_ffn_overlap_degree: int | None
     expert_capacity_factor: float | None
     moe_kernels: int | None
+    moe_dispatch: str | None
     expert_routing: str | None
     init_expert_location: str | None
     expert_exchange: str | None
@@ -71,6 +74,7 @@ class MoeTechniques:
     """Slots of an expert over its mean load; 0: as many as the busiest needs; None: no slots, nothing is padded."""
     kernels: int | None = None
     """Kernels of an MLP of experts; None: the three of a dense one."""
+    dispatch: Dispatch = "sorted"
     routing: str | None = None
     """Where routing is known from, as the user wrote it; None: random."""
     location: str | None = None
@@ -102,6 +106,8 @@ def moe_labels(moe: MoeTechniques) -> list[str]:
         labels.append(f"expert-capacity-factor={moe.capacity_factor:g}")
     if moe.kernels is not None:
         labels.append(f"moe-kernels={moe.kernels}")
+    if moe.dispatch != "sorted":
+        labels.append(f"moe-dispatch={moe.dispatch}")
     if moe.routing is not None:
         labels.append(f"expert-routing={moe.routing}({moe.location or 'trivial placement'}, {moe.exchange})")
     return labels
@@ -140,10 +146,13 @@ def moe_of(settings: Mapping[str, Any]) -> MoeTechniques:
         overlap_degree=settings.get("a2a_ffn_overlap_degree") or 1,
         capacity_factor=settings.get("expert_capacity_factor"),
         kernels=_kernels(settings),
+        dispatch=_choice(settings, "moe_dispatch", Dispatch, "sorted"),
         routing=settings.get("expert_routing"),
         location=settings.get("init_expert_location"),
         exchange=settings.get("expert_exchange") or "home",
     )
+    if moe.dispatch == "one-hot" and moe.capacity_factor is None:
+        raise UserError("--moe-dispatch one-hot multiplies tokens into slots; add --expert-capacity-factor C")
     _check_cache(moe, settings)
     if settings.get("fused_moe"):
         given = [

@@ -45,7 +45,7 @@ EVERY: tuple[dict[str, Any], ...] = (
     {"moe_parallelism": "adaptive", "a2a_ffn_overlap_degree": 8, "moe_all_to_all": "adaptive"},
     {"moe_parallelism": "gather-tokens", "zero_expert_num": 2},
     {"moe_parallelism": "gather-weights", "moe_skew": 0.7},
-    {"expert_capacity_factor": 1.25, "moe_kernels": 40, "moe_all_to_all": "flat"},
+    {"expert_capacity_factor": 1.25, "moe_kernels": 40, "moe_all_to_all": "flat", "moe_dispatch": "one-hot"},
     {"expert_capacity_factor": 0.0, "zero_expert_num": 2, "kv_compression": 0.5},
     {"expert_routing": "generated(tokens=500,drift=0.5)", "expert_exchange": "onward", "attention_density": 0.5},
 )
@@ -208,6 +208,14 @@ def test_empty_slots_are_computed_and_sent() -> None:
     assert sent[0] < sent[1]
 
 
+def test_a_mask_costs_a_product_of_tokens_and_slots_each_way() -> None:
+    masked = _parts(_deployment(expert_capacity_factor=1.5, moe_dispatch="one-hot"), 4096)
+    flop = 48 * 2.0 * 4096 * (1.5 * 8 * 4096) * 2048  # T x (E slots) x hidden, a multiply-add is two
+    assert masked["moe.encode"].flop == masked["moe.decode"].flop == pytest.approx(flop)
+    sorted_ = _parts(_deployment(expert_capacity_factor=1.5), 4096)
+    assert masked["moe.experts"].seconds == sorted_["moe.experts"].seconds
+
+
 # -- known routing -----------------------------------------------------------------------------------------------------
 
 
@@ -279,6 +287,7 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ({"expert_capacity_factor": -1.0}, "--expert-capacity-factor"),
     ({"expert_capacity_factor": 1.0, "fused_moe": True}, "--fused-moe is one kernel"),
     ({"moe_kernels": 2}, "at least 3"),
+    ({"moe_dispatch": "one-hot"}, "add --expert-capacity-factor"),
     ({"moe_parallelism": "adaptive", "expert_cache_size": 2}, "reads all experts of a layer"),
     ({"a2a_ffn_overlap_degree": 2, "dp": 1, "tp": 8}, "only where experts span replicas"),
     ({"moe_parallelism": "gather-tokens", "dp": 1, "tp": 8}, "only where experts span replicas"),

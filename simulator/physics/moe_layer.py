@@ -9,6 +9,7 @@ from simulator.physics.cost import Bound, Cost
 from simulator.physics.kernels import CollectiveOp
 from simulator.physics.layout import MLP_KERNELS, RankExperts, StageLayout
 from simulator.physics.moe import capacity, dropped_share, slowest_rank
+from simulator.physics.precision import KernelFormat
 from simulator.plan import ParallelPlan
 
 if TYPE_CHECKING:
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 OVERLAP_DEGREES = (1, 2, 4, 8)
 """Pieces that an adaptive layer splits a step into (Tutel, arXiv:2206.03382, section 4.2)."""
+
+
+Gemm = Callable[[str, float, int, int, KernelFormat, int], Cost]
+"""Name, rows, outputs, inputs, format, how many blocks."""
 
 
 class ExpertLoad(NamedTuple):
@@ -47,10 +52,12 @@ class Way(NamedTuple):
 class MoeLayer:
     """Experts and exchange on one rank of one stage."""
 
-    def __init__(self, context: StageContext, kernels: Callable[[RankExperts, ExpertLoad, int], Cost]) -> None:
-        """``kernels``: the experts' products under a load, for so many blocks."""
+    def __init__(
+        self, context: StageContext, kernels: Callable[[RankExperts, ExpertLoad, int], Cost], gemm: Gemm
+    ) -> None:
+        """``kernels``: the experts' products under a load, for so many blocks; ``gemm``: any other product."""
         self._context = context
-        self._products = kernels
+        self._products, self._gemm = kernels, gemm
         self._moe = context.plan.techniques.moe
         launches = (self._moe.kernels or MLP_KERNELS) - MLP_KERNELS
         self._launch_s = launches * context.precision.base.gemm.launch_s
@@ -58,7 +65,21 @@ class MoeLayer:
 
     def costs(self, experts: RankExperts, tokens: float, count: int) -> tuple[Cost, list[Cost]]:
         """(experts, exchange) of ``count`` blocks for ``tokens`` tokens of a replica, the quickest way that the plan allows."""
-        return min(self._ways(experts, tokens, count), key=lambda way: way.seconds)
+        way = min(self._ways(experts, tokens, count), key=lambda way: way.seconds)
+        return way.experts, [*self._masked(experts, tokens, count), *way.exchange]
+
+    def _masked(self, experts: RankExperts, tokens: float, count: int) -> list[Cost]:
+        """Products of a rank's tokens with the mask of tokens x slots, into the slots and back: 2 T (E slots) hidden FLOP each
+        (the einsums SEC,SM->ECM and SEC,ECM->SM of GShard, arXiv:2006.16668)."""
+        slots = self._slots(experts, tokens)
+        if slots is None or self._moe.dispatch == "sorted":
+            return []
+        own, all_slots = tokens * experts.replicas / experts.sources, slots * experts.num_experts
+        hidden, fmt = self._context.layout.hidden, self._context.precision.base
+        return [
+            self._gemm("moe.encode", all_slots, hidden, max(1, round(own)), fmt, count),
+            self._gemm("moe.decode", own, hidden, max(1, round(all_slots)), fmt, count),
+        ]
 
     def _ways(self, experts: RankExperts, tokens: float, count: int) -> Iterator[Way]:
         moe = self._moe

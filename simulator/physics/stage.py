@@ -117,7 +117,7 @@ class Stage:
         )
         """Least time of a step whose offloaded weights are copied ahead of their use: all of them cross the link [s]."""
         self._channels = channel_share(stage, context.plan)
-        self.moe = MoeLayer(context, self._experts)
+        self.moe = MoeLayer(context, self._experts, self._gemm)
         self._neurons = neurons_of(stage, context.plan)
         self.attends_elsewhere = context.plan.techniques.attention_device is not None
         """Attention of decoding sequences is not this device's work."""
