@@ -27,7 +27,7 @@ class SmSplit:
 
     share: float | None = None
     """Of the multiprocessors, for prompts; None: chosen by the load of both phases (``proactive``)."""
-    slack: float = 1.3
+    slack: float = 2.0
     """Proactive: how much longer the phase that comes second may take than with the whole device. Assumption."""
     kv: float = 0.7
     """Proactive: prompts come first while less than this share of the KV blocks is held, else tokens. Assumption."""
@@ -78,7 +78,7 @@ def _checked(split: SmSplit) -> SmSplit:
     if split.share is not None and not LEAST <= split.share <= MOST:
         raise UserError(f"{FLAG} is {split.share:g}; prompts have from {LEAST:g} to {MOST:g} of the device; {EXAMPLE}")
     if not (math.isfinite(split.slack) and split.slack >= 1):
-        raise UserError(f"{FLAG}: slack is {split.slack:g}; it is a factor of at least 1, such as 1.3")
+        raise UserError(f"{FLAG}: slack is {split.slack:g}; it is a factor of at least 1, such as 2")
     for name, value, least in (
         ("memory_knee", split.memory_knee, LEAST),
         ("compute_knee", split.compute_knee, LEAST),
