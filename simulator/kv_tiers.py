@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from heapq import heapify, heappop, heappush
@@ -13,6 +13,8 @@ Key = int | tuple[int, int]
 
 class History:
     """How old pieces are and how often they were used while they are cached anywhere; for orders that ask."""
+
+    __slots__ = ("_born", "born", "uses")
 
     def __init__(self) -> None:
         self.born: dict[Key, int] = {}
@@ -30,7 +32,8 @@ class History:
 
     def forget(self, key: Key) -> None:
         """The piece is cached nowhere any more."""
-        self.born.pop(key, None)
+        if self.born:
+            self.born.pop(key, None)
         self.uses.pop(key, None)
 
 
@@ -55,11 +58,12 @@ class Lfu(dict[Key, int]):
     def __init__(self, history: History) -> None:
         super().__init__()
         self._uses = history.uses
-        self._queues: dict[int, OrderedDict[Key, None]] = {}
-        """Uses -> pieces in the order in which they came; also pieces that have left or come again with other uses."""
-        self._queue_of: dict[Key, OrderedDict[Key, None]] = {}
+        self._queues: dict[int, deque[tuple[Key, int]]] = {}
+        """Uses -> (piece, blocks) in the order in which they came; also pieces that have left or come again since."""
         self._ranks: list[int] = []
         """Heap of the keys of ``_queues``."""
+        self._entry_of: dict[Key, tuple[Key, int]] = {}
+        """The latest entry of a piece."""
         self._entries, self._most = 0, 64
         """Entries of all queues, and how many there may be before those of no use go."""
 
@@ -67,41 +71,37 @@ class Lfu(dict[Key, int]):
         rank = self._uses.get(key, 0)
         queue = self._queues.get(rank)
         if queue is None:
-            queue = self._queues[rank] = OrderedDict()
+            queue = self._queues[rank] = deque()
             heappush(self._ranks, rank)
-        if key in queue:
-            queue.move_to_end(key)
-        else:
-            queue[key] = None
-            self._entries += 1
-        self._queue_of[key] = queue
+        entry = self._entry_of[key] = (key, blocks)
+        queue.append(entry)
         _put(self, key, blocks)
+        self._entries += 1
         if self._entries > self._most:
             self._forget_others()
 
     def _forget_others(self) -> None:
-        """Drop entries of pieces that have left or come again elsewhere."""
-        self._queue_of = where = {key: queue for key, queue in self._queue_of.items() if key in self}
-        for queue in self._queues.values():
-            for key in [key for key in queue if where.get(key) is not queue]:
-                del queue[key]
+        """Drop entries of pieces that have left or come again since."""
+        self._entry_of = latest = {key: entry for key, entry in self._entry_of.items() if key in self}
+        for rank, queue in self._queues.items():
+            self._queues[rank] = deque(entry for entry in queue if latest.get(entry[0]) is entry)
         self._entries = len(self)
         self._most = 2 * len(self) + 64
 
     def leave(self) -> tuple[Key, int]:
         """Remove the piece that goes next."""
-        queues, ranks, where = self._queues, self._ranks, self._queue_of
+        latest = self._entry_of
         while True:
-            queue = queues[ranks[0]]
+            queue = self._queues[self._ranks[0]]
             while queue:
-                key, _ = queue.popitem(last=False)
+                entry = queue.popleft()
+                key = entry[0]
                 self._entries -= 1
-                if where.get(key) is queue:
-                    del where[key]
-                    blocks = self.pop(key, -1)
-                    if blocks >= 0:
-                        return key, blocks
-            del queues[heappop(ranks)]
+                if latest.get(key) is entry:
+                    del latest[key]
+                    if self.pop(key, -1) >= 0:
+                        return entry
+            del self._queues[heappop(self._ranks)]
 
 
 class Fifo(dict[Key, int]):
@@ -192,13 +192,19 @@ class Tier:
         self.used_blocks -= blocks
         return blocks
 
+    def supersede(self, key: Key) -> None:
+        """A piece that is here is on the device again without having been loaded."""
+        self.counts.superseded += self.take(key)
+
 
 class TierStack:
     """Host memory, and disk below it. A piece is in one place only: device, one of the tiers, or on its way up."""
 
     def __init__(self, limits: TierLimits, history: History) -> None:
         self._history = history
+        self._counts_uses = limits.eviction != "lru"
         self.tiers = [Tier(blocks, EVICTION[limits.eviction](history)) for blocks in limits.blocks]
+        self._lowest = len(limits.blocks) - 1
 
     def find(self, key: Key) -> int:
         """Index of the tier that has the piece; -1: none."""
@@ -211,25 +217,25 @@ class TierStack:
         """A piece was evicted above ``level``; what makes room there moves further down, and out at the end."""
         tier = self.tiers[level]
         tier.counts.stored += blocks
-        room, leave = tier.num_blocks, tier.pieces.leave
+        room, pieces = tier.num_blocks, tier.pieces
         if blocks > room:
             self._send_on(tier, level, key, blocks)
             return
         used = tier.used_blocks + blocks
         while used > room:
-            leaving, size = leave()
+            leaving, size = pieces.leave()
             used -= size
             self._send_on(tier, level, leaving, size)
-        tier.pieces[key] = blocks
+        pieces[key] = blocks
         tier.used_blocks = used
 
     def _send_on(self, tier: Tier, level: int, key: Key, blocks: int) -> None:
-        if level + 1 < len(self.tiers):
+        if level < self._lowest:
             tier.counts.moved_down += blocks
             self.store(key, blocks, level + 1)
         else:
             tier.counts.dropped += blocks
-            if self._history.born:
+            if self._counts_uses:
                 self._history.forget(key)
 
     def load(self, key: Key) -> int:
@@ -238,12 +244,6 @@ class TierStack:
         blocks = tier.take(key)
         tier.counts.loaded += blocks
         return blocks
-
-    def supersede(self, key: Key) -> None:
-        """A piece is on the device again without having been loaded."""
-        for tier in self.tiers:
-            if key in tier.pieces:
-                tier.counts.superseded += tier.take(key)
 
     def account(self) -> list[TierCounts]:
         """What came, went and is there, tier by tier."""

@@ -42,21 +42,26 @@ class _OnItsWay:
 class TieredPrefixCache(PrefixCache):
     """As :class:`PrefixCache`; what it evicts goes to host memory, and from there to disk. ``kv-eviction`` orders them all."""
 
-    __slots__ = ("_counts_uses", "_history", "below", "loading")
+    __slots__ = ("_counts_births", "_history", "_tiers", "_uses", "below", "loading")
 
     def __init__(self, block_size: int, segment_tokens: int, limits: TierLimits) -> None:
         super().__init__(block_size, segment_tokens)
         self._history = History()
-        self._counts_uses = limits.eviction != "lru"
+        self._uses = self._history.uses if limits.eviction == "lfu" else None
+        self._counts_births = limits.eviction == "fifo"
         self.idle = EVICTION[limits.eviction](self._history)
         self.below = TierStack(limits, self._history)
+        self._tiers = self.below.tiers
         self.loading: dict[Key, _OnItsWay] = {}
 
     # -- as in any prefix cache -------------------------------------------------------------------------------------
 
     def hold(self, key: Key, blocks: int) -> None:
         """Take a reference; a piece that was computed again is not needed below."""
-        if self._counts_uses:
+        uses = self._uses
+        if uses is not None:
+            uses[key] = uses.get(key, 0) + 1
+        elif self._counts_births:
             self._history.touch(key)
         entry = self.held.get(key)
         if entry is not None:
@@ -66,7 +71,9 @@ class TieredPrefixCache(PrefixCache):
         if idle:
             self.evictable_blocks -= idle
         else:
-            self.below.supersede(key)
+            for tier in self._tiers:
+                if key in tier.pieces:
+                    tier.supersede(key)
         self.held[key] = [1, blocks]
         self.held_blocks += blocks
 
@@ -74,8 +81,13 @@ class TieredPrefixCache(PrefixCache):
         blocks, idle = self.segment_blocks, self.idle
         known = segment in self.held
         if not known and segment not in idle:
-            self.below.supersede(segment)
-            if self._counts_uses:
+            for tier in self._tiers:
+                if segment in tier.pieces:
+                    tier.supersede(segment)
+            uses = self._uses
+            if uses is not None:
+                uses[segment] = uses.get(segment, 0) + 1
+            elif self._counts_births:
                 self._history.touch(segment)
         if not known and blocks:
             self.evictable_blocks += blocks - idle.pop(segment, 0)
@@ -208,6 +220,8 @@ class TieredPrefixCache(PrefixCache):
             self._to_idle(key, blocks)
 
     def _to_idle(self, key: Key, blocks: int) -> None:
-        self.below.supersede(key)
+        for tier in self._tiers:
+            if key in tier.pieces:
+                tier.supersede(key)
         self.evictable_blocks += blocks
         self.idle[key] = blocks

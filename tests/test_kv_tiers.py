@@ -231,6 +231,6 @@ def test_lfu_keeps_what_it_needs_and_no_more() -> None:
         if turn % 5 == 0:
             order.pop(turn % 7, 0)
     for one in (order, other):
-        assert one._queue_of.keys() >= one.keys() and len(one._queue_of) <= one._entries <= 2 * len(one) + 64
+        assert one._entry_of.keys() >= one.keys() and len(one._entry_of) <= one._entries <= 2 * len(one) + 64
         counted = [history.uses[one.leave()[0]] for _ in range(len(one))]
         assert counted == sorted(counted) and not one
