@@ -23,7 +23,7 @@ from simulator.physics.coefficients import AttentionCoefficients
 from simulator.physics.cost import Bound, Cost
 from simulator.physics.kernels import gemm_flop
 from simulator.physics.layout import RankExperts, StageLayout
-from simulator.physics.moe_layer import ExpertLoad
+from simulator.physics.moe_load import ExpertLoad
 from simulator.physics.precision import KernelFormat
 from simulator.physics.stage import Limit, Stage, StageContext
 

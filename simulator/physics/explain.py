@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from simulator.physics.memory import MemoryPlan
-from simulator.physics.moe_layer import dropped_choices
+from simulator.physics.moe_load import dropped_choices
 from simulator.physics.shape import StepShape, window_pairs
 from simulator.physics.step_model import ComponentCost, StepModel
 

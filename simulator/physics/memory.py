@@ -11,7 +11,7 @@ from simulator.engine import EngineProfile
 from simulator.physics.expert_cache import check_expert_cache, uncached_bytes
 from simulator.physics.layout import Layout, StageLayout, check_plan, lay_out
 from simulator.physics.lora import adapter_bytes
-from simulator.physics.moe_layer import gathered_bytes
+from simulator.physics.moe_load import gathered_bytes
 from simulator.physics.offload import check_offload, offloaded_bytes, path_of, staging_bytes
 from simulator.physics.offload_costs import predictor_bytes
 from simulator.physics.precision import Precision, quantisation, resolve_precision

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from simulator.physics.cost import Bound, Cost
 from simulator.physics.kernels import CollectiveOp
-from simulator.physics.layout import MLP_KERNELS, RankExperts, StageLayout
-from simulator.physics.moe import capacity, dropped_share, slowest_rank
+from simulator.physics.layout import MLP_KERNELS, RankExperts
+from simulator.physics.moe_load import ExpertLoad, MoeLoads
 from simulator.physics.precision import KernelFormat
-from simulator.plan import ParallelPlan
 
 if TYPE_CHECKING:
-    from simulator.physics.stage import Stage, StageContext
+    from simulator.physics.stage import StageContext
 
 OVERLAP_DEGREES = (1, 2, 4, 8)
 """Pieces that an adaptive layer splits a step into (Tutel, arXiv:2206.03382, section 4.2)."""
@@ -21,20 +20,6 @@ OVERLAP_DEGREES = (1, 2, 4, 8)
 
 Gemm = Callable[[str, float, int, int, KernelFormat, int], Cost]
 """Name, rows, outputs, inputs, format, how many blocks."""
-
-
-class ExpertLoad(NamedTuple):
-    """What the ranks of one layer compute in a step."""
-
-    rows: float
-    """(token, expert) pairs of the busiest rank, padding of slots included: they set the time."""
-    active: float
-    """Experts of that rank with at least one."""
-    mean_rows: float
-    """Pairs of the average rank: what FLOP and bytes count."""
-    mean_active: float
-    routed_rows: float
-    """Pairs that a rank sorts and sums, those of other ranks' experts included where it meets them."""
 
 
 class Way(NamedTuple):
@@ -57,6 +42,7 @@ class MoeLayer:
     ) -> None:
         """``kernels``: the experts' products under a load, for so many blocks; ``gemm``: any other product."""
         self._context = context
+        self.loads = MoeLoads(context)
         self._products, self._gemm = kernels, gemm
         self._moe = context.plan.techniques.moe
         launches = (self._moe.kernels or MLP_KERNELS) - MLP_KERNELS
@@ -71,7 +57,7 @@ class MoeLayer:
     def _masked(self, experts: RankExperts, tokens: float, count: int) -> list[Cost]:
         """Products of a rank's tokens with the mask of tokens x slots, into the slots and back: 2 T (E slots) hidden FLOP each
         (the einsums SEC,SM->ECM and SEC,ECM->SM of GShard, arXiv:2006.16668)."""
-        slots = self._slots(experts, tokens)
+        slots = self.loads.slots(experts, tokens)
         if slots is None or self._moe.dispatch == "sorted":
             return []
         own, all_slots = tokens * experts.replicas / experts.sources, slots * experts.num_experts
@@ -85,81 +71,27 @@ class MoeLayer:
         moe = self._moe
         adaptive = moe.parallelism == "adaptive"
         if experts.ep <= self._context.plan.tp:
-            yield Way(self._kernels(experts, self.load(experts, tokens), count), self._exchange(experts, tokens, count))
+            yield Way(
+                self._kernels(experts, self.loads.load(experts, tokens), count), self._exchange(experts, tokens, count)
+            )
             return
         if adaptive or moe.parallelism == "exchange":
             degrees = [d for d in OVERLAP_DEGREES if d <= moe.overlap_degree] if adaptive else [moe.overlap_degree]
             for degree in degrees:
                 yield self._in_pieces(experts, tokens, count, degree)
         if adaptive or moe.parallelism == "gather-tokens":
-            load = self.load(experts, tokens)
+            load = self.loads.load(experts, tokens)
             load = load._replace(routed_rows=load.mean_rows * experts.ep)  # every rank sorts all pairs
             yield Way(self._kernels(experts, load, count), self._gathered_tokens(experts, tokens, count))
         if adaptive or moe.parallelism == "gather-weights":
             yield Way(
-                self._kernels(experts, self._own_load(experts, tokens), count),
+                self._kernels(experts, self.loads.own_load(experts, tokens), count),
                 self._gathered_weights(experts, tokens, count),
             )
 
     def _kernels(self, experts: RankExperts, load: ExpertLoad, count: int) -> Cost:
         cost = self._products(experts, load, count)
         return cost._replace(seconds=cost.seconds + count * self._launch_s) if self._launch_s else cost
-
-    # -- who computes what --------------------------------------------------------------------------------------------
-
-    def load(self, experts: RankExperts, tokens: float) -> ExpertLoad:
-        """Every rank computes the tokens of all replicas that chose its experts, or the slots that are kept for them."""
-        measured = self._context.expert_routing
-        rows, active = slowest_rank(
-            tokens * experts.replicas,
-            experts.num_experts,
-            experts.experts_per_token,
-            experts.ep,
-            self._context.moe_skew,
-            None if measured is None else measured.busiest_rank,
-        )
-        mean_rows, mean_active = self.mean_rank(experts, tokens)
-        # beyond TP, tokens are dispatched: a rank meets only those of its experts
-        routed = mean_rows * experts.ep if experts.ep <= self._context.plan.tp else rows
-        slots = self._slots(experts, tokens)
-        if slots is None:
-            return ExpertLoad(rows, active, mean_rows, mean_active, routed)
-        held = experts.num_experts / experts.ep
-        rows = held * slots * experts.sources
-        return ExpertLoad(rows, held, rows, held, min(routed, rows * experts.ep))
-
-    def _own_load(self, experts: RankExperts, tokens: float) -> ExpertLoad:
-        """Every rank computes its own tokens with all experts."""
-        own = tokens / self._context.plan.tp
-        rows, active = slowest_rank(own, experts.num_experts, experts.experts_per_token, 1, self._context.moe_skew)
-        slots = self._slots(experts, tokens)
-        if slots is None:
-            return ExpertLoad(rows, active, rows, active, rows)
-        filled, held = slots * experts.num_experts, float(experts.num_experts)
-        return ExpertLoad(filled, held, filled, held, min(rows, filled))
-
-    def mean_rank(self, experts: RankExperts, tokens: float) -> tuple[float, float]:
-        """(rows, active experts) of the average rank."""
-        rows, active = slowest_rank(
-            tokens * experts.replicas, experts.num_experts, experts.experts_per_token, 1, self._context.moe_skew
-        )
-        return rows / experts.ep, active / experts.ep
-
-    def _slots(self, experts: RankExperts, tokens: float) -> float | None:
-        """Slots that every expert keeps for the tokens of one source rank; None: no slots."""
-        factor = self._moe.capacity_factor
-        if factor is None:
-            return None
-        own = tokens * experts.replicas / experts.sources
-        return capacity(own, experts.num_experts, experts.experts_per_token, factor, self._context.moe_skew)
-
-    def dropped(self, experts: RankExperts, tokens: int) -> float | None:
-        """Share of the choices that find no slot; None without slots, and where tokens stay with gathered experts."""
-        slots = self._slots(experts, tokens)
-        if slots is None or not tokens:
-            return None
-        own = max(1, round(tokens * experts.replicas / experts.sources))
-        return dropped_share(own, experts.num_experts, experts.experts_per_token, slots, self._context.moe_skew)
 
     # -- how tokens get there -----------------------------------------------------------------------------------------
 
@@ -171,7 +103,7 @@ class MoeLayer:
         if experts.ep <= tp:
             return reduce_mlp(self._context, tokens, count)
         once = tokens / tp * hidden
-        slots = self._slots(experts, tokens)
+        slots = self.loads.slots(experts, tokens)
         if slots is not None:
             once = slots * experts.num_experts * hidden
         dispatch = min(element, experts.format.activation_bytes)
@@ -227,9 +159,9 @@ class MoeLayer:
         """
         if degree == 1:
             return Way(
-                self._kernels(experts, self.load(experts, tokens), count), self._exchange(experts, tokens, count)
+                self._kernels(experts, self.loads.load(experts, tokens), count), self._exchange(experts, tokens, count)
             )
-        part = self._kernels(experts, self.load(experts, tokens / degree), count)
+        part = self._kernels(experts, self.loads.load(experts, tokens / degree), count)
         exchange = self._exchange(experts, tokens / degree, count)
         moved = [cost for cost in exchange if cost.name.startswith("all_to_all")]
         moved_s = sum(cost.seconds for cost in moved)
@@ -243,25 +175,6 @@ class MoeLayer:
         )
         hidden = [c._replace(seconds=exposed * c.seconds, link_bytes=degree * c.link_bytes) for c in moved]
         return Way(whole, hidden + self._after(tokens, count))
-
-
-def dropped_choices(stages: Sequence[Stage], tokens: int) -> float | None:
-    """Share of the choices of a step that find no slot, mean over the MoE layers; None without slots."""
-    shares = [
-        (count, share)
-        for stage in stages
-        for layer, count in stage.layout.layers
-        if layer.experts is not None and (share := stage.moe.dropped(layer.experts, tokens)) is not None
-    ]
-    return sum(count * share for count, share in shares) / sum(count for count, _ in shares) if shares else None
-
-
-def gathered_bytes(stage: StageLayout, plan: ParallelPlan) -> float:
-    """Device memory for the experts of one layer that other ranks hold [B], where they may be gathered."""
-    if plan.techniques.moe.parallelism not in ("gather-weights", "adaptive") or plan.ep <= plan.tp:
-        return 0.0
-    experts = [layer.experts for layer, _ in stage.layers if layer.experts is not None]
-    return max((e.weight_bytes * (e.ep - 1) for e in experts), default=0.0)
 
 
 def reduce_mlp(context: StageContext, tokens: float, count: int) -> list[Cost]:

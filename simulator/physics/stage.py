@@ -30,7 +30,8 @@ from simulator.physics.kernels import (
 )
 from simulator.physics.layout import Layout, RankAttention, RankExperts, RankLayer, RankMatrix, StageLayout
 from simulator.physics.moe import ExpertRouting
-from simulator.physics.moe_layer import ExpertLoad, MoeLayer, collective, reduce_mlp
+from simulator.physics.moe_layer import MoeLayer, collective, reduce_mlp
+from simulator.physics.moe_load import ExpertLoad
 from simulator.physics.offload import OffloadPath, block_bytes, offloaded_bytes
 from simulator.physics.offload_costs import neurons_of, offload_costs
 from simulator.physics.overlap import Resources, hide_collectives, hide_exchange, resources_of
@@ -284,7 +285,7 @@ class Stage:
             return []
         stored = [m.weight_bytes * self._fired(m.name, tokens) for m in layer.matrices]
         if layer.experts is not None:
-            active = self.moe.mean_rank(layer.experts, tokens)[1] / layer.experts.local_experts
+            active = self.moe.loads.mean_rank(layer.experts, tokens)[1] / layer.experts.local_experts
             stored.append(min(1.0, active) * layer.experts.weight_bytes)
         return offload_costs(
             path, self._offloaded_share, layer, count, tokens, stored, kernels, self._neurons, self._bandwidth
