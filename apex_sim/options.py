@@ -62,6 +62,7 @@ ENGINE_SETTINGS = (
     "attention_top_k",
     "attention_selection",
     "kv_compression",
+    "prompt_layer_shares",
     "activation_sparsity",
     "activation_skew",
     "expert_cache_gb",

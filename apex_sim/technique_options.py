@@ -27,6 +27,9 @@ def add_techniques(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--kv-compression", type=float, metavar="SHARE", help="share of the KV cache's bytes that is kept"
     )
+    group.add_argument(
+        "--prompt-layer-shares", metavar="FIRST,LAST", help="of the prompt, kept by the first and last layer (PyramidInfer)"
+    )
     group.add_argument("--activation-sparsity", type=float, metavar="SHARE", help="neurons that a token leaves at zero")
     group.add_argument("--activation-skew", type=float, metavar="S", help="Zipf exponent of how often neurons fire")
     _add_hybrid(parser)

@@ -140,6 +140,7 @@ def _check_settings(settings: EngineSettings) -> None:
         "runner",
         "routing",
         "scheduling_policy",
+        "prompt_layer_shares",
         "offload_backend",
         "offload_source",
         "lora_dtype",

@@ -20,6 +20,7 @@ from simulator.hybrid import (
 )
 from simulator.lora import LORA_FLAGS, LORA_NUMBERS, Lora, LoraSettings, lora_of
 from simulator.moe_settings import MOE_NUMBERS, PLAIN_MOE, MoeSettings, MoeTechniques, moe_labels, moe_of
+from simulator.physics.prompt_layers import PromptLayers, parse_prompt_layers
 from simulator.shape_settings import PLAIN_SHAPE, SHAPE_NUMBERS, LayerShape, ShapeSettings, shape_labels, shape_of
 
 OffloadBackend = Literal["uva", "prefetch", "blocking", "cpu-layers", "cpu-neurons"]
@@ -45,6 +46,7 @@ class TechniqueSettings(HybridSettings, MoeSettings, ShapeSettings, LoraSettings
     attention_selection: float | None
     attention_top_k: int | None
     kv_compression: float | None
+    prompt_layer_shares: str | None
     activation_sparsity: float | None
     activation_skew: float | None
     mamba_ssm_cache_dtype: str | None
@@ -102,6 +104,8 @@ class Techniques:
 
     offload: WeightOffload | None = None
     attention: SparseAttention | None = None
+    prompt_layers: PromptLayers | None = None
+    """What layers keep of prompts; ``kv_compression`` has its part of that."""
     kv_compression: float = 1.0
     """Share of the KV cache's bytes that is kept."""
     activation_sparsity: float = 0.0
@@ -128,6 +132,8 @@ def technique_labels(techniques: Techniques) -> list[str]:
     if (sparse := techniques.attention) is not None:
         bound = f"top-k={sparse.top_k}" if sparse.top_k is not None else f"density={sparse.density:g}"
         labels.append(f"attention-{bound}")
+    if (kept := techniques.prompt_layers) is not None:
+        labels.append(f"prompt-layer-shares={kept.first:g},{kept.last:g}")
     if techniques.kv_compression != 1.0:
         labels.append(f"kv-compression={techniques.kv_compression:g}")
     if techniques.activation_sparsity:
@@ -158,10 +164,13 @@ def techniques_of(settings: Mapping[str, Any]) -> Techniques:
     """The techniques that settings ask for. UserError for combinations that make no sense."""
     _check_shares(settings)
     _check_sparsity(settings)
+    compression = 1.0 if settings.get("kv_compression") is None else float(settings["kv_compression"])
+    layers = _prompt_layers(settings)
     return Techniques(
         offload=_offload(settings),
         attention=_attention(settings),
-        kv_compression=1.0 if settings.get("kv_compression") is None else float(settings["kv_compression"]),
+        prompt_layers=layers,
+        kv_compression=compression if layers is None else compression * layers.mean,
         activation_sparsity=settings.get("activation_sparsity") or 0.0,
         activation_skew=settings.get("activation_skew") or 0.0,
         expert_cache=expert_cache_of(settings),
@@ -179,6 +188,15 @@ def _ssm_dtype(settings: Mapping[str, Any]) -> str:
     if asked not in SSM_DTYPES:
         raise unknown_name("mamba ssm cache dtype", str(asked), SSM_DTYPES)
     return str(asked)
+
+
+def _prompt_layers(settings: Mapping[str, Any]) -> PromptLayers | None:
+    text = settings.get("prompt_layer_shares")
+    if text is None:
+        return None
+    if settings.get("speculative_config") is not None:
+        raise UserError("--prompt-layer-shares and --speculative-config: drafts would be pruned like prompts; drop one")
+    return parse_prompt_layers(str(text))
 
 
 def _check_shares(settings: Mapping[str, Any]) -> None:

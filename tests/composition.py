@@ -73,7 +73,7 @@ BUNDLES: dict[str, list[dict[str, Any]]] = {
         {"attention_device": "cpu", "attention_device_gb": 8},
         {"attention_device": "cpu", "attention_device_gb": 8, "attention_device_serial": True},
     ],
-    "compression": [{"kv_compression": 0.4}],
+    "compression": [{"kv_compression": 0.4}, {"prompt_layer_shares": "0.8,0.2"}],
     "sparsity": [
         {"activation_sparsity": 0.8, "activation_skew": 1.0},
         {"active_channels": 512},

@@ -126,6 +126,7 @@ class StepModel:
             raise UserError("--nano-batch-tokens and --power-cap do not work together; drop one of them")
         self._nano_tokens, self._nano_slower = engine.nano_batch_tokens, _split_slowdown(engine)
         self._lora = plan.techniques.lora
+        self._prompt_layers = plan.techniques.prompt_layers
         self._lora_known: dict[tuple[int, int, int], Total] = {}
         self._power, self._tdp_w = power_fit_of(device), device.tdp_w
         self.power_known = device.power is not None or device.tdp_w is not None
@@ -257,6 +258,8 @@ class StepModel:
     def step(self, shape: StepShape) -> tuple[float, float]:
         """(seconds, joules) of any step: decode rows, prefill chunks or both. Joules are those of the computing stages;
         a stage that waits for another one is idle and not counted here."""
+        if self._prompt_layers is not None:
+            shape = self._prompt_layers.of(shape)
         num_seqs, context, window_context, prefill, _, _, chunks, _, rows = shape
         if prefill == 0 and rows == num_seqs:
             line = self.decode(num_seqs)
@@ -330,6 +333,8 @@ class StepModel:
 
         Host time is in the first stage; LM head, sampler and fixed step time in the last.
         """
+        if self._prompt_layers is not None:
+            shape = self._prompt_layers.of(shape)
         tokens = shape.decode_seqs + shape.prefill_tokens
         if tokens == 0:
             return (0.0,) * len(self.stages)
@@ -339,6 +344,8 @@ class StepModel:
 
     def explain(self, shape: StepShape) -> list[ComponentCost]:
         """Breakdown of a step, longest first; the seconds sum to ``step`` up to rounding."""
+        if self._prompt_layers is not None:
+            shape = self._prompt_layers.of(shape)
         tokens = shape.decode_seqs + shape.prefill_tokens
         if tokens == 0:
             return []
@@ -388,10 +395,14 @@ class StepModel:
 
     def flop(self, shape: StepShape) -> float:
         """FLOP of a step over all devices of the replica (executed, with what ranks repeat)."""
+        if self._prompt_layers is not None:
+            shape = self._prompt_layers.of(shape)
         return sum(stage.flop(shape) for stage in self.stages) + self._lora_total(shape)[0]
 
     def hbm_bytes(self, shape: StepShape) -> float:
         """Memory traffic of a step over all devices of the replica [B]."""
+        if self._prompt_layers is not None:
+            shape = self._prompt_layers.of(shape)
         return sum(stage.nbytes(shape) for stage in self.stages) + self._lora_total(shape)[1]
 
 
