@@ -13,6 +13,7 @@ from apex_sim.sharing_text import sharing_labels, split_lines
 from apex_sim.speculative_text import draft_lines
 from apex_sim.text import dollars, milliseconds, number, share, table
 from simulator.deployment import Deployment
+from simulator.idle_settings import idle_lines
 from simulator.physics.efficiency import efficiency_of
 from simulator.physics.memory import UNLIMITED_BLOCKS
 from simulator.physics.provenance import borrowed_errors
@@ -111,6 +112,7 @@ def summary_text(result: SimulationResult) -> str:
         )
     if s["truncated"]:
         lines.append(f"cut short    the outputs of {s['truncated']:,} requests at max-model-len {limit}")
+    lines += idle_lines(served if pools is None else pools.prefill, result.trace.prefix_ids is not None)
     lines.append(f"basis        {basis(s['provenance'], s['weaker_parts'], served)}")
     return "\n".join(lines)
 

@@ -22,6 +22,7 @@ from simulator.expert_popularity import with_popularity
 from simulator.experts.copies import with_copies
 from simulator.experts.settings import placed_routing
 from simulator.hybrid import HYBRID_TEXTS
+from simulator.idle_settings import check_idle
 from simulator.model_changes import changed_model
 from simulator.moe_settings import check_moe
 from simulator.offloading import KvOffload
@@ -279,6 +280,7 @@ def build_deployment(
         swap_space_bytes=DEFAULT_SWAP_BYTES if swap_gib is None else swap_gib * GIB,
         expert_routing=routing,
     )
+    check_idle(deployment, settings)
     return with_copies(deployment, copies)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from itertools import product
 
 import numpy as np
@@ -34,7 +35,7 @@ def job_of(seed: int, experts: int, layers: int) -> Demand:
     return Demand(loads=loads, transitions=flow)
 
 
-def least_traffic(job: Demand, weights: np.ndarray, states: list[list[np.ndarray]]) -> float:
+def least_traffic(job: Demand, weights: np.ndarray, states: Sequence[Collection[np.ndarray]]) -> float:
     """Least transitions times weight of their link over one of ``states[l]`` for each layer l: all combinations, as a
     shortest path over layers; infinite when a layer has none."""
     costs = np.zeros(len(states[0]))

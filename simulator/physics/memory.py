@@ -238,6 +238,12 @@ def memory_plan(
         result = _with_blocks(result, num_gpu_blocks_override)
     if result.num_blocks <= 0 or state_slots(model, cluster, plan, engine) == 0:
         raise UserError(_short_message(model, cluster, plan, engine, result))
+    if num_gpu_blocks_override is not None and result.kv_tokens < (max_model_len or 0) and result.kv_bytes_per_token:
+        raise UserError(
+            f"{model.name}: max_model_len {max_model_len} needs {-(-(max_model_len or 0) // engine.block_size):,} KV blocks of "
+            f"{engine.block_size} tokens; --num-gpu-blocks-override is {num_gpu_blocks_override:,}: raise it, or lower "
+            "max_model_len"
+        )
     if max_model_len is not None and result.kv_bytes_per_token and result.kv_tokens < max_model_len:
         raise UserError(
             f"{model.name}: max_model_len {max_model_len} needs {_gb(max_model_len * result.kv_bytes_per_token)} of KV "
@@ -248,7 +254,8 @@ def memory_plan(
 
 
 def _gb(nbytes: float) -> str:
-    return f"{nbytes / 1e9:.1f} GB"
+    """Never 0.0 GB of something."""
+    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 0.05e9 or nbytes <= 0 else f"{nbytes / 1e6:.3g} MB"
 
 
 def _short_message(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from hardware_profiles.cluster import parse_cluster
 from hardware_profiles.errors import UserError
@@ -84,12 +86,22 @@ class Draft:
         return weights, kv_bytes_per_token(stage, precision)
 
 
+@contextmanager
+def named_field(name: str) -> Iterator[None]:
+    """Errors about a field of the option name it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{OPTION}: {name}: {error}") from None
+
+
 def draft_of(config: SpeculativeConfig, target: ModelSpec, cluster: Cluster, plan: ParallelPlan) -> Draft | None:
     """The draft of a deployment; None when it costs nothing (n-grams of the prompt)."""
     if config.method == "ngram":
         return None
     named = config.model is not None
-    model = load_model(str(config.model)) if named else _head(target, config)
+    with named_field("model"):
+        model = load_model(str(config.model)) if named else _head(target, config)
     if has_states(model) or has_encoder(model):
         raise UserError(f"{OPTION}: {model.name} cannot draft: only decoders with a KV cache are modelled as drafts")
     if config.method == "draft_model" and model.vocab_size != target.vocab_size:
@@ -106,7 +118,8 @@ def draft_of(config: SpeculativeConfig, target: ModelSpec, cluster: Cluster, pla
         raise UserError(
             f"{OPTION}: draft_tensor_parallel_size is {tp}, the target has tp={plan.tp}; use {plan.tp} or less"
         )
-    place = parse_cluster(f"{config.draft_device}:{tp}") if config.draft_device else cluster
+    with named_field("draft_device"):
+        place = parse_cluster(f"{config.draft_device}:{tp}") if config.draft_device else cluster
     layout = dataclasses.replace(
         plan,
         quantization=config.quantization or plan.quantization,
@@ -118,6 +131,9 @@ def draft_of(config: SpeculativeConfig, target: ModelSpec, cluster: Cluster, pla
         )
     if config.draft_device is None:
         layout = dataclasses.replace(layout, power_cap_w=plan.power_cap_w, gpu_clock_mhz=plan.gpu_clock_mhz)
+    if config.quantization is not None:
+        with named_field("quantization"):
+            resolve_precision(model, place.device, layout)
     check_plan(model, place, layout)
     draft = Draft(model=model, cluster=place, plan=layout, shares_ends=not own, apart=config.draft_device is not None)
     if draft.apart and draft.memory()[0] > place.device.memory_bytes:
