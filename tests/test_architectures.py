@@ -14,11 +14,12 @@ from simulator.build import build_deployment
 from simulator.physics.explain import step_shape
 from workloads.catalog import load_model
 from workloads.huggingface import model_from_config
+from workloads.model import ModelSpec
 
 COLUMNS = ("arrival_s", "first_token_s", "finish_s", "num_preemptions", "output_tokens")
 
 
-def both_modes(model: str, cluster: str = "h100-sxm:1", **settings: object) -> apex_sim.SimulationResult:
+def both_modes(model: str | ModelSpec, cluster: str = "h100-sxm:1", **settings: object) -> apex_sim.SimulationResult:
     """The run in spans, after its steps one by one came out equal."""
     spans, steps = (apex_sim.simulate(model, cluster, exact_steps=exact, **settings) for exact in (False, True))
     for name in COLUMNS:
@@ -260,6 +261,36 @@ def test_what_makes_no_sense_is_refused_in_one_line(model: str, settings: dict[s
     with pytest.raises(UserError, match=words) as caught:
         _ = build_deployment(model, "h100-sxm:1", **settings).memory
     assert "\n" not in str(caught.value)
+
+
+def test_a_part_of_an_input_is_no_step_of_an_encoder() -> None:
+    model = build_deployment("flan-t5-base", "h100-sxm:1").step_model
+    with pytest.raises(UserError, match="computes its input whole"):
+        model.step(step_shape(prefill=100, cached=50, window=None))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_patterns_of_layers_run_in_both_modes(seed: int) -> None:
+    chance = random.Random(seed)
+    pattern = "".join(chance.choice("MM*-E") for _ in range(10)) + "M-"
+    config = {
+        "model_type": "nemotron_h", "hidden_size": 1024, "num_hidden_layers": 12, "hybrid_override_pattern": pattern,
+        "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 64, "intermediate_size": 4096, "mamba_num_heads": 32,
+        "mamba_head_dim": 64, "n_groups": chance.choice((1, 2, 8)), "ssm_state_size": 64, "conv_kernel": 4, "chunk_size": 128,
+        "n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 512, "vocab_size": 32000,
+        "max_position_embeddings": 4096, "tie_word_embeddings": False,
+    }  # fmt: skip
+    model = model_from_config(config, pattern)
+    assert model.num_params == sum(model.params_by_component().values())
+    tp = chance.choice((1, 2))
+    result = both_modes(model, f"h100-sxm:{tp}", tp=tp, input_len=200, output_len=20, num_requests=20, rate=50.0,
+                        max_num_seqs=chance.choice((3, 256)))  # fmt: skip
+    assert result.summary["completed"] == 20
+    stage = result.deployment.step_model.stages[0]
+    weights = sum(layer.weight_bytes * count for layer, count in stage.layout.layers)
+    assert (
+        weights >= (model.weight_bytes() - 2 * (2 * 32000 + 1) * 1024) / tp
+    )  # without embedding, LM head and final norm
 
 
 def test_models_with_states_do_not_draft() -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Cluster
 from simulator.engine import EngineProfile
 from simulator.physics.moe import ExpertRouting
@@ -39,7 +40,11 @@ def encoder_of(model: ModelSpec) -> ModelSpec:
 
 
 def uncached(shape: StepShape) -> StepShape:
-    """The prompts of a step as an encoder computes them."""
+    """The prompts of a step as an encoder computes them. UserError for a part of an input."""
+    if shape.prefill_context:
+        raise UserError(
+            f"{shape.prefill_context:,} cached tokens (--cached): an encoder computes its input whole; drop them"
+        )
     pairs = 2 * shape.prefill_pairs - shape.prefill_tokens
     return StepShape(
         prefill_tokens=shape.prefill_tokens,
