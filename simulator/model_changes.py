@@ -87,8 +87,8 @@ def _factored(model: ModelSpec, rank: float) -> ModelSpec:
         layers.append(replace(group, attention=attention, mlp=mlp))
     if tuple(layers) == model.layers:
         raise UserError(
-            f"--linear-rank {rank:g} leaves no linear layer of {model.name} with fewer weights; use a smaller rank, or a share "
-            "such as 0.5"
+            f"--linear-rank {rank:g} leaves no linear layer of {model.name} with fewer weights (softmax attention, dense MLPs, "
+            "shared experts); use a smaller rank, or a share such as 0.5"
         )
     return replace(model, layers=tuple(layers))
 
@@ -106,6 +106,8 @@ def _check_channels(model: ModelSpec, channels: int) -> None:
     widths = [m.cols for g in model.layers for m in _dense(g.mlp) if m.parallel == "row"]
     if not widths:
         raise UserError(f"--active-channels chooses channels of dense MLPs; {model.name} has none: drop it")
+    if not all(any("gate" in m.name for m in mlp.matrices) for g in model.layers if _dense(mlp := g.mlp)):
+        raise UserError(f"--active-channels: the gate of an MLP chooses its channels; {model.name} has none: drop it")
     if channels > min(widths):
         raise UserError(f"--active-channels is {channels}; MLPs of {model.name} have {min(widths)} channels: use fewer")
 

@@ -128,6 +128,8 @@ def shape_of(settings: Mapping[str, Any]) -> LayerShape:
         raise UserError(
             "--linear-rank is 0; give a rank such as 256, or below 1 a share of the weights, for example 0.5"
         )
+    if shape.linear_rank is not None and shape.linear_rank > 1 and shape.linear_rank % 1:
+        raise UserError(f"--linear-rank is {shape.linear_rank:g}; a rank of 1 or more is a whole number")
     _check_together(shape, settings)
     return shape
 

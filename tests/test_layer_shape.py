@@ -214,6 +214,8 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ({"recursion_depths": "0.5,0.5", "recursion_kv": "no"}, "unknown recursion kv"),
     ({"linear_rank": 0.0}, "--linear-rank is 0"),
     ({"linear_rank": 4000}, "leaves no linear layer"),
+    ({"linear_rank": 1.5}, "whole number"),
+    ({"active_channels": 10, "model": "opt-6.7b", "max_model_len": 2048}, "the gate of an MLP"),
     ({"linear_rank": 0.5, "enable_lora": True}, "drop one"),
     ({"linear_rank": 0.5, "activation_sparsity": 0.5}, "drop one"),
     ({"weight_sparsity": 1.0}, "some weights must stay"),

@@ -297,6 +297,7 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ({"expert_routing": "generated(skew=99)"}, "--expert-routing 'generated(skew=99)'"),
     ({"expert_routing": "generated(heat=2)"}, "unknown parameter of generated 'heat'"),
     ({"expert_routing": "generated(drift=1)"}, "drift is 1"),
+    ({"expert_routing": "generated(tokens=9.5)"}, "tokens is 9.5"),
     ({"expert_routing": "generated", "moe_skew": 1.0}, "drop one"),
     ({"expert_routing": "generated", "expert_exchange": "away"}, "unknown expert exchange 'away'"),
     ({"expert_routing": "generated", "dp": 1, "ep": 1, "tp": 4}, "ep=1 has one group"),

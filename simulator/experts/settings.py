@@ -79,7 +79,11 @@ def _parameters(text: str) -> dict[str, float]:
     """Of 'generated(skew=1.4,...)'."""
     call = parse_call(text, "--expert-routing")
     values = bind(call, (), PARAMETERS)
-    return {key: number(call, key, value) for key, value in values.items()}
+    given = {key: number(call, key, value) for key, value in values.items()}
+    for key in ("tokens", "seed"):
+        if given.get(key, 0.0) % 1:
+            raise call.error(f"{key} is {given[key]:g}; it must be a whole number")
+    return given
 
 
 def generated_routing(text: str, mlp: MlpSpec, num_layers: int) -> tuple[Routing, int]:
