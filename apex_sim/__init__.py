@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from apex_sim.api import build_deployment, generate_trace, load_cluster, load_model, load_trace, plan, simulate
     from apex_sim.frames import compare, describe, explain_step
+    from apex_sim.several import simulate_several
     from hardware_profiles.errors import UserError
     from planners.figures import pareto_figure
     from planners.parallel import PlanResult
@@ -48,6 +49,7 @@ _WHERE = {
     "DisaggregatedDeployment": "simulator.disaggregated",
     "DisaggregatedResult": "simulator.result_disaggregated",
     "simulate_disaggregated": "simulator.simulate_disaggregated",
+    "simulate_several": "apex_sim.several",
     "build_disaggregated": "simulator.build_disaggregated",
     "SimulationResult": "simulator.result",
     "PlanResult": "planners.parallel",
@@ -89,6 +91,7 @@ __all__ = [
     "plan",
     "simulate",
     "simulate_disaggregated",
+    "simulate_several",
     "timeline_figure",
 ]
 

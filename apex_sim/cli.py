@@ -10,6 +10,7 @@ from importlib import import_module
 
 COMMANDS = (
     "simulate",
+    "several",
     "plan",
     "gpus",
     "power",

@@ -62,6 +62,23 @@ def simulate(settings: Settings) -> Mapping[str, Any]:
     return run(**keywords).summary
 
 
+def _several_names() -> set[str]:
+    from apex_sim.api import WorkloadSettings
+    from simulator.several.build import KEYS
+
+    return {*WorkloadSettings.__annotations__, *KEYS, "workload", "seed", "slo", "exact_steps"}
+
+
+def several(settings: Settings) -> Mapping[str, Any]:
+    """``apex_sim.simulate_several``: keys of its file beside those of a workload; the summary."""
+    from apex_sim.several import simulate_several
+    from simulator.several.build import KEYS
+
+    keywords = _with_trace(settings)
+    config = {key: keywords.pop(key) for key in KEYS if key in keywords}
+    return simulate_several(config, **keywords).summary
+
+
 def _deployment(settings: Settings) -> Any:
     from simulator.build import build_deployment
 
@@ -162,6 +179,7 @@ def trace(settings: Settings) -> Mapping[str, Any]:
 
 KINDS: Mapping[str, Callable[[Settings], Mapping[str, Any]]] = {
     "simulate": simulate,
+    "several": several,
     "step": step,
     "memory": memory,
     "trace": trace,
@@ -177,6 +195,8 @@ def check_settings(kind: str, settings: Settings) -> None:
         allowed = command_names(kind)
     elif kind == "simulate":
         allowed = _simulate_names()
+    elif kind == "several":
+        allowed = _several_names()
     elif kind == "step":
         allowed = _deployment_names() | set(STEP)
     elif kind == "memory":
