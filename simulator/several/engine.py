@@ -45,8 +45,6 @@ class GatedReplica(Replica):
     is_open = False
     stops_from = NEVER
     """It begins no step after this moment [ticks]."""
-    _opened = -1
-    """When its turn began [ticks]."""
     on_stop: Callable[[int], None]
     """Called, as an event, when it has stopped for that reason. Set before the first event."""
 
@@ -58,19 +56,10 @@ class GatedReplica(Replica):
     def _schedule(self) -> bool:
         if not self.is_open:
             return False
-        if self.stops_from > self._now:
-            return super()._schedule()
-        if self._now > self._opened:
+        if self.stops_from <= self._now:
             self._stop()
             return False
-        return self._one_step()
-
-    def _one_step(self) -> bool:
-        """The first of a turn that is over already: every turn makes progress."""
-        most, self._max_span = self._max_span, 1
-        found = super()._schedule()
-        self._max_span = most
-        return found
+        return super()._schedule()
 
     def _stop(self) -> None:
         self.is_open, self.stops_from = False, NEVER
@@ -81,7 +70,7 @@ class GatedReplica(Replica):
 
     def open(self, tick: int) -> None:
         """Run from now on (EXTERNAL phase)."""
-        self.is_open, self.stops_from, self._opened = True, NEVER, tick
+        self.is_open, self.stops_from = True, NEVER
         self.gated.drains_from = NEVER
         self.stir()
         self.notify(tick, False)

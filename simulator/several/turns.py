@@ -68,7 +68,7 @@ class Turns:
             if self._has_ended(active):
                 self._begin(self._next(others), tick)
         elif others and self._may_end(active, others):
-            end = self._since + self._residence
+            end = self._since + max(1, self._residence)  # every turn begins a step
             if tick < end:
                 self._look_again(end)
             else:
