@@ -49,6 +49,10 @@ def _step_s(model: StepModel, seqs: int, context: int, prefill: int = 0) -> floa
     return model.step(shape)[0]
 
 
+def _popularity(experts: int, chosen: int, skew: float) -> tuple[float, ...]:
+    return tuple(expert_probabilities(experts, chosen, skew).tolist())
+
+
 # -- experts in a cache ------------------------------------------------------------------------------------------------
 
 
@@ -56,7 +60,7 @@ def _step_s(model: StepModel, seqs: int, context: int, prefill: int = 0) -> floa
 @pytest.mark.parametrize("skew", [0.0, 0.7, 2.0])
 def test_a_cache_is_full_and_holds_popular_experts_rather(eviction: Any, skew: float) -> None:
     for held in (2.0, 7.5, 40.0, 63.0, 64.0):
-        there = occupancy(64, 6, skew, held, eviction)
+        there = occupancy(_popularity(64, 6, skew), held, eviction)
         assert there.sum() == pytest.approx(held, rel=1e-6)
         assert (there >= 0).all() and (there <= 1 + 1e-12).all()
         assert (np.diff(there) <= 1e-9).all()
@@ -64,7 +68,7 @@ def test_a_cache_is_full_and_holds_popular_experts_rather(eviction: Any, skew: f
 
 def test_equal_experts_are_hit_as_often_as_they_are_held() -> None:
     for eviction in ("lru", "fifo"):
-        assert occupancy(64, 6, 0.0, 16.0, eviction) == pytest.approx(np.full(64, 0.25))  # type: ignore[arg-type]
+        assert occupancy(_popularity(64, 6, 0.0), 16.0, eviction) == pytest.approx(np.full(64, 0.25))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("held", [8, 20])
@@ -79,13 +83,15 @@ def test_occupancy_is_that_of_a_simulated_cache(held: int) -> None:
         seen[order[:held]] += 1
         used = rng.permutation(np.flatnonzero(token)).tolist()
         order = used + [e for e in order if e not in used]
-    assert seen / len(draws) == pytest.approx(occupancy(32, 3, 0.9, held, "lru"), abs=0.06)
-    assert (hit * seen).sum() == pytest.approx(len(draws) * (hit * occupancy(32, 3, 0.9, held, "lru")).sum(), rel=0.02)
+    assert seen / len(draws) == pytest.approx(occupancy(_popularity(32, 3, 0.9), held, "lru"), abs=0.06)
+    assert (hit * seen).sum() == pytest.approx(
+        len(draws) * (hit * occupancy(_popularity(32, 3, 0.9), held, "lru")).sum(), rel=0.02
+    )
 
 
 def test_popular_experts_kept_for_good_are_hit_most() -> None:
     hit = expert_probabilities(64, 6, 0.9)
-    rates = [float((hit * occupancy(64, 6, 0.9, 16.0, e)).sum()) for e in ("lfu", "lru", "fifo")]  # type: ignore[arg-type]
+    rates = [float((hit * occupancy(_popularity(64, 6, 0.9), 16.0, e)).sum()) for e in ("lfu", "lru", "fifo")]  # type: ignore[arg-type]
     assert rates == sorted(rates, reverse=True)
     assert rates[0] > rates[1] > rates[2]
 

@@ -25,23 +25,16 @@ BISECTIONS = 200
 
 
 @lru_cache(maxsize=256)
-def occupancy(
-    num_experts: int, experts_per_token: int, skew: float, held: float, eviction: CacheEviction
-) -> npt.NDArray[np.float64]:
+def occupancy(popularity: tuple[float, ...], held: float, eviction: CacheEviction) -> npt.NDArray[np.float64]:
     """Probability that each expert is in a cache with room for ``held`` of them, float64[num_experts], summing to ``held``.
 
+    ``popularity``: probability p_i that a token chooses each, the most popular one first.
     lru: 1 - (1 - p_i)^t after t tokens, t such that the sum is ``held``: the characteristic time of Che, Tung and Wang
     (Hierarchical Web Caching Systems, IEEE JSAC 20(7), 2002); it counts tokens, so batches do not change it.
     fifo: x_i / (1 + x_i) with x_i = -ln(1 - p_i) t, which random eviction has as well (Gelenbe, A Unified Approach to the
     Evaluation of a Class of Replacement Algorithms, IEEE ToC 22(6), 1973; Martina, Garetto, Leonardi, INFOCOM 2014).
     lfu: the most popular ones.
     """
-    return known_occupancy(tuple(expert_probabilities(num_experts, experts_per_token, skew).tolist()), held, eviction)
-
-
-@lru_cache(maxsize=256)
-def known_occupancy(popularity: tuple[float, ...], held: float, eviction: CacheEviction) -> npt.NDArray[np.float64]:
-    """The same for known probabilities that a token chooses each expert, the most popular one first."""
     num_experts = len(popularity)
     if held >= num_experts:
         result = np.ones(num_experts)
@@ -115,7 +108,7 @@ class StageCache:
             if hit is None:
                 hit = tuple(expert_probabilities(e.num_experts, e.experts_per_token, self.skew).tolist())
             touched = 1.0 - (1.0 - np.array(hit)) ** (tokens * e.replicas)
-            held = known_occupancy(hit, layer.held * e.ep, self.cache.eviction)
+            held = occupancy(hit, layer.held * e.ep, self.cache.eviction)
             wanted = layer.count * float(touched.sum()) / e.ep
             absent = layer.count * float((touched * (1.0 - held)).sum()) / e.ep
             needed, missed = needed + wanted, missed + absent
