@@ -31,7 +31,8 @@ from simulator.replica import FOREVER, Replica
 from simulator.request import Request
 from simulator.routing import RoutingPolicy
 from simulator.sharing.changing import ChangingRates, ChangingReplica, connect_rates
-from simulator.sharing.pair import INSTANCES, PairReplica
+from simulator.sharing.instance import INSTANCES
+from simulator.sharing.pair import PairReplica
 from simulator.sharing.phases import SplitPhysics
 from simulator.sharing.replica import SplitReplica
 from simulator.sources import Followers, OpenLoop

@@ -127,6 +127,7 @@ def test_a_slow_link_delays_decoding() -> None:
         ({"dp": 3}, "even number"),
         ({"dp": 1}, "even number"),
         ({"engine": "static"}, "static"),
+        ({"ep": 2}, "experts across replicas"),
         ({"sm_split": 0.5}, "sm-split"),
         ({"speculative_config": '{"method": "ngram", "num_speculative_tokens": 3}'}, "speculative"),
         ({"interference": "memory=2,on=1s,off=1s"}, "comes and goes"),

@@ -7,42 +7,19 @@ both; without, both decode, with as many sequences each. Every step is an event,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from math import ceil, isinf
-
 import simpy
 
-from simulator import clock
 from simulator.clock import Phase
-from simulator.gaps import Stragglers
 from simulator.phases import PromptShares
-from simulator.physics.shape import StepShape
 from simulator.pipeline import PipelineReplica
 from simulator.ports import KvPath
 from simulator.recorder import ReplicaRecord
 from simulator.replica import step_shape
 from simulator.request import Request
+from simulator.sharing.instance import INSTANCES, Instance, copy_ticks, exposed_ticks
+from simulator.sharing.lanes import count_prompts, decode_shape, hold, produced, take_in
 from simulator.sharing.phases import decode_cost
 from simulator.sharing.prompt_lane import plan_prompts
-
-INSTANCES = 2
-
-
-@dataclass(slots=True)
-class Instance:
-    """One of the pair: its step in flight, and who joins its batch when that has ended."""
-
-    record: ReplicaRecord
-    busy: bool = False
-    prompts: bool = False
-    """The step in flight computes prompts."""
-    begin: int = 0
-    joules: float = 0.0
-    joining: list[Request] = field(default_factory=list)
-    """Their blocks count as prompts'."""
-    stragglers: Stragglers = field(default_factory=Stragglers)
-    moved: int = 0
-    """Sequences that went on here after a step elsewhere."""
 
 
 class PairReplica(PipelineReplica):
@@ -54,7 +31,6 @@ class PairReplica(PipelineReplica):
     def pair(self, path: KvPath) -> None:
         """How KV gets from one instance to the other; call before the first event."""
         self._path = path
-        self._pace = min(path.send_bytes_per_s, path.receive_bytes_per_s)
         self._start_at = -1
         self._number = 0
         self.record.prompts = PromptShares(self.costs)
@@ -117,7 +93,8 @@ class PairReplica(PipelineReplica):
         prompting = any(each.busy and each.prompts for each in self.instances)
         if not prompting and self._begin_prompts(number, now):
             return True
-        self._take_in(instance, now)
+        take_in(core, instance.joining, instance.stragglers, now)
+        instance.joining = []
         if not prompting:
             self._balance(number, now)
         core.begin_step()
@@ -129,14 +106,9 @@ class PairReplica(PipelineReplica):
             return False
         core.pledge()
         core.settle_cache()
-        shape = StepShape(
-            lane.num_seqs, lane.context, lane.window_context if lane.window is not None else lane.context,
-            0, 0, 0, 0, 0, lane.num_seqs,
-        )  # fmt: skip
+        shape = decode_shape(lane)
         ticks, joules = decode_cost(self.costs, shape)
-        copied = (
-            0 if isinf(self._pace) else ceil(lane.num_seqs * self._path.token_bytes / self._pace * clock.TICKS_PER_S)
-        )
+        copied = copy_ticks(self._path, lane.num_seqs)
         self._fly(number, now, max(ticks, copied), joules + self.costs.wait_j * max(0, copied - ticks), False)
         return True
 
@@ -183,19 +155,6 @@ class PairReplica(PipelineReplica):
         lane.advance(1)
         lane.last_decode_tick = now
 
-    def _take_in(self, instance: Instance, now: int) -> None:
-        """Sequences whose step elsewhere has ended join the batch."""
-        core = self.core
-        for request in instance.joining:
-            core.note_peak()
-            core.prefill_blocks -= request.blocks
-            request.blocks = 0
-            core.lane.join(request)
-            request.joined_tick = request.last_token_tick
-            if request.last_token_tick != now:
-                instance.stragglers.join(request.last_token_tick)
-        instance.joining = []
-
     def _balance(self, number: int, now: int) -> None:
         """Without prompts: half of what this instance has more than the other goes over, of all lengths."""
         lane, there = self.core.lanes[number], 1 - number
@@ -212,17 +171,11 @@ class PairReplica(PipelineReplica):
             instance.stragglers.leave(request.last_token_tick, now)
             length = lane.remove(request)
             request.generated = length - request.input_tokens
-            self._hold(request)
+            hold(core, request)
         other = self.instances[1 - number]
         other.joining += requests
         other.moved += len(requests)
         assert core.prefill_blocks >= 0
-
-    def _hold(self, request: Request) -> None:
-        """Blocks of a sequence between two batches."""
-        core = self.core
-        request.blocks = core.blocks_for(request.input_tokens + request.generated - 1 - request.shared)
-        core.prefill_blocks += request.blocks
 
     def _note_gone(self, now: int) -> None:
         core = self.core
@@ -263,11 +216,7 @@ class PairReplica(PipelineReplica):
         core.settle_cache()
         ticks, joules = self.costs.step(shape)
         counters = instance.record.counters
-        counters.mixed_steps += 1
-        counters.prefill_tokens += shape.prefill_tokens
-        counters.prefill_pairs += shape.prefill_pairs
-        counters.prefill_context += shape.prefill_context
-        counters.window_pairs += shape.window_pairs
+        count_prompts(counters, shape)
         instance.record.prompts.add(0, 0, 0, ticks, joules)
         self._fly(number, now, ticks, joules, True)
         return True
@@ -277,42 +226,21 @@ class PairReplica(PipelineReplica):
         core, lane, instance = self.core, self.core.lane, self.instances[number]
         batch, lane.flying = lane.flying, []
         self._send(0, 1, now, now, batch)
-        ready: list[Request] = []
-        for request, tokens in batch:
-            if not core.complete_prefill(request, tokens):
-                continue
-            if request.first_token_tick < 0:
-                request.first_token_tick = self._sent
-            else:
-                instance.record.gaps.add(1, 1, now - request.last_token_tick, 0)
-            if request.generated >= request.output_tokens:
-                self._leave(request, now)
-                continue
-            request.last_token_tick = now
-            self._hold(request)
-            ready.append(request)
+        ready, done = produced(core, instance.record.gaps, batch, now, self._sent)
+        for request in done:
+            self._leave(request, now)
         if not (core.waiting or lane.prefilling):
             instance.joining += ready
             return
         there = 1 - number
         self.instances[there].moved += len(ready)
-        tick = now + self._exposed_ticks(sum(tokens for _, tokens in batch), len(ready), now - instance.begin)
+        tick = now + exposed_ticks(self._path, sum(tokens for _, tokens in batch), len(ready), now - instance.begin)
         if tick == now:
             self.instances[there].joining += ready
         elif ready:
             core.in_transfer += len(ready)
             rank = self.index * INSTANCES + number
             self.clock.at(tick, Phase.FINISH, (1 << 30) + rank, lambda event: self._arrive(there, ready, tick))
-
-    def _exposed_ticks(self, tokens: int, requests: int, step_ticks: int) -> int:
-        """What the copy of a step's KV takes beyond the step: all but the last layer goes over while later layers compute."""
-        path = self._path
-        if isinf(self._pace):
-            return 0
-        nbytes = tokens * path.token_bytes + requests * path.request_bytes
-        meanwhile = self._pace * step_ticks / clock.TICKS_PER_S
-        exposed = max(nbytes * path.exposed_share, nbytes - meanwhile)
-        return ceil((path.latency_s + exposed / self._pace) * clock.TICKS_PER_S)
 
     def _arrive(self, there: int, requests: list[Request], tick: int) -> None:
         self.core.in_transfer -= len(requests)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import simpy
 
 from simulator.clock import Phase
-from simulator.physics.shape import StepShape
 from simulator.replica import Replica, step_shape
 from simulator.request import Request
 from simulator.sharing.counters import SplitCounters
+from simulator.sharing.lanes import count_prompts, decode_shape, produced, take_in
 from simulator.sharing.phases import PhaseCosts, SplitPhysics, Work, other
 from simulator.sharing.prompt_lane import plan_prompts
 from simulator.sharing.share_policy import SharePolicy
@@ -109,30 +109,15 @@ class SplitReplica(Replica):
         self._prompts.add(0, 0, 0, 0, work.joules)
         batch, lane.flying = lane.flying, []
         self._send(0, 1, now, now, batch)
-        self._complete_prompts(batch, now)
+        going, done = produced(self.core, self.record.gaps, batch, now, self._sent)
+        self._joining += going
+        for request in done:
+            self._leave(request, now)
         self.core.settle_cache()
         self._ended = max(self._ended, now)
         if now >= self.record.timeline.next_tick:
             self._sample()
         self._start_later(now)
-
-    def _complete_prompts(self, batch: list[tuple[Request, int]], now: int) -> None:
-        """Complete prompts have produced a token; they decode when the decode step in flight has ended."""
-        core = self.core
-        for request, tokens in batch:
-            if not core.complete_prefill(request, tokens):
-                continue
-            if request.first_token_tick < 0:
-                request.first_token_tick = self._sent
-            else:
-                self.record.gaps.add(1, 1, now - request.last_token_tick, 0)
-            if request.generated >= request.output_tokens:
-                self._leave(request, now)
-                continue
-            request.last_token_tick = now
-            request.blocks = core.blocks_for(request.input_tokens + request.generated - 1 - request.shared)
-            core.prefill_blocks += request.blocks
-            self._joining.append(request)
 
     # -- tokens ---------------------------------------------------------------------------------------------------
 
@@ -150,7 +135,7 @@ class SplitReplica(Replica):
         self._steps, self._slope = 1, 0
         self._end = self._begin + self._first
         lane = self.core.lane
-        work = self._phases.start(_decode_shape(lane.num_seqs, lane.context, lane.window_context), False)
+        work = self._phases.start(decode_shape(lane), False)
         work.begin = self._begin
         self._phases.set_pace(work, 1.0, self._first)
         work.left = self._end - now
@@ -164,14 +149,7 @@ class SplitReplica(Replica):
     def _prepare_tokens(self, now: int) -> tuple[bool, bool]:
         """Sequences join, blocks are set aside: (something decodes, nobody was preempted)."""
         core, lane = self.core, self.core.lane
-        for request in self._joining:
-            core.note_peak()
-            core.prefill_blocks -= request.blocks
-            request.blocks = 0
-            lane.join(request)
-            request.joined_tick = request.last_token_tick
-            if request.last_token_tick != now:
-                self._stragglers.join(request.last_token_tick)
+        take_in(core, self._joining, self._stragglers, now)
         self._joining = []
         core.begin_step()
         room = core.make_room_for_decode()
@@ -195,7 +173,7 @@ class SplitReplica(Replica):
             self._wake_at_end()
             return
         self._steps, self._slope = 1, 0
-        self._token = self._phases.start(_decode_shape(lane.num_seqs, lane.context, lane.window_context), False)
+        self._token = self._phases.start(decode_shape(lane), False)
         self._token.begin = now
 
     def _note_leaves(self, regular: int) -> None:
@@ -224,11 +202,7 @@ class SplitReplica(Replica):
         self._prompt = self._phases.start(shape, True)
         self._prompt.begin = now
         counters = self.record.counters
-        counters.mixed_steps += 1
-        counters.prefill_tokens += shape.prefill_tokens
-        counters.prefill_pairs += shape.prefill_pairs
-        counters.prefill_context += shape.prefill_context
-        counters.window_pairs += shape.window_pairs
+        count_prompts(counters, shape)
         counters.peak_running = max(counters.peak_running, core.num_running)
         return kept
 
@@ -280,7 +254,3 @@ class SplitReplica(Replica):
             self._end = now + token.left
             self._first = self._end - self._begin
             self._wake_at_end()
-
-
-def _decode_shape(seqs: int, context: int, window: int) -> StepShape:
-    return StepShape(seqs, context, window, 0, 0, 0, 0, 0, seqs)

@@ -12,7 +12,7 @@ from simulator.physics.encoder_model import step_model_of
 from simulator.physics.step_model import StepModel
 from simulator.physics.tenants import Factors, slower_cluster
 from simulator.sharing.changing import ChangingRates
-from simulator.sharing.pair import INSTANCES
+from simulator.sharing.instance import INSTANCES
 from simulator.sharing.phases import SplitPhysics
 from simulator.sharing.split import FLAG as SPLIT_FLAG
 from simulator.sharing.split import on_share
@@ -42,6 +42,10 @@ def check_sharing(deployment: Deployment) -> None:
     if deployment.pair_instances:
         if deployment.plan.dp % INSTANCES:
             raise UserError(f"{PAIR_FLAG}: --dp is {deployment.plan.dp}; instances come in pairs, use an even number")
+        if deployment.plan.ep > deployment.plan.tp:
+            raise UserError(
+                f"{PAIR_FLAG}: experts across replicas (--ep {deployment.plan.ep}) tie their steps together; use --ep 1"
+            )
         _check_alone(deployment, PAIR_FLAG)
     found = deployment.interference
     if found is None or not found.varying:
