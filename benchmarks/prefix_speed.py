@@ -19,6 +19,8 @@ CASES: dict[str, dict[str, Any]] = {
     "tiers": {"kv_offloading_size": 40.0, "kv_offloading_disk": 400.0},
     "tiers, lfu": {"kv_offloading_size": 40.0, "kv_offloading_disk": 400.0, "kv_eviction": "lfu"},
     "two replicas, tiers, kv-aware": {"kv_offloading_size": 40.0, "dp": 2, "routing": "kv-aware"},
+    "two replicas, prefix-affinity": {"dp": 2, "routing": "prefix-affinity"},
+    "two replicas, jsq-tokens": {"enable_prefix_caching": False, "dp": 2, "routing": "jsq-tokens"},
     "two replicas, plain": {"enable_prefix_caching": False, "dp": 2},
 }
 ROUNDS = 3

@@ -6,6 +6,7 @@ import json
 import shlex
 from typing import Any
 
+from planners.launch_engines import COMMANDS, own_notes
 from planners.launch_techniques import VLLM_TECHNIQUE_FLAGS, technique_flags, technique_notes
 from simulator.deployment import Deployment
 from simulator.disaggregated import DisaggregatedDeployment
@@ -54,9 +55,11 @@ def separate_servers(deployment: Deployment) -> bool:
     """Whether the replicas cannot be one server with --data-parallel-size.
 
     Inside one server vLLM always splits the experts of a mixture over all tp * dp ranks; replicas with experts of their
-    own are servers of their own. So are replicas of more than one node.
+    own are servers of their own. So are replicas of more than one node, and those of SGLang and TensorRT-LLM.
     """
     plan = deployment.plan
+    if deployment.engine.name in COMMANDS:
+        return plan.dp > 1
     is_moe = any(group.mlp.is_moe for group in deployment.model.layers)
     return plan.dp > 1 and ((is_moe and plan.ep < plan.tp * plan.dp) or spans_nodes(deployment))
 
@@ -64,6 +67,11 @@ def separate_servers(deployment: Deployment) -> bool:
 def spans_nodes(deployment: Deployment) -> bool:
     """Whether one replica needs more devices than a node has."""
     return deployment.plan.devices_per_replica > deployment.cluster.node.num_devices
+
+
+def command_of(deployment: Deployment) -> str:
+    """What starts the deployment, in the words of its engine; vLLM's where those are not known."""
+    return COMMANDS.get(deployment.engine.name, vllm_command)(deployment)
 
 
 def vllm_command(deployment: Deployment) -> str:
@@ -137,11 +145,12 @@ def _speculative_notes(deployment: Deployment) -> list[str]:
 def launch_notes(deployment: Deployment) -> list[str]:
     """What the command alone does not say, one sentence each."""
     plan, node = deployment.plan, deployment.cluster.node
-    notes = _speculative_notes(deployment)
+    own = deployment.engine.name in COMMANDS
+    notes = own_notes(deployment) if own else _speculative_notes(deployment)
     notes += technique_notes(deployment)
     if deployment.cluster.device.dataflow is not None:
         notes.append("vLLM does not run on this device: the command names layout and limits only.")
-    if deployment.engine.batching != "chunked":
+    if deployment.engine.batching != "chunked" and not own:
         notes.append(
             f"The plan is for {deployment.engine.name}; a current vLLM batches differently from what was simulated."
         )
@@ -166,7 +175,8 @@ def launch_notes(deployment: Deployment) -> list[str]:
             "--data-parallel-address HEAD_IP on every node, --headless --data-parallel-start-rank RANK on all but the first."
         )
     if plan.quantization is not None and plan.quantization not in ONLINE_QUANTIZATION:
-        notes.append(f"Serve a checkpoint quantised to {plan.quantization}; vLLM does not make one while loading.")
+        who = deployment.engine.name if own else "vLLM"
+        notes.append(f"Serve a checkpoint quantised to {plan.quantization}; {who} does not make one while loading.")
     return notes
 
 
@@ -175,11 +185,19 @@ KV_CONNECTOR = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
 
 
 def vllm_commands(deployment: Deployment | DisaggregatedDeployment) -> str:
-    """:func:`vllm_command`, or that of a prefill and a decode server, a line each."""
+    """:func:`command_of`, or that of a prefill and a decode server, a line each."""
     if isinstance(deployment, Deployment):
-        return vllm_command(deployment)
-    transfer = shlex.join(["--kv-transfer-config", json.dumps(KV_CONNECTOR)])
-    return "\n".join(f"{vllm_command(pool)} {transfer}" for _, pool in deployment.pools)
+        return command_of(deployment)
+    return "\n".join(f"{command_of(pool)}{_role(pool, name)}" for name, pool in deployment.pools)
+
+
+def _role(pool: Deployment, name: str) -> str:
+    """Flags of a server of a pool."""
+    if pool.engine.name == "sglang":
+        return f" --disaggregation-mode {name}"
+    if pool.engine.name == "trtllm":
+        return ""
+    return " " + shlex.join(["--kv-transfer-config", json.dumps(KV_CONNECTOR)])
 
 
 def notes_of(deployment: Deployment | DisaggregatedDeployment) -> list[str]:
@@ -212,7 +230,7 @@ def script_of(deployment: Deployment | DisaggregatedDeployment) -> str:
 
 def launch_script(deployment: Deployment, first_port: int = 8000) -> str:
     """A shell script: the command, or one server per replica on one node; notes as comments."""
-    command, plan = vllm_command(deployment), deployment.plan
+    command, plan = command_of(deployment), deployment.plan
     lines = ["#!/bin/sh", *(f"# {note}" for note in launch_notes(deployment))]
     one_node = plan.num_devices <= deployment.cluster.node.num_devices
     if not (separate_servers(deployment) and one_node):

@@ -11,6 +11,8 @@ from simulator.techniques import GIB, HOST_DRAM
 VLLM_TECHNIQUE_FLAGS = frozenset(
     {
         "--cpu-offload-gb",
+        "--kv-offloading-size",
+        "--scheduling-policy",
         "--enable-lora",
         "--max-loras",
         "--max-lora-rank",
@@ -31,6 +33,10 @@ def technique_flags(deployment: Deployment) -> list[str]:
     on, parts = deployment.plan.techniques, []
     if on.offload is not None and on.offload.backend == "uva":
         parts += ["--cpu-offload-gb", f"{on.offload.nbytes / GIB:g}"]
+    if deployment.kv_offload.host_bytes:
+        parts += ["--kv-offloading-size", f"{deployment.kv_offload.host_bytes / GIB:g}"]
+    if deployment.scheduling == "priority":
+        parts += ["--scheduling-policy", "priority"]
     if on.lora is not None:
         parts += ["--enable-lora", "--max-loras", str(on.lora.slots), "--max-lora-rank", str(on.lora.rank)]
         if on.lora.adapters > on.lora.slots:
@@ -66,8 +72,28 @@ def technique_notes(deployment: Deployment) -> list[str]:
         "instances that hold each other's KV": deployment.pair_instances,
     }
     notes += [f"The plan has {name}; no flag of vLLM turns that on." for name, used in simulated.items() if used]
+    notes += _cache_notes(deployment)
     labels = moe_labels(on.moe) + shape_labels(on.shape) + hybrid_labels(on.expert_cache, on.attention_device)
     notes += [f"The plan has {label}; no flag of vLLM turns that on." for label in labels]
     if deployment.model.model_type in NOT_IN_VLLM:
         notes.append(f"vLLM does not serve {deployment.model.model_type} models; the command shows the layout alone.")
+    return notes
+
+
+def _cache_notes(deployment: Deployment) -> list[str]:
+    """Tiers, routing and order of service that vLLM's own flags do not give."""
+    tiers, notes = deployment.kv_offload, []
+    if tiers.disk_bytes:
+        notes.append(
+            f"The plan keeps prefixes on a disk ({tiers.disk_bytes / GIB:g} GiB per replica): vLLM needs a connector such as "
+            "LMCache for that, in --kv-transfer-config."
+        )
+    if tiers.eviction != "lru":
+        notes.append(f"The plan evicts by {tiers.eviction}; vLLM's own cache evicts what was least recently used.")
+    if deployment.scheduling not in ("fcfs", "priority"):
+        notes.append(f"The plan serves in the order {deployment.scheduling}; vLLM knows fcfs and priority.")
+    if deployment.plan.dp > 1 and deployment.routing != "round-robin":
+        notes.append(f"The plan routes by {deployment.routing}: that is for the router in front of the replicas.")
+    if deployment.engine.preemption == "swap":
+        notes.append("The plan swaps preempted requests to host memory; current vLLM computes them again.")
     return notes

@@ -23,7 +23,7 @@ def test_no_run_is_better_than_hoped(objective: Objective, cluster: str) -> None
     )
     search._enumerate()
     entries = [entry for entry in search.entries if entry.status != "unfit"]
-    search._full(entries)
+    search.full(entries)
     name, larger, _ = OBJECTIVES[objective]
     ratios = []
     for entry in entries:

@@ -6,7 +6,8 @@ import shlex
 
 import pytest
 
-from planners.launch import VLLM_FLAGS, launch_notes, launch_script, vllm_command
+from planners.launch import VLLM_FLAGS, launch_notes, launch_script, script_of, vllm_command, vllm_commands
+from planners.launch_engines import SGLANG_FLAGS, TRTLLM_FLAGS
 from simulator.build import build_deployment
 from simulator.deployment import Deployment
 
@@ -24,6 +25,13 @@ CASES: dict[str, tuple[str, str, dict[str, object]]] = {
     "two nodes": ("llama-3.1-405b", "h100-sxm:8x2", {"tp": 8, "pp": 2}),
     "replicas on two nodes": ("llama-3.1-70b", "h100-sxm:8x2", {"tp": 4, "dp": 4}),
     "awq": ("llama-3.1-70b", "h100-sxm:4", {"tp": 2, "quantization": "awq"}),
+    "tiers": ("llama-3.1-8b", "h100-sxm:1", {"kv_offloading_size": 64.0, "kv_offloading_disk": 512.0, "kv_eviction": "lfu"}),
+    "priorities": ("llama-3.1-8b", "h100-sxm:2", {"scheduling_policy": "priority", "dp": 2, "routing": "jsq-tokens"}),
+    "adapters and drafts": (
+        "llama-3.1-8b", "h100-sxm:1",
+        {"enable_lora": True, "max_loras": 4, "num_loras": 9, "cpu_offload_gb": 2.0,
+         "speculative_config": {"method": "ngram", "num_speculative_tokens": 3, "acceptance": 0.4}},
+    ),
     "checkpoint fp8": ("deepseek-ai/DeepSeek-V3", "h200-sxm:8", {"tp": 8}),
 }  # fmt: skip
 
@@ -98,3 +106,40 @@ def test_a_quantised_checkpoint_needs_no_flag() -> None:
     assert "--quantization" not in vllm_command(deployment("checkpoint fp8"))
     assert "--quantization" not in vllm_command(deployment("awq"))
     assert any("checkpoint quantised to awq" in note for note in launch_notes(deployment("awq")))
+
+
+def test_tiers_become_a_flag_and_what_has_none_a_note() -> None:
+    made = deployment("tiers")
+    assert flags(vllm_command(made))["--kv-offloading-size"] == "64"
+    notes = " ".join(launch_notes(made))
+    assert "512 GiB per replica" in notes and "evicts by lfu" in notes
+    assert flags(vllm_command(deployment("priorities")))["--scheduling-policy"] == "priority"
+    assert "jsq-tokens" in " ".join(launch_notes(deployment("priorities")))
+
+
+EAGLE = {"method": "eagle3", "model": "llama-3.2-1b", "num_speculative_tokens": 3, "acceptance": 0.7}
+ENGINES = {
+    "sglang": ("python -m sglang.launch_server", SGLANG_FLAGS, "--chunked-prefill-size"),
+    "trtllm": ("trtllm-serve meta-llama/Llama-3.1-8B", TRTLLM_FLAGS, "--max_num_tokens"),
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"tp": 2, "dp": 2, "quantization": "fp8", "kv_cache_dtype": "fp8"},
+        {"enable_prefix_caching": False, "enforce_eager": True, "cpu_offload_gb": 2.0},
+        {"kv_offloading_size": 64.0, "enable_lora": True},
+        {"speculative_config": EAGLE},
+    ],
+)
+def test_other_engines_get_their_own_command(engine: str, settings: dict[str, object]) -> None:
+    made = build_deployment("llama-3.1-8b", "h100-sxm:4", engine=engine, **settings)  # type: ignore[arg-type]
+    begin, known, budget = ENGINES[engine]
+    command = vllm_commands(made)
+    given = {word for word in shlex.split(command) if word.startswith("--")}
+    assert command.startswith(begin) and budget in given and given <= known
+    assert script_of(made).count(begin) == made.plan.dp
+    assert not any("a current vLLM batches differently" in note for note in launch_notes(made))
