@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import apex_sim as apex
+from apex_sim.cli import main
 from hardware_profiles.errors import UserError
 from simulator import clock
 from simulator.physics.shape import StepShape
@@ -224,3 +226,27 @@ def test_what_makes_no_sense_is_one_line(value: object, words: str) -> None:
 def test_combinations_that_are_not_simulated_are_refused(more: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         build(0.5, "h100-sxm:2", **more)
+
+
+def test_the_command_line_divides_devices_and_repeats_the_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    model = ["--model", "llama-3.1-8b", "--cluster", "h100-sxm:2"]
+    assert (
+        main(["explain", "step", *model, "--decode", "8", "--context", "500", "--prefill", "512", "--sm-split", "0.6"])
+        == 0
+    )
+    assert "60.0% of the multiprocessors" in capsys.readouterr().out
+    tenants = tmp_path / "tenants.yaml"
+    tenants.write_text("tenants:\n  - {memory: 1.5}\n")
+    load = ["--rate", "8", "--input-len", "300", "--output-len", "20", "--num-requests", "20"]
+    shared = ["--sm-split", "proactive(slack=1.5)", "--interference", str(tenants)]
+    assert main(["simulate", *model, *load, *shared, "--out", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert "SM split" in out and "sm-split=proactive interference(1 co-tenant)" in out
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    assert "proactive(slack=1.5)" in config and str(tenants) in config
+    assert main(["simulate", *model, *load, "--dp", "2", "--pair-instances"]) == 0
+    assert "pair-instances" in capsys.readouterr().out
+    assert main(["simulate", *model, *load, "--sm-split", "2"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
