@@ -422,7 +422,7 @@ class EngineCore:
         blocks = -(-(request.computed + tokens - request.shared) // self._block_size)
         self.prefill_blocks += blocks - request.blocks
         request.blocks = blocks
-        if cache is not None:
+        if self.has_idle:
             self.settle_cache()
 
     def settle_cache(self) -> None:

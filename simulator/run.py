@@ -245,10 +245,11 @@ class Simulation:
         if len(replicas) == 1:
             replica = replicas[0]
             replica.settle(tick)
+            enqueue = replica.enqueue
             for row in rows:
                 request = self._request(row, tick)
                 if request is not None:
-                    replica.enqueue(request)
+                    enqueue(request)
             replica.notify(tick, True)
             return
         touched: list[int] = []

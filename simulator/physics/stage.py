@@ -95,6 +95,7 @@ class Stage:
         self._device = context.device
         self._ranks = context.plan.tp
         self._bandwidth = context.device.memory_bandwidth_bytes_per_s
+        self._attention_peak_flop_per_s = context.precision.attention_peak_flop_per_s
         self._power = power_fit_of(context.device)
         counts: dict[RankAttention, int] = {}
         for layer, count in stage.layers:
@@ -406,12 +407,12 @@ class Stage:
 
     def prefill(self, shape: StepShape) -> tuple[float, float]:
         """(seconds, joules) of the attention of the prefill chunks."""
-        peak = self._context.precision.attention_peak_flop_per_s
+        peak, limit = self._attention_peak_flop_per_s, self._limit
         seconds = joules = 0.0
         for i, c in enumerate(self.attention):
             compute_s, other_s, flop, nbytes = prefill_cost(c, shape)
             part_s = compute_s + other_s
-            if self._limit is None:
+            if limit is None:
                 memory_s = nbytes / self._bandwidth
                 joules += self._ranks * energy_j(self._power, part_s, flop / peak, memory_s, self._device.tdp_w)
             else:

@@ -132,6 +132,8 @@ class StepModel:
         self.power_known = device.power is not None or device.tdp_w is not None
         self.hybrids = hybrids_of(self.stages, cluster, plan, engine, moe_skew, self._host_j)
         """What stages do besides their own kernels (cached experts, attention elsewhere); None: nothing."""
+        self._is_plain = self.hybrids is None and self._lora is None and not self._nano_tokens
+        """A stage is its kernels in sequence: what :meth:`_device` adds is nothing."""
         self._lines: dict[int, DecodeLine] = {}
         self._mixed: dict[tuple[int, int], DecodeLine] = {}
         self._least_known: dict[tuple[int, int, bool], float] = {}
@@ -275,7 +277,7 @@ class StepModel:
 
     def _stage(self, index: int, shape: StepShape) -> tuple[float, float]:
         """(seconds, joules) of one stage without the host, but for launches that outlast the device's work."""
-        seconds, joules = self._device(index, shape)
+        seconds, joules = self._sequential(index, shape) if self._is_plain else self._device(index, shape)
         num_seqs, _, _, prefill, _, _, _, _, _ = shape
         least_s = self._least_s(index, num_seqs + prefill, prefill > 0)
         if seconds < least_s:
@@ -318,7 +320,7 @@ class StepModel:
         seconds += rows_s
         joules += rows_j
         if num_seqs:
-            line = self._attention_line(index, shape)
+            line = self._mixed_line(index, num_seqs) if prefill else self._attention_line(index, shape)
             base_s, context_s, window_s, base_j, context_j, window_j, _, _ = line
             seconds += base_s + context_s * context + window_s * window_context
             joules += base_j + context_j * context + window_j * window_context
