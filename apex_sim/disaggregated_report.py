@@ -63,4 +63,5 @@ def _held_lines(s: Mapping[str, Any]) -> list[str]:
         f"{pool['replicas_started']:,} starts, {pool['replicas_stopped']:,} stops, {pool['replica_failures']:,} failures"
         for name, pool in s["pools"].items()
     ]
-    return [f"Held         {number(s['gpu_hours'])} GPU-hours; {'; '.join(parts)}; {s['requests_retried']:,} requests sent again"]
+    total = f"{number(s['gpu_hours'])} GPU-hours"
+    return [f"Held         {total}; {'; '.join(parts)}; {s['requests_retried']:,} requests sent again"]

@@ -100,13 +100,17 @@ BUNDLES: dict[str, list[dict[str, Any]]] = {
         {"fused_moe": True},
         {"expert_cache_gb": 8.0, "expert_prefetch": "layer", "expert_prefetch_accuracy": 0.8},
         {"expert_cache_size": 12, "expert_cache_eviction": "lfu"},
-        {"expert_routing": "generated(skew=1.2,tokens=512)"},
-        {"moe_parallelism": "adaptive", "moe_all_to_all": "flat", "moe_kernels": 2, "dp": 2, "ep": 2},
-        {"a2a_ffn_overlap_degree": 2, "expert_exchange": "onward", "dp": 2, "ep": 2},
-        {"expert_capacity_factor": 1.25},
+        {"expert_routing": "generated(skew=1.2,tokens=512)", "dp": 2, "ep": 2},
+        {"moe_parallelism": "adaptive", "moe_all_to_all": "flat", "moe_kernels": 20, "dp": 2, "ep": 2},
+        {"a2a_ffn_overlap_degree": 2, "expert_routing": "generated(tokens=512)", "expert_exchange": "onward"}
+        | {"dp": 2, "ep": 2},
+        {"expert_capacity_factor": 1.25, "moe_dispatch": "one-hot"},
         {"zero_expert_num": 2, "zero_expert_tau": 0.5},
     ],
     "power": [{"power_cap": 300}, {"gpu_clock": 1200}],
+    "states": [{"mamba_ssm_cache_dtype": "float32", "model": "nemotron-3-nano-30b-a3b"}],
+    "pairs": [{"dp": 2, "pair_instances": True}],
+    "runner": [{"runner": "generate"}],
     "sharing": [
         {"interference": "compute=1.2,memory=1.5,on=1s,off=2s"},
         {"interference": "host-cpu=2"},
@@ -127,12 +131,13 @@ BUNDLES: dict[str, list[dict[str, Any]]] = {
 """Techniques and the values each may have; settings that only make sense together are together."""
 
 NEUTRAL = {
+    *("expert_cache_trace", "init_expert_location", "weight_sparsity"),
     *("pricing", "usd_per_gpu_hour", "purchase_usd", "lifetime_years", "pue", "grid", "usd_per_kwh"),
     *("trace", "trace_format", "trace_sort", "spread_ties", "rate_scale", "rate", "input_len", "output_len"),
     *("num_requests", "arrival", "max_model_len", "scale_input", "thinking_share", "thinking_requests", "max_input"),
     "sampling",
 }
-"""Settings that change no decision of the event loop, and those of the workload."""
+"""Settings that change no decision of the event loop, those of the workload, those that are files, and those of CPUs."""
 
 MODELS = {
     "llama-3.2-1b": 0.4,
@@ -177,6 +182,8 @@ def draw(seed: int) -> dict[str, Any]:
         values = BUNDLES[names[int(index)]]
         for name, value in values[int(rng.integers(len(values)))].items():
             settings.setdefault(name, value)
+            if name == "model":
+                settings[name] = value
         if names[int(index)] == "experts" and settings["model"] not in EXPERTS:
             settings["model"] = str(rng.choice(EXPERTS))
     if settings.get("elasticity") is not None and "disaggregate" not in settings:

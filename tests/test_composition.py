@@ -9,7 +9,7 @@ from composition import BUNDLES, NEUTRAL, check, draw
 
 from apex_sim.api import AllSettings
 
-NAMED = {"engine", "dp", "tp", "pp", "ep", "disaggregate", "kv_link", "kv_overlap", "elasticity"}
+NAMED = {"model", "engine", "dp", "tp", "pp", "ep", "disaggregate", "kv_link", "kv_overlap", "elasticity"}
 
 
 def checked(seed: int) -> bool:
@@ -27,7 +27,9 @@ def test_compositions_keep_the_laws_or_are_refused_in_one_line() -> None:
 
 
 @pytest.mark.slow
-def test_many_compositions_keep_the_laws() -> None:
+def test_many_compositions_keep_the_laws(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("markexpr") != "slow":
+        pytest.skip("a minute of compositions; run it with pytest -m slow")
     ran = Counter(checked(seed) for seed in range(45, 1500))
     assert ran[True] >= 600
 

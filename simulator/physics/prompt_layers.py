@@ -7,8 +7,8 @@ there and are not computed in the layers behind it, so over all layers
 * attention of the prompt takes mean(p^2) of its query-key pairs,
 * the KV cache holds mean(p) of its bytes.
 
-Tokens that are generated pass all layers; their KV is kept like the prompt's. Choosing the tokens (a sum of attention weights) is
-not counted. The shape of the fall is a straight line here.
+Tokens that are generated pass all layers; their KV is kept like the prompt's. Choosing the tokens (a sum of attention weights)
+is not counted. The shape of the fall is a straight line here.
 """
 
 from __future__ import annotations
