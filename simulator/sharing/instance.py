@@ -37,8 +37,10 @@ def _pace(path: KvPath) -> float:
 
 
 def copy_ticks(path: KvPath, tokens: int) -> int:
-    """Time that KV of so many tokens, one of each sequence, takes to the other instance [ticks]."""
-    return 0 if isinf(_pace(path)) else ceil(tokens * path.token_bytes / _pace(path) * clock.TICKS_PER_S)
+    """Time that KV of so many tokens, one of each sequence, takes to the other instance; constant states change as a whole
+    [ticks]."""
+    nbytes = tokens * (path.token_bytes + path.request_bytes)
+    return 0 if isinf(_pace(path)) else ceil(nbytes / _pace(path) * clock.TICKS_PER_S)
 
 
 def exposed_ticks(path: KvPath, tokens: int, requests: int, step_ticks: int) -> int:

@@ -75,6 +75,7 @@ def _check_alone(deployment: Deployment, flag: str) -> None:
         "--expert-cache": deployment.plan.techniques.expert_cache is not None,
         "--attention-device": deployment.plan.techniques.attention_device is not None,
         f"{deployment.model.name}, which has an encoder": deployment.model.encoder is not None,
+        f"{deployment.model.name}, which answers in one pass": bool(deployment.model.pooling),
         "--autoscale or --mtbf": deployment.elasticity is not None,
         f"--interference that comes and goes ({FLAG})": interference is not None and bool(interference.varying),
         SPLIT_FLAG: flag == PAIR_FLAG and deployment.sm_split is not None,
@@ -113,7 +114,10 @@ def split_physics(deployment: Deployment) -> SplitPhysics | None:
 
 
 def in_pairs(setup: ReplicaSetup, deployment: Deployment) -> tuple[ReplicaSetup, int]:
-    """(replica, how many the event loop has): pairs of instances are one with two lanes and the blocks of one of them."""
+    """(replica, how many the event loop has): a pair of instances is one with two lanes.
+
+    It has the blocks and places of one of them, which may have to decode for both.
+    """
     plan = deployment.plan
     if not deployment.pair_instances:
         return setup, plan.dp
@@ -121,8 +125,7 @@ def in_pairs(setup: ReplicaSetup, deployment: Deployment) -> tuple[ReplicaSetup,
 
     one = dataclasses.replace(deployment, plan=dataclasses.replace(plan, dp=1), pair_instances=False, _cache={})
     path = DisaggregatedDeployment(prefill=one, decode=one, overlap=True).kv_path()
-    limits = dataclasses.replace(setup.limits, max_num_seqs=INSTANCES * setup.limits.max_num_seqs)
-    return dataclasses.replace(setup, limits=limits, pair=path), plan.dp // INSTANCES
+    return dataclasses.replace(setup, pair=path), plan.dp // INSTANCES
 
 
 def rates_of(deployment: Deployment) -> ChangingRates | None:
