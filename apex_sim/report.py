@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from apex_sim.adapter_text import adapter_lines
 from apex_sim.disaggregated_report import describe_any, pool_lines
 from apex_sim.files import to_json, to_yaml, write_atomically, write_text
 from apex_sim.sharing_text import sharing_labels, split_lines
@@ -138,6 +139,7 @@ def _engine(result: SimulationResult) -> list[str]:
         f"running/waiting at most {s['peak_running']}/{s['peak_waiting']}, {s['num_preemptions']:,} preemptions, "
         f"prefix hits {share(s['prefix_hit_rate'])}" + (f", {s['step_mode']}" if "step_mode" in s else ""),
         *draft_lines(s, result.deployment),
+        *adapter_lines(s),
         *_experts(s),
         *split_lines(s),
     ]
