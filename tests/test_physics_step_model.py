@@ -294,10 +294,10 @@ def test_memoised_steps_take_microseconds():
     steps = build(LLAMA_70B, ParallelPlan(tp=4))
     shape = mixed_shape(decode_shape(64, 1000), prefill_shape(1984, completes=False))
     steps.step(shape)
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(2000):
         steps.step(shape)
-    assert (time.perf_counter() - start) / 2000 < 50e-6
+    assert (time.process_time() - start) / 2000 < 50e-6
 
 
 def test_power_is_a_capped_line_and_energy_its_integral():
