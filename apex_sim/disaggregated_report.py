@@ -64,4 +64,4 @@ def _held_lines(s: Mapping[str, Any]) -> list[str]:
         for name, pool in s["pools"].items()
     ]
     total = f"{number(s['gpu_hours'])} GPU-hours"
-    return [f"Held         {total}; {'; '.join(parts)}; {s['requests_retried']:,} requests sent again"]
+    return [f"held         {total}; {'; '.join(parts)}; {s['requests_retried']:,} requests sent again"]
