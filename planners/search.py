@@ -242,7 +242,7 @@ class Search:
 
     def _screen_variants(self) -> list[Entry]:
         """Other batch limits for the two best layouts and for two that would be better did they meet the SLO; where techniques
-        are searched for one of each.
+        are searched for the best alone, if there is one.
 
         Those that get nearer to the SLO or improve the objective join the final.
         """
@@ -275,7 +275,7 @@ class Search:
         near = [e for e in full[most:] if e.measured and 0 < missing(e.measured, self.slo) <= NEAR_MISS]
         if leader is not None:
             near = [e for e in near if self.key(e.measured)[1:3] < self.key(leader)[1:3]]
-        return bases + near[:most]
+        return bases + ([] if self.space.has_techniques and leader is not None else near[:2])
 
     # -- wave 5: highest rate --------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from workloads.trace import Trace
 if TYPE_CHECKING:
     from planners.search import Search
 
-MOST_RUN = 16
+MOST_RUN = 12
 """Candidates with techniques that are simulated, at most."""
 PATIENCE = 6
 """After so many misses in a row those that are less likely to meet the SLO are left out."""
