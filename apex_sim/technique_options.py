@@ -15,7 +15,9 @@ def add_techniques(parser: argparse.ArgumentParser) -> None:
         help="uva (default), prefetch, blocking, cpu-layers, cpu-neurons: who moves or computes offloaded weights",
     )
     group.add_argument("--offload-source", metavar="NAME", help="dram (default) or a drive, such as nvme-pcie4")
-    group.add_argument("--offload-prefetch-step", type=int, metavar="N", help="blocks that copies are ahead (default 1)")
+    group.add_argument(
+        "--offload-prefetch-step", type=int, metavar="N", help="blocks that copies are ahead (default 1)"
+    )
     group.add_argument("--comm-overlap", type=float, metavar="SHARE", help="share of the collectives that work hides")
     group.add_argument("--nano-batch-tokens", type=int, metavar="N", help="split steps of N tokens and more (NanoFlow)")
     group.add_argument("--fused-moe", action="store_true", default=None, help="exchange and experts in one kernel")
@@ -28,7 +30,9 @@ def add_techniques(parser: argparse.ArgumentParser) -> None:
         "--kv-compression", type=float, metavar="SHARE", help="share of the KV cache's bytes that is kept"
     )
     group.add_argument(
-        "--prompt-layer-shares", metavar="FIRST,LAST", help="of the prompt, kept by the first and last layer (PyramidInfer)"
+        "--prompt-layer-shares",
+        metavar="FIRST,LAST",
+        help="of the prompt, kept by the first and last layer (PyramidInfer)",
     )
     group.add_argument("--activation-sparsity", type=float, metavar="SHARE", help="neurons that a token leaves at zero")
     group.add_argument("--activation-skew", type=float, metavar="S", help="Zipf exponent of how often neurons fire")
