@@ -175,7 +175,8 @@ def _check_cache(moe: MoeTechniques, settings: Mapping[str, Any]) -> None:
 
 def check_moe(moe: MoeTechniques, settings: Mapping[str, Any], model: str, is_moe: bool, tp: int, ep: int) -> None:
     """UserError for settings that a model or a layout has no use for."""
-    on = next((name for name in MOE_SETTINGS if settings.get(name) not in (None, 0)), None)
+    given = {name: settings.get(name) for name in MOE_SETTINGS}
+    on = next((n for n, value in given.items() if value is not None and (n, value) != ("zero_expert_num", 0)), None)
     if on is not None and not is_moe:
         raise UserError(f"--{on.replace('_', '-')} describes a mixture of experts; {model} has no experts: drop it")
     spans = (moe.parallelism in ("gather-tokens", "gather-weights")) or moe.all_to_all == "flat"

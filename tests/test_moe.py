@@ -292,6 +292,7 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ({"a2a_ffn_overlap_degree": 2, "dp": 1, "tp": 8}, "only where experts span replicas"),
     ({"moe_parallelism": "gather-tokens", "dp": 1, "tp": 8}, "only where experts span replicas"),
     ({"model": "llama-3.1-8b", "zero_expert_num": 4, "ep": 1}, "has no experts"),
+    ({"model": "llama-3.1-8b", "expert_capacity_factor": 0.0, "ep": 1}, "has no experts"),
     ({"init_expert_location": "x.json"}, "add --expert-routing"),
     ({"expert_routing": "missing.npz"}, "missing.npz: no such file"),
     ({"expert_routing": "generated(skew=99)"}, "--expert-routing 'generated(skew=99)'"),
