@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from simulator.adapters.setup import apart_by_adapter
 from simulator.disaggregated import DisaggregatedDeployment
 from simulator.elastic.pools import ElasticPools
 from simulator.result_disaggregated import DisaggregatedResult
@@ -43,9 +44,10 @@ def simulate_disaggregated(
     counts = deployment.prefill.plan.dp, deployment.decode.plan.dp
     options: dict[str, Any] = {"exact_steps": exact_steps, "progress": progress}
     record: DisaggregatedRecord
+    seen = apart_by_adapter(deployment.prefill, trace)
     if deployment.elasticity is None:
-        record = run_disaggregated(trace, setups, counts, path, chosen, **options)
+        record = run_disaggregated(seen, setups, counts, path, chosen, **options)
     else:
-        pools = ElasticPools(trace, setups, counts, path, chosen, deployment.elasticity, seed=seed, **options)
+        pools = ElasticPools(seen, setups, counts, path, chosen, deployment.elasticity, seed=seed, **options)
         record = pools.run()
     return DisaggregatedResult(deployment=deployment, trace=trace, record=record, slo=slo, seed=seed)

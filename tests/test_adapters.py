@@ -228,6 +228,7 @@ def test_a_trace_names_adapters_and_their_popularity() -> None:
         ),
         ({"enable_lora": True, "lora_loading": "paged", "preemption_mode": "swap"}, "use recompute"),
         ({"enable_lora": True, "lora_loading": "slots", "batching": "static"}, "use another --engine"),
+        ({"enable_lora": True, "lora_loading": "slots", "scheduling_policy": "priority(levels=3)"}, "does not go with"),
         ({"enable_lora": True, "lora_loading": "paged", "num_loras": 10**6}, "host memory of a node"),
         (
             {"enable_lora": True, "lora_loading": "paged", "num_gpu_blocks_override": 64, "max_model_len": 1024},

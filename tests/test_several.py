@@ -211,6 +211,10 @@ def test_copies_share_the_requests_by_popularity() -> None:
         ({"switch": {"resident": 0}}, "switch.resident is 0"),
         ({"switch": {"policy": "lottery"}}, "policy"),
         ({"switch": {"resident": 2}, "settings": {"gpu_memory_utilization": 0.37}}, "resident models leave"),
+        (
+            {"settings": {"scheduling_policy": "sjf"}},
+            "scheduling_policy sjf does not go with models that share devices",
+        ),
         ({"cascade": {"first": "chat", "then": "large", "escalate": 0.3}}, "cascade.then: unknown model 'large'"),
         ({"cascade": {"first": "chat", "then": "code", "escalate": 1.3}}, "cascade.escalate is 1.3"),
         ({"cluster": "h100-sxm:1", "models": {n: {"model": "llama-2-7b", "group": n} for n in "ab"}}, "need 2 devices"),

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from simulator.run import ReplicaSetup
 
 
+STEADY_ORDERS = ("fcfs", "sjf", "shortest-prompt")
+"""Orders of service in which a request that was first once is first again when its adapter has come."""
+
+
 def check_adapters(deployment: Deployment) -> None:
     """UserError for combinations that make no sense or are not modelled."""
     lora, engine = deployment.plan.techniques.lora, deployment.engine
@@ -41,6 +45,12 @@ def check_adapters(deployment: Deployment) -> None:
     if engine.batching in RESERVING:
         raise UserError(
             f"{what} does not go with batching {engine.batching!r}, which reserves memory; use another --engine"
+        )
+    order = deployment.scheduling.partition("(")[0].strip()
+    if order not in STEADY_ORDERS:
+        raise UserError(
+            f"{what} does not go with --scheduling-policy {order} yet: requests would lose their adapters to one another for "
+            f"ever; use one of {', '.join(STEADY_ORDERS)}"
         )
     if deployment.sm_split is not None:
         raise UserError(f"{what} does not go with --sm-split yet; drop one of them")

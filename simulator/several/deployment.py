@@ -182,6 +182,8 @@ def _check_shared(group: str, members: list[Member]) -> None:
             ("pp above 1", d.plan.pp > 1),
             ("speculative_config", d.speculative is not None),
             ("interference", d.interference is not None),
+            (f"scheduling_policy {d.scheduling}", d.scheduling != "fcfs"),
+            ("elasticity", d.elasticity is not None),
             ("sm_split", d.sm_split is not None),
             ("kv_offloading_size", bool(d.kv_offload.host_bytes)),
             ("preemption_mode swap", d.engine.preemption == "swap"),
