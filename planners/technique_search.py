@@ -110,8 +110,29 @@ class TechniqueSearch:
         unknown = anything(self.search.stats)
         queue = self.queue = [self._node(_Family(base, members, unknown)) for base, members in self.by_base.items()]
         heapify(queue)
+        self._tour()
+        self.runs = 0
         while queue:
             self._run(self._next_wave())
+
+    def _tour(self) -> None:
+        """Each choice once by itself on the best layout so far, where it can win there: bounds that are loose would try a few
+        choices only."""
+        leader = self.search.leader_entry()
+        if leader is None or leader.candidate.has_techniques(self.space):
+            return
+        first = {member.candidate: member for members in self.by_base.values() for member in members}
+        plain, drafts = leader.candidate, list(self.space.drafts)
+        middles = {
+            label.rpartition(" ")[0]: label for label in drafts if self.space.drafts[label].num_speculative_tokens <= 3
+        }
+        changed = [replace(plain, quantization=name or "") for name in self.space.quantizations]
+        changed += [replace(plain, kv_cache_dtype=kind) for kind in self.space.kv_cache_dtypes]
+        changed += [replace(plain, draft=label) for label in middles.values()]
+        changed += [replace(plain, cache=cache) for cache in self.space.caches]
+        tried = [first[candidate] for candidate in changed if candidate in first]
+        best = leader.measured
+        self._run([e for e in tried if self._bound_entry(e) and (self.by_rate or self._may_beat(e, best))])
 
     def _next_wave(self) -> list[Entry]:
         """The nearest candidates that can beat the best plan, one of each family; empty when none is left."""
@@ -151,7 +172,7 @@ class TechniqueSearch:
                 heappush(self.queue, self._node(item))
             return []
         for entry in item.members:
-            if self._bound_entry(entry):
+            if _is_open(entry) and self._bound_entry(entry):
                 heappush(self.queue, self._node(entry))
         return []
 
@@ -202,7 +223,7 @@ class TechniqueSearch:
         freedom = self.freedom if family.base.pp == 1 else replace(self.freedom, drafts=0)
         family.bounds = bound_any(deployment, search.stats, search.slo, freedom)
         reason = out_of_reach(family.bounds, search.slo, search.trace.request_rate_per_s)
-        for entry in family.members:
+        for entry in filter(_is_open, family.members):
             entry.bounds = family.bounds
         if reason:
             self._mark(family.members, "bounded", reason)
@@ -222,7 +243,7 @@ class TechniqueSearch:
         return not search.rule_out(entry)
 
     def _mark(self, entries: list[Entry], status: str, reason: str) -> None:
-        for entry in entries:
+        for entry in filter(_is_open, entries):
             entry.status, entry.reason = status, reason  # type: ignore[assignment]
 
     def _leave(self, item: Entry | _Family, reason: str) -> None:
@@ -282,7 +303,7 @@ class TechniqueSearch:
                 elif item.level == UNKNOWN:
                     left += [item] if self._bound_family(item) else []
                 else:
-                    left += [entry for entry in item.members if self._bound_entry(entry)]
+                    left += [entry for entry in item.members if _is_open(entry) and self._bound_entry(entry)]
                 left.sort(key=lambda item: (self._latency(item), self._node(item)[3]))
             runs += len(wave)
             self._run(wave)
@@ -307,6 +328,11 @@ class TechniqueSearch:
             devices = entry.candidate.num_devices == metrics["num_gpus"]
             (may if ties and faster and devices else out).append(item)
         return may, out
+
+
+def _is_open(entry: Entry) -> bool:
+    """Neither run nor ruled out."""
+    return entry.screen is None and entry.status == "screened"
 
 
 def _tokens_per_s(trace: Trace) -> float:
