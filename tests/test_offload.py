@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -107,6 +108,35 @@ def test_cold_neurons_take_as_long_as_their_part_of_the_activations() -> None:
     here_s = sum(c.seconds for name, c in components.items() if name.startswith("mlp."))
     assert components["weights.cpu"].seconds == pytest.approx(host_s - here_s, rel=1e-6)
     assert components["mlp.predictor"].hbm_bytes == pytest.approx(PREDICTOR_SHARE * mlp)
+
+
+@pytest.mark.parametrize("offloaded", [1.0, 3.0, 6.0])
+def test_neurons_on_the_host_do_not_shorten_prompts(offloaded: float) -> None:
+    """Copied neurons are computed by the device; arithmetic of a host of unknown speed is not for nothing."""
+    cluster = host("h100-sxm:1")
+    plain = {c.name: c for c in build("llama-3.1-8b", cluster).step_model.explain(step_shape(prefill=2000))}
+    whole_s = sum(c.seconds for name, c in plain.items() if name.startswith("mlp."))
+    for flop in (None, 1e12):
+        path = replace(cluster, node=replace(cluster.node, host_flop_per_s=flop))
+        on_host = build("llama-3.1-8b", path, cpu_offload_gb=offloaded, offload_backend="cpu-neurons").step_model
+        components = {c.name: c for c in on_host.explain(step_shape(prefill=2000))}
+        mlp = {name: c for name, c in components.items() if name.startswith(("mlp.", "weights."))}
+        assert sum(c.seconds for c in mlp.values()) >= whole_s * (1 - 1e-12)
+        if flop is not None:
+            assert components["weights.copies"].link_bytes == pytest.approx(offloaded * GIB)
+            assert sum(c.flop for c in mlp.values()) == pytest.approx(
+                sum(c.flop for name, c in plain.items() if name.startswith("mlp.")), rel=1e-3
+            )
+
+
+def test_new_entries_are_written_no_faster_than_the_hosts_memory_takes_them() -> None:
+    settings: dict[str, Any] = {"attention_device": "cpu", "attention_device_gb": 16.0, "attention_device_serial": True}
+    prompts = [
+        step_s(build("llama-3.1-8b", host(host_memory_bandwidth_bytes_per_s=dram), **settings).step_model, 0, 0, 1000)
+        for dram in (1e9, 2e9)
+    ]
+    kv = 1000 * 32 * 2 * 8 * 128 * 2.0
+    assert prompts[0] - prompts[1] == pytest.approx(kv / (DRAM_SHARE * 1e9) - kv / (DRAM_SHARE * 2e9), rel=1e-6)
 
 
 def test_skewed_neurons_leave_less_to_the_host() -> None:

@@ -81,11 +81,13 @@ def offload_costs(
     stored: Sequence[float],
     kernels: Sequence[Cost],
     neurons: Neurons | None,
+    whole: Sequence[Cost],
     bandwidth_bytes_per_s: float,
 ) -> list[Cost]:
     """Costs of ``count`` equal blocks of which a ``share`` is offloaded whole.
 
-    ``stored``: bytes of one block that the batch needs, kernel by kernel; ``kernels``: their costs on the device.
+    ``stored``: bytes of one block that the batch needs, kernel by kernel; ``kernels``: their costs on the device; ``whole``:
+    those of the MLP with all neurons that fire on the device.
     """
     if path.backend == "uva":
         return [_host_reads(path, share, count, stored, kernels)]
@@ -96,7 +98,7 @@ def offload_costs(
         return [_host_layers(path, share, count, stored, kernels)]
     if path.backend == "cpu-neurons":
         assert neurons is not None
-        return _host_neurons(path, layer.matrices, count, tokens, kernels, neurons, bandwidth_bytes_per_s)
+        return _host_neurons(path, layer.matrices, count, tokens, kernels, neurons, whole, bandwidth_bytes_per_s)
     return []
 
 
@@ -128,11 +130,14 @@ def _host_neurons(
     tokens: int,
     kernels: Sequence[Cost],
     neurons: Neurons,
+    whole: Sequence[Cost],
     bandwidth_bytes_per_s: float,
 ) -> list[Cost]:
     """What the device waits for the neurons that the host computes at the same time: cold bytes / DRAM beyond its own MLP.
 
-    Two messages over the host link per block bring inputs and results; for many tokens the cold neurons are copied instead.
+    Two messages over the host link per block bring inputs and results. For many tokens the cold neurons are copied instead and
+    the device computes them too: max(cold bytes / link, whole MLP). A host whose FLOP/s are not known takes as long as the
+    device would for the whole MLP at least: its arithmetic is not for nothing.
     """
     assert path.host is not None
     mlp = [(m, k.seconds) for m, k in zip(matrices, kernels, strict=False) if m.name.startswith("mlp.")]
@@ -142,10 +147,25 @@ def _host_neurons(
     _, cold, work = neurons.fired(tokens)
     flop = 2.0 * tokens * work * count * sum(m.n * m.k for m, _ in mlp)
     predictor = PREDICTOR_SHARE * total if neurons.sparsity else 0.0
-    here_s = sum(seconds for _, seconds in mlp) + predictor / bandwidth_bytes_per_s
-    host_s = 0.0
-    if cold:
-        host_s = min(path.host.seconds(cold * total, flop), cold * total / path.bandwidth_bytes_per_s)
-        host_s += 2 * count * path.start_s
-    costs = [Cost("mlp.predictor", predictor / bandwidth_bytes_per_s, "memory", nbytes=predictor)] if predictor else []
-    return [*costs, Cost("weights.cpu", max(0.0, host_s - here_s), "host")]
+    predictor_s = predictor / bandwidth_bytes_per_s
+    costs = [Cost("mlp.predictor", predictor_s, "memory", nbytes=predictor)] if predictor else []
+    if not cold:
+        return costs
+    here_s, whole_s = (predictor_s + sum(times) for times in ((s for _, s in mlp), (c.seconds for c in whole)))
+    host_s = path.host.seconds(cold * total, flop) + 2 * count * path.start_s
+    if path.host.flop_per_s is None:
+        host_s = max(host_s, whole_s)
+    copied_s = max(cold * total / path.bandwidth_bytes_per_s, whole_s)
+    if max(host_s, here_s) <= copied_s:
+        return [*costs, Cost("weights.cpu", max(0.0, host_s - here_s), "host")]
+    here = [k for m, k in zip(matrices, kernels, strict=False) if m.name.startswith("mlp.")]
+    copies = Cost(
+        "weights.copies",
+        max(0.0, copied_s - here_s),
+        "link",
+        peak_s=sum(c.peak_s for c in whole) - sum(k.peak_s for k in here),
+        flop=sum(c.flop for c in whole) - sum(k.flop for k in here),
+        nbytes=sum(c.nbytes for c in whole) - sum(k.nbytes for k in here),
+        link_bytes=cold * total,
+    )
+    return [*costs, copies]

@@ -45,7 +45,8 @@ def remote_kv(cluster: Cluster, plan: ParallelPlan) -> RemoteKv | None:
     rate = link.bandwidth_bytes_per_s * link.efficiency
     sharers = sharers_of(cluster, plan)
     if device.name == CPU:
-        reads, writes = host_compute(cluster, plan, "--attention-device cpu"), rate
+        reads = host_compute(cluster, plan, "--attention-device cpu")
+        writes = min(rate, reads.bytes_per_s)
     else:
         drive = _drive(device)
         inside = drive.memory_bandwidth_bytes_per_s * device.count / sharers

@@ -147,9 +147,9 @@ class Stage:
         bound = gemm_bound(seconds, peak_s / fmt.gemm.compute, moved / (fmt.gemm.memory * self._bandwidth))
         return Cost(name, seconds * count, bound, peak_s * count, flop * fmt.density * count, moved * count)
 
-    def _matrix(self, matrix: RankMatrix, tokens: float, count: int) -> Cost:
+    def _matrix(self, matrix: RankMatrix, tokens: float, count: int, fired: float | None = None) -> Cost:
         n, k = matrix.n, matrix.k
-        fired = self._fired(matrix.name, tokens)
+        fired = self._fired(matrix.name, tokens) if fired is None else fired
         if fired < 1.0:
             n, k = (n, max(1, round(k * fired))) if matrix.name.endswith("down_proj") else (max(1, round(n * fired)), k)
         return self._gemm(matrix.name, tokens, n, k, matrix.format, count)
@@ -288,9 +288,17 @@ class Stage:
         if layer.experts is not None:
             active = self.moe.loads.mean_rank(layer.experts, tokens)[1] / layer.experts.local_experts
             stored.append(min(1.0, active) * layer.experts.weight_bytes)
+        whole = self._whole_mlp(layer, tokens, count) if path.backend == "cpu-neurons" else []
         return offload_costs(
-            path, self._offloaded_share, layer, count, tokens, stored, kernels, self._neurons, self._bandwidth
+            path, self._offloaded_share, layer, count, tokens, stored, kernels, self._neurons, whole, self._bandwidth
         )
+
+    def _whole_mlp(self, layer: RankLayer, tokens: int, count: int) -> list[Cost]:
+        """The dense MLP with all neurons that fire here, wherever they are."""
+        assert self._neurons is not None
+        hot, cold, _ = self._neurons.fired(tokens)
+        mlp = (m for m in layer.matrices if m.name.startswith("mlp."))
+        return [self._matrix(m, tokens, count, min(1.0, hot + cold)) for m in mlp]
 
     def _send(self, tokens: int) -> Cost:
         """Hidden states and residual to the next stage, a 1/tp slice per rank, gathered there (as vLLM does)."""
