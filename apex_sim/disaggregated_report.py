@@ -50,6 +50,7 @@ def pool_lines(s: Mapping[str, Any]) -> list[str]:
         f"KV transfer  {kv['requests']:,} requests, {number(kv['bytes'] / 1e9)} GB over {kv['link']}{hidden}; mean "
         f"{milliseconds(kv['mean_ms'])}, p95 {milliseconds(kv['p95_ms'])}, after {milliseconds(kv['mean_wait_ms'])} "
         f"(p95 {milliseconds(kv['p95_wait_ms'])}) until a decode replica has set blocks aside",
+        f"prefix hits  {share(s['prefix_hit_rate'])} of the prompts' tokens",
         *_held_lines(s),
     ]
 

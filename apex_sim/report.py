@@ -92,7 +92,7 @@ def summary_text(result: SimulationResult) -> str:
         + f", {number(s['duration'])} s simulated",
         "",
         table(["latency", "mean", "median", "p90", "p95", "p99"], rows),
-        *(_ranges(result) if pools is None else ["", *pool_lines(s)]),
+        *(_ranges(result) if pools is None else ["", *pool_lines(s), *tier_lines(s)]),
         "",
         f"throughput   {number(s['request_throughput'])} req/s, {number(s['output_throughput'])} output tok/s "
         f"({number(s['output_throughput_per_gpu'])} per GPU), {number(s['total_token_throughput'])} total tok/s",
@@ -128,6 +128,16 @@ def _experts(s: dict[str, Any]) -> list[str]:
     ]
 
 
+def tier_lines(s: Mapping[str, Any]) -> list[str]:
+    """The tiers of cached prefixes below device memory, where there are any."""
+    parts = [
+        f"{tier['tier']} {share(tier['hit_rate'])} of the prompts' tokens, {number(tier['loaded_bytes'] / 1e9)} GB loaded, "
+        f"{number(tier['stored_bytes'] / 1e9)} GB stored, {number(tier['dropped_bytes'] / 1e9)} GB dropped"
+        for tier in s.get("kv_tiers") or ()
+    ]
+    return [f"KV tiers     {'; '.join(parts)}"] if parts else []
+
+
 def _engine(result: SimulationResult) -> list[str]:
     """What the engine did, and its drafts."""
     s = result.summary
@@ -138,6 +148,7 @@ def _engine(result: SimulationResult) -> list[str]:
         f"engine       {share(s['utilisation'])} busy, MFU {share(s['mfu'])}, {cache}, "
         f"running/waiting at most {s['peak_running']}/{s['peak_waiting']}, {s['num_preemptions']:,} preemptions, "
         f"prefix hits {share(s['prefix_hit_rate'])}" + (f", {s['step_mode']}" if "step_mode" in s else ""),
+        *tier_lines(s),
         *draft_lines(s, result.deployment),
         *adapter_lines(s),
         *_experts(s),

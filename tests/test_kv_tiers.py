@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from test_engine_properties import bounded
 
 from apex_sim import api
+from apex_sim.report import summary_text
 from simulator.kv_links import CopyTimes, LinkTimes, NodePaths, ReplicaPaths
 from simulator.kv_setup import KvTiers
 from simulator.kv_tiers import EVICTION, Fifo, History, Lfu, TierLimits, TierStack
@@ -234,3 +235,20 @@ def test_lfu_keeps_what_it_needs_and_no_more() -> None:
         assert one._entry_of.keys() >= one.keys() and len(one._entry_of) <= one._entries <= 2 * len(one) + 64
         counted = [history.uses[one.leave()[0]] for _ in range(len(one))]
         assert counted == sorted(counted) and not one
+
+
+@pytest.mark.parametrize("pools", [False, True])
+def test_the_report_says_what_every_tier_gave(pools: bool) -> None:
+    result = api.simulate(
+        model="llama-3.1-8b",
+        cluster="h100-sxm:2",
+        trace=chats(20),
+        num_gpu_blocks_override=2000,
+        kv_offloading_size=8,
+        kv_offloading_disk=16,
+        **({"disaggregate": {"prefill": {"tp": 1}, "decode": {"tp": 1}}} if pools else {}),  # type: ignore[arg-type]
+    )
+    lines = summary_text(result).splitlines()
+    assert any("prefix hits" in line for line in lines)
+    (tier_line,) = (line for line in lines if line.startswith("KV tiers"))
+    assert "host" in tier_line and "nvme" in tier_line and tier_line.count("of the prompts' tokens") == 2
