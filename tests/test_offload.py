@@ -31,6 +31,15 @@ def test_attention_on_the_host_reads_kv_at_the_speed_of_its_memory() -> None:
     assert step_s(there.step_model, 256, 2000) > 256 * 2000 * line.context_s
 
 
+@pytest.mark.parametrize("device", ["cpu", "instcsd:2", "nvme-pcie4"])
+def test_bytes_of_the_breakdown_are_those_of_the_step(device: str) -> None:
+    """New entries of the KV cache included."""
+    model = build("llama-3.1-8b", attention_device=device, attention_device_gb=16.0).step_model
+    for prefill in (0, 320):
+        shape = step_shape(decode_seqs=64, context=1000, prefill=prefill)
+        assert sum(c.hbm_bytes for c in model.explain(shape)) == pytest.approx(model.hbm_bytes(shape), rel=1e-9)
+
+
 def test_one_after_the_other_takes_the_sum() -> None:
     both, serial = (
         build("llama-3.1-8b", attention_device="cpu", attention_device_gb=20.0, attention_device_serial=s).step_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Cluster
 from simulator.engine import EngineProfile
-from simulator.physics.attention import context_read, decode_flop
+from simulator.physics.attention import decode_bytes, decode_flop
 from simulator.physics.cost import Cost, Total
 from simulator.physics.expert_cache import StageCache, check_expert_cache, stage_cache
 from simulator.physics.remote_attention import RemoteKv, remote_kv, remote_line, resident_line
@@ -139,7 +139,7 @@ class StageHybrid:
             costs.append(Cost("experts.wait", experts_s, "link", link_bytes=self._expert_bytes(tokens)))
             wait_s -= experts_s
         if self.kv is not None:
-            nbytes = sum(c.decode_bytes * context_read(c, shape) for c in self.stage.attention if c.decode_bytes)
+            nbytes = sum(decode_bytes(c, shape) for c in self.stage.attention if c.decode_bytes)
             flop = sum(decode_flop(c, shape) for c in self.stage.attention if c.decode_bytes)
             costs.append(Cost("attention.elsewhere", wait_s, "memory", flop=flop, nbytes=nbytes))
         return costs
