@@ -48,6 +48,19 @@ def add_moe(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--expert-exchange", metavar="NAME", help="home (default: tokens return after each layer) or onward (ExFlow)"
     )
+    group.add_argument(
+        "--expert-adapters", type=int, metavar="N", help="adapters that own copies of some experts, one per request"
+    )
+    group.add_argument("--expert-adapter-size", type=float, metavar="E", help="experts per layer that an adapter owns")
+    group.add_argument(
+        "--expert-adapter-share",
+        type=float,
+        metavar="SHARE",
+        help="choices that reach them (default: E of all experts)",
+    )
+    group.add_argument(
+        "--expert-adapter-skew", type=float, metavar="S", help="Zipf exponent of the adapters' popularity"
+    )
 
 
 def add_shape(parser: argparse.ArgumentParser) -> None:

@@ -26,6 +26,7 @@ from simulator.idle_settings import check_idle
 from simulator.model_changes import changed_model
 from simulator.moe_settings import check_moe
 from simulator.offloading import KvOffload
+from simulator.physics.expert_adapters import check_expert_adapters
 from simulator.physics.powercap import check_power
 from simulator.physics.tenants import slower_cluster
 from simulator.plan import ParallelPlan
@@ -232,6 +233,7 @@ def build_deployment(
         techniques=with_popularity(techniques_of(settings), settings, spec),
     )
     check_moe(plan.techniques.moe, settings, spec.name, spec.is_moe, tp, ep)
+    check_expert_adapters(plan.techniques.moe, spec)
     spec = changed_model(spec, plan.techniques)
     check_power(machines.device, plan)
     check_slices(machines, plan)

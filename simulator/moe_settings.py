@@ -30,6 +30,10 @@ MOE_SETTINGS = (
     "expert_routing",
     "init_expert_location",
     "expert_exchange",
+    "expert_adapters",
+    "expert_adapter_size",
+    "expert_adapter_share",
+    "expert_adapter_skew",
 )
 """All of them, by name."""
 MOE_NUMBERS: dict[str, tuple[type, float]] = {
@@ -38,6 +42,10 @@ MOE_NUMBERS: dict[str, tuple[type, float]] = {
     "a2a_ffn_overlap_degree": (int, 1),
     "expert_capacity_factor": (float, 0),
     "moe_kernels": (int, 1),
+    "expert_adapters": (int, 1),
+    "expert_adapter_size": (float, 0),
+    "expert_adapter_share": (float, 0),
+    "expert_adapter_skew": (float, 0),
 }
 """Those that are numbers: their type and smallest value."""
 
@@ -56,6 +64,24 @@ class MoeSettings(TypedDict, total=False):
     expert_routing: str | None
     init_expert_location: str | None
     expert_exchange: str | None
+    expert_adapters: int | None
+    expert_adapter_size: float | None
+    expert_adapter_share: float | None
+    expert_adapter_skew: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertAdapters:
+    """Fine-tuned models that share a base and own copies of some of its routed experts (ESFT, arXiv:2407.01906)."""
+
+    num: int
+    """Adapters in memory; every request asks for one."""
+    size: float
+    """Experts per MoE layer that an adapter owns, on average."""
+    share: float | None = None
+    """Choices of a token that reach its adapter's own experts; None: size / experts of a layer."""
+    skew: float = 0.0
+    """Zipf exponent of the adapters' popularity; 0: all alike."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +106,7 @@ class MoeTechniques:
     location: str | None = None
     """File of the placement; None: what engines do."""
     exchange: str = "home"
+    adapters: ExpertAdapters | None = None
 
     def compute_share(self, num_experts: int) -> float:
         """Share of the choices that reach an expert that computes: tau E / (tau E + Z) (MoE++, arXiv:2410.07348)."""
@@ -110,6 +137,8 @@ def moe_labels(moe: MoeTechniques) -> list[str]:
         labels.append(f"moe-dispatch={moe.dispatch}")
     if moe.routing is not None:
         labels.append(f"expert-routing={moe.routing}({moe.location or 'trivial placement'}, {moe.exchange})")
+    if moe.adapters is not None:
+        labels.append(f"expert-adapters={moe.adapters.num}({moe.adapters.size:g} experts each)")
     return labels
 
 
@@ -131,6 +160,38 @@ def _kernels(settings: Mapping[str, Any]) -> int | None:
     return kernels
 
 
+def _adapters(settings: Mapping[str, Any]) -> ExpertAdapters | None:
+    num, size = settings.get("expert_adapters"), settings.get("expert_adapter_size")
+    share, skew = settings.get("expert_adapter_share"), settings.get("expert_adapter_skew")
+    if num is None:
+        for name, value in (("size", size), ("share", share), ("skew", skew)):
+            if value is not None:
+                raise UserError(f"--expert-adapter-{name} without adapters of experts; add --expert-adapters N")
+        return None
+    if not size:
+        given = "is 0" if size is not None else "is missing"
+        raise UserError(f"--expert-adapter-size {given}; say how many experts per layer an adapter owns, for example 8")
+    if share is not None and not 0 < share <= 1:
+        raise UserError(f"--expert-adapter-share is {share:g}; it is a share above 0 and at most 1, for example 0.3")
+    return ExpertAdapters(num=num, size=size, share=share, skew=skew or 0.0)
+
+
+def _check_adapters(moe: MoeTechniques, settings: Mapping[str, Any]) -> None:
+    """UserError where the model's experts alone are counted."""
+    if moe.adapters is None:
+        return
+    beside = ("expert_cache_gb", "expert_cache_size", "cpu_offload_gb", "expert_capacity_factor", "fused_moe")
+    other = next((name for name in beside if settings.get(name)), None)
+    if other is None and settings.get("expert_capacity_factor") is not None:
+        other = "expert_capacity_factor"
+    if other is None and moe.parallelism in ("gather-weights", "adaptive"):
+        other = f"moe_parallelism {moe.parallelism}"
+    if other is not None:
+        raise UserError(
+            f"--{other.replace('_', '-', 2)} counts the experts of the model, not those of --expert-adapters: drop one"
+        )
+
+
 def moe_of(settings: Mapping[str, Any]) -> MoeTechniques:
     """What settings ask for. UserError for values that make no sense."""
     zero, tau = settings.get("zero_expert_num") or 0, settings.get("zero_expert_tau")
@@ -150,7 +211,9 @@ def moe_of(settings: Mapping[str, Any]) -> MoeTechniques:
         routing=settings.get("expert_routing"),
         location=settings.get("init_expert_location"),
         exchange=settings.get("expert_exchange") or "home",
+        adapters=_adapters(settings),
     )
+    _check_adapters(moe, settings)
     if moe.dispatch == "one-hot" and moe.capacity_factor is None:
         raise UserError("--moe-dispatch one-hot multiplies tokens into slots; add --expert-capacity-factor C")
     _check_cache(moe, settings)

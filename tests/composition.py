@@ -106,6 +106,7 @@ BUNDLES: dict[str, list[dict[str, Any]]] = {
         | {"dp": 2, "ep": 2},
         {"expert_capacity_factor": 1.25, "moe_dispatch": "one-hot"},
         {"zero_expert_num": 2, "zero_expert_tau": 0.5},
+        {"expert_adapters": 3, "expert_adapter_size": 2.0, "expert_adapter_share": 0.3, "expert_adapter_skew": 1.0},
     ],
     "power": [{"power_cap": 300}, {"gpu_clock": 1200}],
     "states": [{"mamba_ssm_cache_dtype": "float32", "model": "nemotron-3-nano-30b-a3b"}],

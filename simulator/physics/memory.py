@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Cluster
 from simulator.engine import EngineProfile
+from simulator.physics.expert_adapters import expert_adapter_bytes
 from simulator.physics.expert_cache import check_expert_cache, uncached_bytes
 from simulator.physics.layout import Layout, StageLayout, check_plan, lay_out
 from simulator.physics.lora import adapter_bytes
@@ -90,7 +91,7 @@ def _resident_bytes(
     """Weights in the memory of one device [B]: its share, less what is offloaded, and slots for adapters."""
     outside = offloaded_bytes(stage, plan) - staging_bytes(stage, plan) - predictor_bytes(stage, plan)
     outside += uncached_bytes(stage, plan)
-    beside = adapter_bytes(stage, plan) + gathered_bytes(stage, plan)
+    beside = adapter_bytes(stage, plan) + expert_adapter_bytes(stage, plan) + gathered_bytes(stage, plan)
     if model.encoder is not None and stage.is_first:
         matrices, others = model.encoder.params_per_rank(plan.tp)
         beside += matrices * precision.linear.weight_bytes + others * precision.element_bytes

@@ -46,6 +46,7 @@ class MoeLayer:
         self._products, self._gemm = kernels, gemm
         self._moe = context.plan.techniques.moe
         launches = (self._moe.kernels or MLP_KERNELS) - MLP_KERNELS
+        launches += self._moe.adapters is not None  # tokens' choices become places in the table of all experts
         self._launch_s = launches * context.precision.base.gemm.launch_s
         """Each further kernel starts like a 16-bit GEMM [s per block]."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from simulator.physics.expert_adapters import active_growth
 from simulator.physics.layout import RankExperts, StageLayout
 from simulator.physics.moe import capacity, dropped_share, slowest_rank
 from simulator.plan import ParallelPlan
@@ -49,10 +50,18 @@ class MoeLoads:
         routed = mean_rows * experts.ep if experts.ep <= self._context.plan.tp else rows
         kept = self.slots(experts, tokens)
         if kept is None:
-            return ExpertLoad(rows, active, mean_rows, mean_active, routed)
+            growth = self._growth(experts, tokens)
+            return ExpertLoad(rows, active * growth, mean_rows, mean_active * growth, routed)
         held = experts.num_experts / experts.ep
         rows = held * kept * experts.sources
         return ExpertLoad(rows, held, rows, held, min(routed, rows * experts.ep))
+
+    def _growth(self, experts: RankExperts, tokens: float) -> float:
+        """Experts hit over those of the base model: adapters have some of their own."""
+        adapters = self._context.plan.techniques.moe.adapters
+        if adapters is None:
+            return 1.0
+        return active_growth(adapters, experts, tokens * experts.replicas, self._context.moe_skew)
 
     def own_load(self, experts: RankExperts, tokens: float) -> ExpertLoad:
         """Every rank computes its own tokens with all experts."""
