@@ -31,6 +31,26 @@ def test_attention_on_the_host_reads_kv_at_the_speed_of_its_memory() -> None:
     assert step_s(there.step_model, 256, 2000) > 256 * 2000 * line.context_s
 
 
+@pytest.mark.parametrize("serial", [False, True])
+@pytest.mark.parametrize(
+    "weights",
+    [{"cpu_offload_gb": 8.0, "offload_backend": backend} for backend in ("prefetch", "uva", "blocking")]
+    + [{"expert_cache_size": 3, "expert_prefetch": ahead} for ahead in (None, "layer")],
+)
+def test_no_link_carries_more_than_its_bandwidth(weights: dict[str, Any], serial: bool) -> None:
+    """KV that is read from drives and weights cross the same host link."""
+    cluster = host("a40:1")
+    name = "mixtral-8x7b" if "expert_cache_size" in weights else "llama-3.1-8b"
+    kv: dict[str, Any] = {"attention_device": "nvme-pcie4:16", "attention_device_gb": 60.0}
+    model = build(name, cluster, max_num_seqs=64, attention_device_serial=serial, **kv, **weights).step_model
+    shape = step_shape(decode_seqs=32, context=2000)
+    link = cluster.device.host_link
+    assert link is not None
+    crossing = sum(c.link_bytes for c in model.explain(shape)) + 32 * 2000 * 131072
+    least_s = crossing / (link.bandwidth_bytes_per_s * link.efficiency)
+    assert least_s * (1 - 1e-9) <= model.step(shape)[0] < least_s * 1.1
+
+
 @pytest.mark.parametrize("device", ["cpu", "instcsd:2", "nvme-pcie4"])
 def test_bytes_of_the_breakdown_are_those_of_the_step(device: str) -> None:
     """New entries of the KV cache included."""

@@ -8,7 +8,7 @@ from simulator.engine import EngineProfile
 from simulator.physics.attention import decode_bytes, decode_flop
 from simulator.physics.cost import Cost, Total
 from simulator.physics.expert_cache import StageCache, check_expert_cache, stage_cache
-from simulator.physics.remote_attention import RemoteKv, remote_kv, remote_line, resident_line
+from simulator.physics.remote_attention import RemoteKv, link_s, remote_kv, remote_line, resident_line
 from simulator.physics.shape import DecodeLine, StepShape
 from simulator.physics.stage import Stage
 from simulator.plan import ParallelPlan
@@ -43,13 +43,15 @@ class StageHybrid:
         self.stage, self.cache, self.kv, self.wait_w = stage, cache, kv, wait_w
         self._known_waits: dict[int, tuple[float, float]] = {}
         self._known_projections: dict[int, float] = {}
+        self._known_crossing: dict[tuple[int, int], float] = {}
 
     def line(self, shape: StepShape, padded: int, beside: Total) -> DecodeLine:
         """The step at any context: ``max(floor, base + context C + window W)``; prompts as ``shape`` has them.
 
         With work w (``beside`` included), attention A, experts that are missing m (prefetched) and d (on demand), and o the
         part of w and A outside the prefetch's window:
-        one after the other max(w + A, o + m) + d; attention elsewhere at the same time max(A, max(w, o + m) + d).
+        one after the other max(w + A, o + m) + d; attention elsewhere at the same time max(A, max(w, o + m) + d). KV and weights
+        on one link take turns: A + l at the same time, max(w, l) + A one after the other, l the weights' part of the link.
         """
         stage, mixed = self.stage, shape.prefill_tokens > 0
         work = stage.tokens(padded), stage.rows(shape.logits_rows), beside
@@ -63,14 +65,19 @@ class StageHybrid:
             work_s, work_j = work_s + kept_s, work_j + self.wait_w * kept_s
         ahead_s, demand_s = self._waits(shape.decode_seqs + shape.prefill_tokens)
         outside_s = self._outside_s(shape, padded, work_s) if ahead_s else 0.0
+        turns_s = self._turns_s(shape, padded)
         if self.kv is not None and not self.kv.device.serial:
+            turns_s += link_s(self.kv, self._expert_bytes(shape.decode_seqs + shape.prefill_tokens))
             least_s = max(work_s, outside_s + ahead_s) + demand_s
-            attention = self._waiting(attention)
+            attention = self._waiting(attention._replace(base_s=attention.base_s + turns_s))
             return attention._replace(
                 base_j=attention.base_j + work_j - self.wait_w * work_s, floor_s=least_s, wait_w=self.wait_w
             )
         if self.kv is not None:
             attention = self._waiting(attention)
+            if ahead_s and self.cache is not None:
+                turns_s = max(turns_s, outside_s + link_s(self.kv, ahead_s * self.cache.bandwidth_bytes_per_s))
+            work_s, work_j = max(work_s, turns_s), work_j + self.wait_w * max(0.0, turns_s - work_s)
         return attention._replace(
             base_s=work_s + attention.base_s + demand_s,
             base_j=work_j + attention.base_j + self.wait_w * demand_s,
@@ -90,6 +97,18 @@ class StageHybrid:
             streamed = self.stage.offloaded_bytes + self._expert_bytes(seqs + prompts)
             return remote_line(self.stage, self.kv, shape, streamed)
         return self.stage.decode_attention(seqs, mixed=prompts > 0) if seqs else NOTHING
+
+    def _turns_s(self, shape: StepShape, padded: int) -> float:
+        """What streamed weights take of the link over which a KV cache comes too [s], memoised; experts in a cache are apart."""
+        if self.kv is None or not self.kv.on_accelerator or not shape.decode_seqs:
+            return 0.0
+        tokens = shape.decode_seqs + shape.prefill_tokens
+        known = self._known_crossing.get((tokens, padded))
+        if known is None:
+            crossing = self.stage.offloaded_bytes if self.stage.stream_s else 0.0
+            crossing += sum(c.link_bytes for c in self.stage.token_costs(padded) if c.name.startswith("weights."))
+            known = self._known_crossing[tokens, padded] = link_s(self.kv, crossing)
+        return known
 
     def _expert_bytes(self, tokens: int) -> float:
         """Experts that cross the link in a step [B]."""

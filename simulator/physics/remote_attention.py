@@ -120,11 +120,20 @@ def attending_layers(stage: StageLayout) -> int:
     return sum(count for layer, count in stage.layers if layer.attention.kv_elements_per_token)
 
 
-def remote_line(stage: Stage, kv: RemoteKv, shape: StepShape, stream_bytes: float) -> DecodeLine:
+def link_s(kv: RemoteKv, nbytes: float) -> float:
+    """What weights that cross the host link meanwhile add to a KV cache that comes over it too [s].
+
+    While KV comes at its rate r the link has the share 1 - r / link for the weights, so that they add r / link of their own
+    time: all of it where the link bounds both, (KV + weights) / link.
+    """
+    return nbytes * min(kv.reads.bytes_per_s, kv.link_bytes_per_s) / kv.link_bytes_per_s**2 if kv.on_accelerator else 0.0
+
+
+def remote_line(stage: Stage, kv: RemoteKv, shape: StepShape, dram_bytes: float) -> DecodeLine:
     """Seconds of attention outside the accelerator as a line in the context; joules are left to the caller.
 
     Per layer a message each way, then KV bytes / bandwidth (or FLOP, where the processors' are known). New keys and values
-    are written, those before a chunk of a prompt are read over the link. ``stream_bytes``: weights read from the same DRAM
+    are written, those before a chunk of a prompt are read over the link. ``dram_bytes``: weights read from the same DRAM
     meanwhile.
     """
     seqs, layers, entry_bytes = shape.decode_seqs, attending_layers(stage.layout), 0.0
@@ -147,7 +156,7 @@ def remote_line(stage: Stage, kv: RemoteKv, shape: StepShape, stream_bytes: floa
             base_s += message_elements(stage.layout) * seqs * ELEMENT_BYTES / kv.link_bytes_per_s
         base_s += 2 * layers * kv.link_latency_s
     if kv.shares_dram:
-        base_s += stream_bytes / kv.reads.bytes_per_s
+        base_s += dram_bytes / kv.reads.bytes_per_s
     return DecodeLine(base_s, context_s, window_s, 0.0, 0.0, 0.0)
 
 
