@@ -50,8 +50,8 @@ class StageHybrid:
 
         With work w (``beside`` included), attention A, experts that are missing m (prefetched) and d (on demand), and o the
         part of w and A outside the prefetch's window:
-        one after the other max(w + A, o + m) + d; attention elsewhere at the same time max(A, max(w, o + m) + d). KV and weights
-        on one link take turns: A + l at the same time, max(w, l) + A one after the other, l the weights' part of the link.
+        one after the other max(w + A, o + m) + d; attention elsewhere at the same time max(A, max(w, o + m) + d). KV and
+        weights on one link take turns: A + l at the same time, max(w, l) + A one after the other, l the weights' time there.
         """
         stage, mixed = self.stage, shape.prefill_tokens > 0
         work = stage.tokens(padded), stage.rows(shape.logits_rows), beside
@@ -99,7 +99,7 @@ class StageHybrid:
         return self.stage.decode_attention(seqs, mixed=prompts > 0) if seqs else NOTHING
 
     def _turns_s(self, shape: StepShape, padded: int) -> float:
-        """What streamed weights take of the link over which a KV cache comes too [s], memoised; experts in a cache are apart."""
+        """What streamed weights, without cached experts, take of the link over which a KV cache comes too [s], memoised."""
         if self.kv is None or not self.kv.on_accelerator or not shape.decode_seqs:
             return 0.0
         tokens = shape.decode_seqs + shape.prefill_tokens

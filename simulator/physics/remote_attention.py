@@ -126,7 +126,9 @@ def link_s(kv: RemoteKv, nbytes: float) -> float:
     While KV comes at its rate r the link has the share 1 - r / link for the weights, so that they add r / link of their own
     time: all of it where the link bounds both, (KV + weights) / link.
     """
-    return nbytes * min(kv.reads.bytes_per_s, kv.link_bytes_per_s) / kv.link_bytes_per_s**2 if kv.on_accelerator else 0.0
+    return (
+        nbytes * min(kv.reads.bytes_per_s, kv.link_bytes_per_s) / kv.link_bytes_per_s**2 if kv.on_accelerator else 0.0
+    )
 
 
 def remote_line(stage: Stage, kv: RemoteKv, shape: StepShape, dram_bytes: float) -> DecodeLine:
