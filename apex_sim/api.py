@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+from apex_sim.timeline import watch_of
 from hardware_profiles.cluster import parse_cluster
 from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Cluster, Link
 from hardware_profiles.terms import with_terms
 from simulator.batching import RESERVING
-from simulator.build import EngineSettings, build_deployment, check_compute, check_number, flag, name_of
+from simulator.build import EngineSettings, build_deployment, check_compute, name_of
 from simulator.build_disaggregated import build_disaggregated, parse_kv_link, parse_pools
 from simulator.deployment import Deployment
 from simulator.disaggregated import DisaggregatedDeployment
@@ -23,6 +24,7 @@ from simulator.elastic.settings import Elasticity
 from simulator.plan import ParallelPlan
 from simulator.result import SimulationResult
 from simulator.run import Progress
+from simulator.setting_checks import check_number, flag
 from simulator.sharing.setup import refuse_sharing
 from simulator.simulate import simulate_deployment
 from simulator.simulate_disaggregated import simulate_disaggregated
@@ -259,6 +261,7 @@ def simulate(
     kv_link: str | Link | None = None,
     kv_overlap: bool = False,
     elasticity: Elasticity | None = None,
+    timeline: bool | tuple[float, float] = False,
     **settings: Unpack[AllSettings],
 ) -> SimulationResult:
     """Predict how a deployment serves a workload.
@@ -272,13 +275,14 @@ def simulate(
     ``usd_per_kwh`` (docs/costs.md).
     disaggregate: prefill and decode on replicas of their own, ``("prefill=tp2,dp2", "decode=tp4,dp1")`` or a mapping from
     pool to degrees, cluster, engine and settings; ``kv_link``, ``kv_overlap``: how KV gets from one to the other
-    (docs/disaggregation.md). elasticity: autoscaling and failures of the ``dp`` replicas (docs/autoscaling.md).
+    (docs/disaggregation.md). elasticity: autoscaling and failures of the ``dp`` replicas (docs/autoscaling.md). timeline: keep every step, or those that overlap (from, until) [s], for
+    :func:`apex_sim.write_timeline` (docs/reports.md).
     Returns a DisaggregatedResult, a SimulationResult with ``.pools`` and ``.kv_transfer``.
     Returns a SimulationResult: ``.summary`` (dict, ``_ms`` fields in milliseconds), ``.requests`` and ``.timeline``
     (frames, seconds). Raises UserError for anything impossible, with the remedy.
     """
     workload, terms, remaining = _split(settings)
-    machines = _under(cluster, terms)
+    machines, watch = _under(cluster, terms), watch_of(timeline)
     if disaggregate is not None:
         _no_degrees(tp=tp, pp=pp, dp=dp, ep=ep)
         pools = disaggregate if isinstance(disaggregate, Mapping) else parse_pools(_two(disaggregate))
@@ -290,7 +294,7 @@ def simulate(
         replayed = make_trace(**workload, seed=seed)
         check_pools_served(pair, replayed)
         return simulate_disaggregated(
-            pair, replayed, slo=as_slo(slo), seed=seed, exact_steps=exact_steps, progress=progress
+            pair, replayed, slo=as_slo(slo), seed=seed, exact_steps=exact_steps, progress=progress, watch=watch
         )
     if kv_link is not None or kv_overlap:
         raise UserError("kv_link and kv_overlap have no meaning without two pools; give disaggregate")
@@ -300,7 +304,7 @@ def simulate(
     replayed = make_trace(**workload, seed=seed)
     check_served(deployment, replayed)
     return simulate_deployment(
-        deployment, replayed, slo=as_slo(slo), seed=seed, exact_steps=exact_steps, progress=progress
+        deployment, replayed, slo=as_slo(slo), seed=seed, exact_steps=exact_steps, progress=progress, watch=watch
     )
 
 

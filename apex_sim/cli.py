@@ -18,6 +18,7 @@ COMMANDS = (
     "reproduce",
     "explain",
     "validate",
+    "check",
     "models",
     "hardware",
     "traces",
@@ -26,11 +27,28 @@ COMMANDS = (
 """One module of apex_sim.commands each."""
 
 
+MANY_OPTIONS = 12
+"""Commands with more do not list them in the usage line."""
+
+
 class _Parser(argparse.ArgumentParser):
     """Errors of the arguments look like all others."""
 
+    def format_help(self) -> str:
+        """Help whose usage line has the required arguments alone, where a list of all would fill the screen."""
+        if self.usage is None and len(self._actions) > MANY_OPTIONS:
+            required = [a for a in self._actions if a.required]
+            self.usage = " ".join(["%(prog)s", *map(_in_usage, required), "[options]"])
+        return super().format_help()
+
     def error(self, message: str) -> None:  # type: ignore[override]
         self.exit(2, f"apex-sim: error: {message} (see '{self.prog} --help')\n")
+
+
+def _in_usage(action: argparse.Action) -> str:
+    if action.option_strings:
+        return f"{action.option_strings[0]} {action.metavar}"
+    return f"[{action.metavar} ...]" if action.nargs == argparse.ZERO_OR_MORE else str(action.metavar)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -56,7 +74,7 @@ def _show_warning(message: Warning | str, *_: object) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
-    Returns the exit code: 0 success, 2 a user's mistake, 1 output cannot be written, 130 interrupted.
+    Returns the exit code: 0 success, 2 a user's mistake, 1 output cannot be written or a check failed, 130 interrupted.
     """
     from hardware_profiles.errors import UserError
 
@@ -69,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if sys.stdout is not None:  # it is None when the caller closed it
                 sys.stdout.flush()
         except UserError as error:
-            print(f"apex-sim: error: {error}", file=sys.stderr)
+            print(f"apex-sim: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
             return 2
         except BrokenPipeError:
             _discard_output()

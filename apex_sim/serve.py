@@ -105,9 +105,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Numbers and combinations that make no sense."""
-    from simulator.build import check_number
     from simulator.serve_runner.suites import SUITES
     from simulator.serve_runner.worker import DTYPES
+    from simulator.setting_checks import check_number
 
     for name in ("repeats", "threads", "max_num_seqs", "max_num_batched_tokens", "block_size"):
         if getattr(args, name) is not None:

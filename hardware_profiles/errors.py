@@ -19,7 +19,7 @@ class UserError(ValueError):
 
 def unknown_name(what: str, name: str, available: Iterable[str]) -> UserError:
     """Return (not raise) the error for a name that is not in ``available``, with the nearest names."""
-    names = sorted(available)
+    name, names = str(name), sorted(available)
     lowered = {n.lower(): n for n in names}
     near = [lowered[n] for n in difflib.get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.5)]
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""

@@ -54,6 +54,8 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a YAML file") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text; give a YAML file") from error
+    except ValueError as error:  # a null character
+        raise UserError(f"{str(path)!r} cannot be the name of a file; give a YAML file") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark is not None else ""

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Unpack, get_args
+from typing import Any, Unpack
 
 from hardware_profiles.cluster import parse_cluster
-from hardware_profiles.errors import UserError, unknown_name
+from hardware_profiles.errors import UserError
 from hardware_profiles.mig import is_slice
 from hardware_profiles.schema import Cluster
 from simulator.architecture import engine_for, served_as
-from simulator.batching import BATCHING
 from simulator.deployment import DEFAULT_SWAP_BYTES, Deployment
-from simulator.engine import PreemptionMode, Sampling
 from simulator.engine_loader import GIB, load_engine
 from simulator.expert_popularity import with_popularity
 from simulator.experts.copies import with_copies
 from simulator.experts.settings import placed_routing
-from simulator.hybrid import HYBRID_TEXTS
 from simulator.idle_settings import check_idle
 from simulator.model_changes import changed_model
 from simulator.moe_settings import check_moe
@@ -30,10 +25,11 @@ from simulator.physics.expert_adapters import check_expert_adapters
 from simulator.physics.powercap import check_power
 from simulator.physics.tenants import slower_cluster
 from simulator.plan import ParallelPlan
+from simulator.setting_checks import check_number, check_settings, flag
 from simulator.sharing.split import SmSplit, parse_split
 from simulator.sharing.tenants import Interference, parse_interference
 from simulator.speculative.config import SpeculativeConfig, parse_speculative
-from simulator.techniques import TECHNIQUE_FLAGS, TECHNIQUE_NUMBERS, TechniqueSettings, techniques_of
+from simulator.techniques import TechniqueSettings, techniques_of
 from workloads.catalog import load_model
 from workloads.model import ModelSpec
 
@@ -77,89 +73,6 @@ class EngineSettings(TechniqueSettings, total=False):
     gpu_clock: float | None
     cold_start: bool | None
     speculative_config: SpeculativeConfig | Mapping[str, Any] | Path | str | None
-
-
-_NUMBERS: dict[str, tuple[type, float]] = {
-    "max_num_seqs": (int, 1),
-    "max_num_batched_tokens": (int, 1),
-    "max_prefill_tokens": (int, 1),
-    "block_size": (int, 1),
-    "max_model_len": (int, 2),
-    "num_gpu_blocks_override": (int, 1),
-    "max_cudagraph_capture_size": (int, 0),
-    "swap_space": (float, 0),
-    "swap_overlap": (float, 0),
-    "kv_offloading_size": (float, 0),
-    "kv_offloading_disk": (float, 0),
-    "kv_copy_group": (int, 1),
-    "moe_skew": (float, 0),
-    "power_cap": (float, 1),
-    "gpu_clock": (float, 1),
-    **TECHNIQUE_NUMBERS,
-}
-"""Settings that are numbers: their type and smallest value (the shortest request has a prompt and an output token)."""
-_FLAGS = (
-    "enable_prefix_caching",
-    "async_scheduling",
-    "enforce_eager",
-    "cold_start",
-    "pair_instances",
-    *TECHNIQUE_FLAGS,
-)
-
-
-def flag(name: str) -> str:
-    """How the command line calls a setting."""
-    return "--" + name.replace("_", "-")
-
-
-def check_number(name: str, value: object, kind: type, smallest: float) -> None:
-    """UserError unless ``value`` is a finite number of that kind, at least ``smallest``."""
-    allowed = numbers.Integral if kind is int else numbers.Real
-    what = "a whole number" if kind is int else "a finite number"
-    if isinstance(value, bool) or not isinstance(value, allowed):
-        raise UserError(f"{flag(name)} is {value!r}; it must be {what}")
-    number = float(value)
-    if not (math.isfinite(number) and number >= smallest):
-        raise UserError(f"{flag(name)} is {number:g}; it must be {what} of at least {smallest:g}")
-
-
-def _check_settings(settings: EngineSettings) -> None:
-    given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
-    for name, (kind, smallest) in _NUMBERS.items():
-        if name in given:
-            check_number(name, given[name], kind, smallest)
-    for name in _FLAGS:
-        if name in given and not isinstance(given[name], bool):
-            raise UserError(f"{flag(name)} is {given[name]!r}; it must be True, False or None (the engine's default)")
-    for name in (
-        "kv_eviction",
-        "kv_offloading_disk_device",
-        "order",
-        "quantization",
-        "kv_cache_dtype",
-        "dtype",
-        "runner",
-        "routing",
-        "scheduling_policy",
-        "prompt_layer_shares",
-        "offload_backend",
-        "offload_source",
-        "lora_dtype",
-        "lora_target_modules",
-        "lora_loading",
-        *HYBRID_TEXTS,
-    ):
-        if name in given and not isinstance(given[name], str):
-            raise UserError(f"{flag(name)} is {given[name]!r}; it must be text")
-    share = given.get("gpu_memory_utilization")
-    if share is not None and not (isinstance(share, int | float) and not isinstance(share, bool) and 0 < share <= 1):
-        raise UserError(f"--gpu-memory-utilization is {share!r}; it must be above 0 and at most 1, for example 0.9")
-    for name, choices in (("preemption_mode", PreemptionMode), ("sampling", Sampling)):
-        if name in given and given[name] not in get_args(choices):
-            raise unknown_name(name.replace("_", " "), str(given[name]), get_args(choices))
-    if "batching" in given and given["batching"] not in BATCHING:
-        raise unknown_name("batching policy", str(given["batching"]), BATCHING)
 
 
 def check_compute(cluster: Cluster) -> None:
@@ -206,6 +119,7 @@ def build_deployment(
 ) -> Deployment:
     """Model, cluster, layout and engine settings as one value; nothing is simulated. Raises UserError early."""
     spec = model if isinstance(model, ModelSpec) else load_model(name_of("model", model))
+    check_settings(settings)
     spec = served_as(spec, settings.get("runner"))
     machines = cluster if isinstance(cluster, Cluster) else parse_cluster(name_of("cluster", cluster))
     check_compute(machines)
@@ -219,7 +133,6 @@ def build_deployment(
         )
     for name, degree in (("tp", tp), ("pp", pp), ("dp", dp), ("ep", ep)):
         check_number(name, degree, int, 1)
-    _check_settings(settings)
     plan = ParallelPlan(
         tp=tp,
         pp=pp,

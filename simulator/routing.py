@@ -122,7 +122,7 @@ BY_PREFIX = ("prefix-affinity", "kv-aware")
 
 def parse_routing(text: str) -> tuple[str, Callable[[int], RoutingPolicy]]:
     """(name, constructor) of ``kv-aware`` or ``kv-aware(overlap=1, load=2)``. UserError for unknown names and parameters."""
-    call = parse_call(text, "--routing")
+    call = parse_call(text, "--routing", "a name such as kv-aware(load=2)")
     if call.name not in ROUTING:
         raise unknown_name("routing policy", call.name, ROUTING)
     policy = ROUTING[call.name]

@@ -26,15 +26,19 @@ class Call:
         return UserError(f"{self.what} '{self.text}': {message}")
 
 
-def parse_call(value: object, what: str) -> Call:
+SUCH_AS = "a number or a name such as lognormal(median=660, sigma=0.9)"
+"""What to write for a length."""
+
+
+def parse_call(value: object, what: str, such_as: str = SUCH_AS) -> Call:
     """``5``, ``"5"`` (a constant), ``"gamma(cv=2)"``, ``{gamma: {cv: 2}}``, ``{piecewise: [[0, 5], [600, 20]]}``."""
     if isinstance(value, Mapping):
         return _from_mapping(value, what)
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return Call(what=what, text=f"{value:g}", name="constant", args=(repr(value),), kwargs={})
+        return Call(what=what, text=f"{value:g}", name="constant", args=(str(value),), kwargs={})
     if not isinstance(value, str):
-        raise UserError(f"{what} is {value!r}; write a number or a name such as lognormal(median=660, sigma=0.9)")
-    return _from_text(value.strip(), what)
+        raise UserError(f"{what} is {value!r}; write {such_as}")
+    return _from_text(value.strip(), what, such_as)
 
 
 def bind(call: Call, names: Iterable[str], optional: Iterable[str] = ()) -> dict[str, str]:
@@ -72,7 +76,7 @@ def check_cv(call: Call, cv: float) -> None:
         raise call.error(f"cv is {cv:g}; use 0, or a number from 0.001 to 1000")
 
 
-def _from_text(text: str, what: str) -> Call:
+def _from_text(text: str, what: str, such_as: str) -> Call:
     try:
         float(text)
     except ValueError:
@@ -81,7 +85,7 @@ def _from_text(text: str, what: str) -> Call:
         return Call(what=what, text=text, name="constant", args=(text,), kwargs={})
     match = re.fullmatch(r"([A-Za-z][\w-]*)\s*(?:\((.*)\))?", text, flags=re.DOTALL)
     if match is None:
-        raise UserError(f"{what} is '{text}'; write a number or a name such as lognormal(median=660, sigma=0.9)")
+        raise UserError(f"{what} is '{text}'; write {such_as}")
     args: list[str] = []
     kwargs: dict[str, str] = {}
     for item in _split(match[2] or ""):

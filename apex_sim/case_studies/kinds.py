@@ -88,8 +88,8 @@ def _deployment(settings: Settings) -> Any:
 
 def step(settings: Settings) -> Mapping[str, Any]:
     """``apex-sim explain step``: one step's figures; components in a tree by the dots of their names, with sums."""
-    from simulator.build import check_number
     from simulator.physics.explain import explain_values, step_shape
+    from simulator.setting_checks import check_number
 
     shape = {name: settings[name] for name in STEP if name in settings}
     for name, value in shape.items():
@@ -128,8 +128,8 @@ def memory(settings: Settings) -> Mapping[str, Any]:
     """What a deployment holds: fields of its memory plan, and of the model."""
     from dataclasses import asdict
 
-    from simulator.build import check_number
     from simulator.physics.explain import step_shape
+    from simulator.setting_checks import check_number
 
     given = dict(settings)
     context = given.pop("context_tokens", None)
@@ -154,7 +154,7 @@ def trace(settings: Settings) -> Mapping[str, Any]:
     import numpy as np
 
     from apex_sim.api import make_trace
-    from simulator.build import check_number
+    from simulator.setting_checks import check_number
     from workloads.prefixes import prompt_blocks_hit
 
     keywords = _with_trace({k: v for k, v in settings.items() if k not in TRANSFORMS})

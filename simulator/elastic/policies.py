@@ -116,7 +116,7 @@ POLICIES: dict[str, Callable[..., ScalingPolicy]] = {
 
 def parse_policy(text: str) -> Callable[[], ScalingPolicy]:
     """A policy from its name and parameters, made anew for every run; UserError for unknown or impossible ones."""
-    call = parse_call(text, "--autoscale")
+    call = parse_call(text, "--autoscale", "a name such as outstanding(target=20)")
     if call.name not in POLICIES:
         raise unknown_name("autoscaling policy", call.name, POLICIES)
     make = POLICIES[call.name]

@@ -24,6 +24,8 @@ DEFAULT_SKEWS = ((16, 1.4), (64, 3.0), (1 << 30, 5.0))
 """Hottest expert over the mean by experts per layer, when no trace is given: Mixtral 1.39 on MMLU (MoE-GPS, arXiv 2506.07366);
 7 for Qwen3-30B-A3B within one domain, less for mixed text. Assumptions: measure your own."""
 DEFAULT_TOKENS = 8192
+MOST_TOKENS = 1 << 20
+"""Of generated routing: a GiB or more for the largest models."""
 GENERATED = "generated"
 PARAMETERS = ("skew", "affinity", "tokens", "drift", "seed")
 """Of generated routing."""
@@ -77,12 +79,16 @@ def _generated(
 
 def _parameters(text: str) -> dict[str, float]:
     """Of 'generated(skew=1.4,...)'."""
-    call = parse_call(text, "--expert-routing")
+    call = parse_call(text, "--expert-routing", "a file, or generated(skew=1.4, tokens=8192)")
     values = bind(call, (), PARAMETERS)
     given = {key: number(call, key, value) for key, value in values.items()}
     for key in ("tokens", "seed"):
         if given.get(key, 0.0) % 1:
             raise call.error(f"{key} is {given[key]:g}; it must be a whole number")
+    if given.get("tokens", 0.0) > MOST_TOKENS:
+        raise call.error(f"tokens is {given['tokens']:g}; it must be at most {MOST_TOKENS:,}")
+    if given.get("seed", 0.0) >= 2**63:
+        raise call.error(f"seed is {given['seed']:g}; it must be below 2^63")
     return given
 
 

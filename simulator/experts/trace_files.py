@@ -25,7 +25,11 @@ def read_routing(path: str | Path, num_experts: int) -> Routing:
     columns token, layer and expert_0 ... expert_{k-1} (or expert).
     """
     file = Path(path)
-    if not file.is_file():
+    try:
+        found = file.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        found = False
+    if not found:
         raise UserError(f"{path}: no such file; give a routing trace (.npz or .parquet)")
     suffix = file.suffix.lower()
     if suffix not in (".npz", ".parquet"):

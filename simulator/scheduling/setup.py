@@ -74,7 +74,7 @@ SCHEDULING: dict[str, Callable[..., Make] | None] = {
 
 def parse_scheduling(text: str, batching: str) -> tuple[str, dict[str, float]]:
     """(name, parameters) of ``priority(preempt=1, update=0.02)``. UserError for what makes no sense."""
-    call = parse_call(text, "--scheduling-policy")
+    call = parse_call(text, "--scheduling-policy", "a name such as priority(preempt=1)")
     if call.name not in SCHEDULING:
         raise unknown_name("scheduling policy", call.name, SCHEDULING)
     make = SCHEDULING[call.name]

@@ -10,8 +10,9 @@ from hardware_profiles.cluster import parse_cluster
 from hardware_profiles.errors import UserError, unknown_name
 from hardware_profiles.records import from_mapping
 from hardware_profiles.schema import Cluster
-from simulator.build import EngineSettings, build_deployment, check_number
+from simulator.build import EngineSettings, build_deployment
 from simulator.deployment import Deployment
+from simulator.setting_checks import check_number
 from simulator.several.deployment import Member, SeveralDeployment
 from simulator.several.settings import Cascade, Switch
 from workloads.labels import zipf_shares
@@ -42,6 +43,10 @@ def build_several(
     if not isinstance(machines, Cluster):
         machines = parse_cluster(str(machines))
     common = data.get("settings") or {}
+    if not isinstance(common, Mapping):
+        raise UserError(
+            f"{where}: settings is {common!r}; write engine settings under it, such as 'max_model_len: 4096'"
+        )
     try:
         members = [
             member
@@ -50,6 +55,8 @@ def build_several(
         ]
         switch = from_mapping(Switch, data.get("switch") or {}, where="switch")
         cascade = data.get("cascade")
+        if cascade is None and not any(member.share for member in members):
+            raise UserError("models: every share is 0, so that nobody is asked for; give one of them 'share: 1'")
         several = SeveralDeployment(
             members=tuple(members),
             switch=switch,
@@ -92,9 +99,9 @@ def _members(name: str, keys: Any, cluster: Cluster, engine: Any, common: Mappin
         k: keys[k] for k in ("share", "skew", "deadline_s") if k in keys
     }
     for key, value in numbers.items():
-        check_number(f"models.{name}.{key}", value, float, 0)
+        check_number(f"models.{name}.{key}", value, float, 0, 1e12)
     copies = keys.get("copies", 1)
-    check_number(f"models.{name}.copies", copies, int, 1)
+    check_number(f"models.{name}.copies", copies, int, 1, 10_000)
     degrees = {key: keys[key] for key in ("tp", "pp", "dp", "ep") if key in keys}
     deployment = _deployment(name, keys["model"], cluster, keys.get("engine") or engine, degrees, settings)
     shares = zipf_shares(copies, numbers["skew"]) * numbers["share"]

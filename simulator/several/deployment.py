@@ -8,7 +8,7 @@ from functools import cached_property
 
 from hardware_profiles.errors import UserError
 from hardware_profiles.loader import load_device
-from hardware_profiles.schema import Cluster
+from hardware_profiles.schema import Cluster, DeviceProfile
 from simulator.adapters.setup import refuse_loading
 from simulator.deployment import Deployment
 from simulator.physics.layout import lay_out
@@ -134,7 +134,7 @@ class SeveralDeployment:
         sharers = min(node.num_devices, self.num_devices)
         rate = link.bandwidth_bytes_per_s * link.efficiency
         if self.switch.load_from != HOST_DRAM:
-            drive = load_device(self.switch.load_from)
+            drive = self._drive
             if drive.kind not in ("nvme", "csd"):
                 raise UserError(
                     f"switch.load_from {drive.name} is a {drive.kind}; name dram or a drive, such as nvme-pcie4"
@@ -143,6 +143,13 @@ class SeveralDeployment:
         if node.host_memory_bandwidth_bytes_per_s is not None:
             rate = min(rate, DRAM_SHARE * node.host_memory_bandwidth_bytes_per_s / sharers)
         return rate
+
+    @property
+    def _drive(self) -> DeviceProfile:
+        try:
+            return load_device(self.switch.load_from)
+        except UserError as error:
+            raise UserError(f"switch.load_from: {error}") from None
 
     def check_memory(self) -> None:
         """UserError when a model does not fit its devices, or the weights of those that take turns the host."""
@@ -153,7 +160,7 @@ class SeveralDeployment:
             return
         total = sum(_whole_bytes(m.deployment) for m in turns)
         is_dram = self.switch.load_from == HOST_DRAM
-        room = self.cluster.node.host_memory_bytes if is_dram else load_device(self.switch.load_from).memory_bytes
+        room = self.cluster.node.host_memory_bytes if is_dram else self._drive.memory_bytes
         if total > room:
             remedy = "; use switch.load_from: nvme-pcie4" if is_dram else ""
             raise UserError(

@@ -10,7 +10,8 @@ from simulator.core import EngineCore
 from simulator.replica import Replica
 from simulator.request import Request
 
-NEVER = 1 << 62
+NEVER = 1 << 200
+"""Beyond every moment of a run: ticks have no largest number (2^62 of them would be 77 minutes)."""
 STOPPED = 13 << 36
 """Rank of the notice that an engine has stopped, plus its index."""
 

@@ -15,6 +15,10 @@ OnSwitch = Literal["drain", "suspend"]
 hand and goes on later; its KV stays, so that every model has its share of the KV memory."""
 Carry = Literal["prompt", "prompt+answer"]
 HOST_DRAM = "dram"
+LONGEST_S = 1e9
+"""Longest time that is simulated [s]."""
+SLOWEST = 1000
+"""Of a load [B/s]: below it the unit is wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +42,14 @@ class Switch:
                 raise unknown_name(f"switch.{name}", str(getattr(self, name)), get_args(choices))
         if self.resident < 1:
             raise UserError(f"switch.resident is {self.resident}; at least the model that runs is in memory: 1 or more")
-        if not self.residence_s >= 0:
-            raise UserError(f"switch.residence_s is {self.residence_s:g}; it must be at least 0 seconds")
-        if self.load_bytes_per_s is not None and not self.load_bytes_per_s > 0:
-            raise UserError(f"switch.load_bytes_per_s is {self.load_bytes_per_s:g}; it must be above 0")
+        if not 0 <= self.residence_s <= LONGEST_S:
+            raise UserError(
+                f"switch.residence_s is {self.residence_s:g}; it must be at least 0 and at most {LONGEST_S:g} seconds"
+            )
+        if self.load_bytes_per_s is not None and not self.load_bytes_per_s >= SLOWEST:
+            raise UserError(
+                f"switch.load_bytes_per_s is {self.load_bytes_per_s:g}; it must be at least {SLOWEST:,} bytes per second"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

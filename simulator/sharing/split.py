@@ -54,7 +54,7 @@ def parse_split(value: object) -> SmSplit:
     """``0.6``, ``fixed(prompts=0.6)``, ``proactive``, ``proactive(slack=1.5, order=shortest)``, or values."""
     if isinstance(value, SmSplit):
         return _checked(value)
-    call = parse_call(value, FLAG)
+    call = parse_call(value, FLAG, "a share such as 0.6, or a name such as proactive(slack=1.5)")
     common = ("memory_knee", "compute_knee", "order")
     if call.name == "constant":
         return _checked(SmSplit(share=float(call.args[0])))

@@ -14,7 +14,8 @@ from simulator.sharing.tenants import Tenant
 
 STREAM = 0x54454E41
 """Of random numbers: bursts of co-tenants."""
-NEVER = 1 << 62
+NEVER = 1 << 200
+"""Beyond every moment of a run: ticks have no largest number (2^62 of them would be 77 minutes)."""
 
 
 class Timetable:
