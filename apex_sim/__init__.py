@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from apex_sim.api import build_deployment, generate_trace, load_cluster, load_model, load_trace, plan, simulate
+    from apex_sim.checks.run import check
     from apex_sim.frames import compare, describe, explain_step
     from apex_sim.several import simulate_several
+    from apex_sim.timeline import write_timeline
     from hardware_profiles.errors import UserError
     from planners.figures import pareto_figure
     from planners.parallel import PlanResult
@@ -38,6 +40,7 @@ _WHERE = {
     "load_trace": "apex_sim.api",
     "generate_trace": "apex_sim.api",
     "build_deployment": "apex_sim.api",
+    "check": "apex_sim.checks.run",
     "compare": "apex_sim.frames",
     "explain_step": "apex_sim.frames",
     "describe": "apex_sim.frames",
@@ -60,6 +63,7 @@ _WHERE = {
     "SharedPrefix": "workloads.synthetic",
     "Trace": "workloads.trace",
     "UserError": "hardware_profiles.errors",
+    "write_timeline": "apex_sim.timeline",
 }
 
 __all__ = [
@@ -78,6 +82,7 @@ __all__ = [
     "__version__",
     "build_deployment",
     "build_disaggregated",
+    "check",
     "compare",
     "describe",
     "explain_step",
@@ -93,6 +98,7 @@ __all__ = [
     "simulate_disaggregated",
     "simulate_several",
     "timeline_figure",
+    "write_timeline",
 ]
 
 

@@ -275,8 +275,9 @@ def simulate(
     ``usd_per_kwh`` (docs/costs.md).
     disaggregate: prefill and decode on replicas of their own, ``("prefill=tp2,dp2", "decode=tp4,dp1")`` or a mapping from
     pool to degrees, cluster, engine and settings; ``kv_link``, ``kv_overlap``: how KV gets from one to the other
-    (docs/disaggregation.md). elasticity: autoscaling and failures of the ``dp`` replicas (docs/autoscaling.md). timeline: keep every step, or those that overlap (from, until) [s], for
-    :func:`apex_sim.write_timeline` (docs/reports.md).
+    (docs/disaggregation.md). elasticity: autoscaling and failures of the ``dp`` replicas (docs/autoscaling.md).
+    timeline: keep every step, or those that overlap (from, until) [s], for :func:`apex_sim.write_timeline`
+    (docs/reports.md).
     Returns a DisaggregatedResult, a SimulationResult with ``.pools`` and ``.kv_transfer``.
     Returns a SimulationResult: ``.summary`` (dict, ``_ms`` fields in milliseconds), ``.requests`` and ``.timeline``
     (frames, seconds). Raises UserError for anything impossible, with the remedy.

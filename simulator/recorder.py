@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from simulator import clock
 from simulator.adapters.pool import AdapterCounts
+from simulator.events.step_log import StepLog
 from simulator.gaps import TokenGaps
 from simulator.kv_tiers import TierCounts
 from simulator.phases import PromptShares
@@ -93,6 +94,8 @@ class ReplicaRecord:
     """Steps by their tokens, where something depends on them (simulator.step_sizes)."""
     adapters: AdapterCounts | None = None
     """With adapters that are loaded."""
+    step_log: StepLog | None = None
+    """Of a run that is watched."""
 
 
 class RequestTable:

@@ -20,6 +20,8 @@ from simulator.cold import ColdKernels, ColdStart
 from simulator.core import CoreLimits, EngineCore, check_fits
 from simulator.costs import StepCosts, StepModelLike
 from simulator.driver import OnFinish
+from simulator.events.step_log import Watch
+from simulator.events.watch_kinds import start_logs, watched
 from simulator.kv_links import NodePaths
 from simulator.kv_setup import KvTiers, connect, new_cache
 from simulator.kv_tiers import added
@@ -83,6 +85,8 @@ class ReplicaSetup:
     """The servers have just started; None: they are warm."""
     counts_steps: bool = False
     """Steps are counted by their tokens."""
+    watch: Watch | None = None
+    """Every step is kept; None: sums alone."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -156,6 +160,8 @@ class Simulation:
         replicas = [self._replica(setup, index, costs, on_finish, core_type, exact_steps) for index in indices]
         if setup.rates is not None:
             connect_rates(replicas, setup.rates)
+        if setup.watch is not None:
+            start_logs(replicas, setup.watch)
         for replica in replicas:
             if setup.split is not None and isinstance(replica, SplitReplica):
                 replica.divide(setup.split)
@@ -188,11 +194,14 @@ class Simulation:
         core = (core_type if setup.adapters is None else AdapterCore)(setup.limits, lanes, costs.window, cache)
         policy = setup.batching()
         if setup.pair is not None:
-            pair = PairReplica(self.clock, index, core, policy, costs, on_finish)
+            pairs = PairReplica if setup.watch is None else watched(PairReplica)
+            pair = pairs(self.clock, index, core, policy, costs, on_finish)
             pair.pair(setup.pair)
             return pair
         if setup.stages > 1:
             pipeline = CountingPipelineReplica if setup.counts_steps else PipelineReplica
+            if setup.watch is not None:
+                pipeline = watched(pipeline)
             return pipeline(self.clock, index, core, policy, costs, on_finish, swap_token_s=setup.swap_token_s)
         kind: type[Replica] = Replica if setup.rates is None else ChangingReplica
         if setup.split is not None:
@@ -203,6 +212,8 @@ class Simulation:
             core.use_lane(speculative_lane(setup.limits, costs.window, drafts), drafts.queries)
         if setup.counts_steps:
             kind = counting(kind)
+        if setup.watch is not None:
+            kind = watched(kind)
         return kind(
             self.clock,
             index,

@@ -11,6 +11,7 @@ from simulator.architecture import check_inputs, in_one_pass
 from simulator.batching import BatchingPolicy
 from simulator.deployment import Deployment
 from simulator.elastic.run import ElasticSimulation
+from simulator.events.step_log import Watch
 from simulator.result import SimulationResult
 from simulator.routing import RoutingPolicy, parse_routing
 from simulator.run import Progress, RunRecord, run
@@ -31,11 +32,13 @@ def simulate_deployment(
     progress: Progress | None = None,
     batching: Callable[[], BatchingPolicy] | None = None,
     router: RoutingPolicy | None = None,
+    watch: Watch | None = None,
 ) -> SimulationResult:
     """Run ``trace`` on ``deployment`` to the end.
 
     ``exact_steps`` takes one engine step per event instead of jumping over spans of equal ones: same result, slower.
     ``batching`` (called once per replica) and ``router`` replace the policies the deployment names; see docs/policies.md.
+    ``watch`` keeps every step, for :func:`simulator.events.chrome.trace_of`.
     Deterministic: the seed feeds random routing and accepted drafts only. Raises UserError when the model does not fit.
     """
     trace = in_one_pass(deployment.model, trace)
@@ -47,6 +50,8 @@ def simulate_deployment(
     setup = in_order(setup, deployment.scheduling, deployment.engine.batching, trace, seed)
     routing = router or parse_routing(deployment.routing)[1](seed)
     setup, replicas = in_pairs(setup, deployment)
+    if watch is not None:
+        setup = dataclasses.replace(setup, watch=watch)
     options: dict[str, Any] = {"exact_steps": exact_steps, "progress": progress}
     record: RunRecord
     seen = apart_by_adapter(deployment, trace)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from simulator.adapters.setup import apart_by_adapter
 from simulator.disaggregated import DisaggregatedDeployment
 from simulator.elastic.pools import ElasticPools
+from simulator.events.step_log import Watch
 from simulator.result_disaggregated import DisaggregatedResult
 from simulator.routing import RoutingPolicy, parse_routing
 from simulator.run import Progress
@@ -29,6 +31,7 @@ def simulate_disaggregated(
     exact_steps: bool = False,
     progress: Progress | None = None,
     routers: tuple[RoutingPolicy, RoutingPolicy] | None = None,
+    watch: Watch | None = None,
 ) -> DisaggregatedResult:
     """Run ``trace`` on both pools to the end; arguments as of :func:`simulator.simulate.simulate_deployment`.
 
@@ -40,6 +43,8 @@ def simulate_disaggregated(
         in_order(seeded(setup, seed), pool.scheduling, pool.engine.batching, trace, seed)
         for setup, (_, pool) in zip(deployment.setups(), deployment.pools, strict=True)
     )
+    if watch is not None:
+        first_setup, second_setup = (replace(setup, watch=watch) for setup in (first_setup, second_setup))
     setups, path = (first_setup, second_setup), deployment.kv_path()
     counts = deployment.prefill.plan.dp, deployment.decode.plan.dp
     options: dict[str, Any] = {"exact_steps": exact_steps, "progress": progress}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from apex_sim import options
+from apex_sim.commands.simulate_timeline import timeline_file
 from apex_sim.elastic_options import add_elastic, elasticity_of
 
 PATHS = ("model", "cluster", "engine", "trace", "speculative_config", "interference")
@@ -37,6 +39,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", metavar="FILE", help="write the summary, field names as vllm bench serve ('-': stdout)"
     )
     output.add_argument("--out", metavar="DIR", help="write requests, timeline, summary, plots and configuration")
+    output.add_argument("--timeline", metavar="FILE", help="write every step for Perfetto (.json or .json.gz)")
+    output.add_argument("--timeline-window", metavar="START:END", help="what overlaps these seconds of the trace alone")
     parser.add_argument("--exact-steps", action="store_true", help="one engine step per event: same result, slower")
 
 
@@ -58,9 +62,18 @@ def run(args: argparse.Namespace) -> int:
     check_pools_served(deployment, trace)
     json_file = prepare_file(args.json, "--json") if args.json not in (None, "-") else None
     folder = prepare_folder(args.out) if args.out is not None else None
+    timeline = timeline_file(args)
     simulate: Any = simulate_disaggregated if pools else simulate_deployment
     with ProgressBar("simulating") as progress:
-        result = simulate(deployment, trace, slo=slo, seed=args.seed, exact_steps=args.exact_steps, progress=progress)
+        result = simulate(
+            deployment,
+            trace,
+            slo=slo,
+            seed=args.seed,
+            exact_steps=args.exact_steps,
+            progress=progress,
+            watch=None if timeline is None else timeline.watch,
+        )
     if args.json == "-":
         print(to_json(result.summary), end="")
     else:
@@ -71,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
         config = (simulate_pools.config if pools else resolved_config)(args, deployment)
         paths = write_run(result, folder, config)
         print(f"\nwrote {', '.join(path.name for path in paths)} to {folder}")
+    if timeline is not None:
+        print(timeline.write(result), file=sys.stderr if args.json == "-" else sys.stdout)
     return 0
 
 
@@ -143,7 +158,7 @@ def _command(args: argparse.Namespace) -> str:
     parts = ["apex-sim", args.command]
     for action in parser._actions:
         value = getattr(args, action.dest, None)
-        if action.dest in ("json", "out") or value in (None, action.default):
+        if action.dest in ("json", "out", "timeline", "timeline_window") or value in (None, action.default):
             continue
         parts += _flags(action, value)
     return shlex.join(parts)

@@ -1,0 +1,1 @@
+"""Every step of a run, kept on demand, and its Chrome trace."""

@@ -1,0 +1,162 @@
+"""A watched run as a Chrome trace, which Perfetto opens: replicas as processes, pipeline stages as threads.
+
+The format: "Trace Event Format" (Google, public document); times in microseconds, here with three decimals.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hardware_profiles.errors import UserError
+from simulator.deployment import Deployment
+from simulator.events.counters import counter_groups
+from simulator.events.requests import load_groups, request_groups, transfer_groups
+from simulator.events.slices import slice_groups, thread_names
+from simulator.events.states import state_groups
+from simulator.events.text import Group, event, metadata
+from simulator.result import SimulationResult
+from simulator.result_disaggregated import DisaggregatedResult
+
+MOST_EVENTS = 1_000_000
+"""In a trace; more make browsers slow."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChromeTrace:
+    """The events of a trace as JSON texts, in the order of their times, and what is not among them."""
+
+    header: list[str]
+    events: list[tuple[int, str]]
+    """(time [ns], JSON)."""
+    note: str | None
+    """What was left out and why; None: nothing."""
+    about: dict[str, Any]
+
+    def lines(self) -> Iterator[str]:
+        """The file, line by line."""
+        yield '{"displayTimeUnit":"ms",'
+        yield f'"otherData":{json.dumps(self.about)},'
+        yield '"traceEvents":['
+        last = len(self.header) + len(self.events) - 1
+        for place, text in enumerate((*self.header, *(text for _, text in self.events))):
+            yield text + ("," if place < last else "")
+        yield "]}"
+
+
+def trace_of(
+    result: SimulationResult, window_s: tuple[float, float] | None = None, most_events: int = MOST_EVENTS
+) -> ChromeTrace:
+    """The trace of a run that was watched; ``window_s``: what overlaps (from, until) alone, in seconds of the trace."""
+    records = result.record.replicas
+    if not records or any(record.step_log is None for record in records):
+        raise UserError("the run was not watched, so its steps are gone; simulate with timeline=True")
+    places = Places.of(result)
+    groups = [
+        *slice_groups(result),
+        *counter_groups(result),
+        *request_groups(result, places.requests),
+        *load_groups(result),
+        *transfer_groups(result, places.transfers),
+        *state_groups(result),
+    ]
+    if window_s is not None:
+        groups = list(_within(groups, *(round(1e9 * limit) for limit in window_s)))
+    groups.sort(key=lambda group: group.begin)
+    kept, total = _first(groups, most_events)
+    unkept = sum(record.step_log.left_out for record in records if record.step_log is not None)
+    note = _note(groups[kept].begin if kept < len(groups) else None, total, most_events, unkept)
+    events = [entry for group in groups[:kept] for entry in group.events]
+    events.sort(key=lambda entry: entry[0])
+    header = places.names()
+    if note is not None:
+        events.insert(0, (0, event("i", note, events[0][0] if events else 0, places.requests, s='"g"', cat='"note"')))
+    return ChromeTrace(header, events, note, _about(result, window_s, note))
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Process numbers: replicas from 1 on, then the requests, then the link between two pools."""
+
+    result: SimulationResult
+    requests: int
+    transfers: int
+
+    @classmethod
+    def of(cls, result: SimulationResult) -> Places:
+        count = len(result.record.replicas)
+        return cls(result, count + 1, count + 2)
+
+    def names(self) -> list[str]:
+        """Names of processes and threads."""
+        lines = []
+        for index, name in enumerate(process_names(self.result)):
+            lines += metadata(index + 1, name, thread_names(self.result, index))
+        lines += metadata(self.requests, "requests", {}, first=True)
+        if isinstance(self.result, DisaggregatedResult):
+            lines += metadata(self.transfers, f"KV link ({self.result.deployment.kv_link().name})", {})
+        return lines
+
+
+def pools_of(result: SimulationResult) -> list[tuple[str | None, Deployment]]:
+    """Pools by name; a single one has none."""
+    return list(result.deployment.pools) if isinstance(result, DisaggregatedResult) else [(None, result.deployment)]
+
+
+def process_names(result: SimulationResult) -> list[str]:
+    """Replicas by number and device, those of pools with the pool's name."""
+    names = []
+    for pool, deployment in pools_of(result):
+        plan = deployment.plan
+        each = len(result.record.replicas) // plan.dp if pool is None else 1
+        device = f"{plan.devices_per_replica // each if each else 0}x {deployment.cluster.device.name}"
+        names += [f"{pool + ' ' if pool else ''}replica {place} ({device})" for place in range(plan.dp * each)]
+    return names
+
+
+def _within(groups: Iterable[Group], begin: int, end: int) -> Iterator[Group]:
+    """What overlaps a window; of a counter also its value when the window begins."""
+    latest: dict[tuple[str, int], Group] = {}
+    for group in groups:
+        if group.counter is None:
+            if group.end >= begin and group.begin <= end:
+                yield group
+        elif group.begin < begin:
+            latest[group.counter] = group
+        elif group.begin <= end:
+            yield group
+    for group in latest.values():
+        assert group.counter is not None
+        yield group.at(begin)
+
+
+def _first(groups: Sequence[Group], most: int) -> tuple[int, int]:
+    """(groups that fit, all their events)."""
+    sizes = np.cumsum([len(group.events) for group in groups]) if groups else np.zeros(1, dtype=np.int64)
+    return int(np.searchsorted(sizes, most, side="right")), int(sizes[-1])
+
+
+def _note(cut: int | None, total: int, most: int, unkept: int) -> str | None:
+    parts = []
+    if cut is not None:
+        parts.append(f"{total:,} events; those that begin after {cut / 1e9:.3f} s are left out (at most {most:,})")
+    if unkept:
+        parts.append(f"{unkept:,} steps beyond the limit were not kept")
+    return f"incomplete: {'; '.join(parts)}; choose a window" if parts else None
+
+
+def _about(result: SimulationResult, window_s: tuple[float, float] | None, note: str | None) -> dict[str, Any]:
+    pools = [pool for _, pool in pools_of(result)]
+    return {
+        "tool": "apex-sim",
+        "model": pools[0].model.name,
+        "cluster": " + ".join(dict.fromkeys(pool.cluster.name for pool in pools)),
+        "workload": result.trace.name,
+        "seed": result.seed,
+        "window_s": window_s,
+        "note": note,
+    }
