@@ -39,7 +39,7 @@ def add_elastic(parser: argparse.ArgumentParser) -> None:
 def elasticity_of(args: argparse.Namespace) -> Elasticity | None:
     """What the arguments ask for; None when they ask for neither autoscaling nor failures."""
     from hardware_profiles.errors import UserError
-    from simulator.elastic.settings import Elasticity
+    from simulator.elastic.settings import Elasticity, parse_ratio
 
     times: dict[str, Any] = {
         f"{name}_s": _seconds(name, getattr(args, name)) for name in SECONDS if getattr(args, name) is not None
@@ -47,7 +47,8 @@ def elasticity_of(args: argparse.Namespace) -> Elasticity | None:
     counts = {
         name: getattr(args, name) for name in ("min_replicas", "initial_replicas") if getattr(args, name) is not None
     }
-    shape = {"pd_ratio": _ratio(args.pd_ratio), "prefill_policy": args.autoscale_prefill}
+    ratio = None if args.pd_ratio is None else parse_ratio(args.pd_ratio)
+    shape = {"pd_ratio": ratio, "prefill_policy": args.autoscale_prefill}
     if args.autoscale is None and args.mtbf is None:
         given = [*(name.removesuffix("_s") for name in times), *counts]
         given += [name for name in ("pd_ratio", "autoscale_prefill") if getattr(args, name) is not None]
@@ -57,23 +58,6 @@ def elasticity_of(args: argparse.Namespace) -> Elasticity | None:
             )
         return None
     return Elasticity(policy=args.autoscale, **shape, **counts, **times)
-
-
-def _ratio(text: str | None) -> float | None:
-    """Prefill over decode of ``1:2`` or ``0.5``."""
-    from hardware_profiles.errors import UserError
-
-    if text is None:
-        return None
-    parts = text.split(":")
-    try:
-        prefill, decode = (float(part) for part in (parts if len(parts) == 2 else (text, "1")))
-        ratio = prefill / decode
-    except (ValueError, ZeroDivisionError):
-        ratio = 0.0
-    if not 0 < ratio < float("inf"):
-        raise UserError(f"--pd-ratio is {text!r}; write prefill:decode, for example 1:2")
-    return ratio
 
 
 def _seconds(name: str, text: str) -> float:

@@ -54,6 +54,12 @@ def test_decode_of_states_does_not_depend_on_the_context() -> None:
     assert two - one >= 2 * 2 * load_model("mamba2-2.7b").state_elements / model.bandwidth_bytes_per_s
 
 
+def test_moving_states_is_no_waiting() -> None:
+    deployment = build_deployment("mamba2-2.7b", "h100-sxm:1")
+    bounds = [apex_sim.explain_step(deployment, decode_seqs=n).loc["attention.decode", "bound"] for n in (1, 64)]
+    assert bounds == ["latency", "memory"]
+
+
 def test_a_prompt_costs_time_in_proportion_to_its_length() -> None:
     model = build_deployment("mamba2-2.7b", "h100-sxm:1", max_num_batched_tokens=65536).step_model
     short, long = (model.step(step_shape(prefill=n, window=None))[0] for n in (16384, 32768))

@@ -69,6 +69,15 @@ def test_every_option_has_help():
                 assert action.help, f"{parser.prog} {action.option_strings or action.dest}"
 
 
+def test_usage_is_one_line_where_there_are_many_options(capsys):
+    for argv in (["simulate"], ["plan"], ["several"], ["explain", "step"]):
+        with pytest.raises(SystemExit):
+            main([*argv, "--help"])
+        usage = capsys.readouterr().out.split("\n\n")[0]
+        assert usage.startswith(f"usage: apex-sim {' '.join(argv)} ") and usage.endswith("[options]")
+        assert "\n" not in usage
+
+
 def test_every_option_is_in_the_documentation():
     text = (ROOT / "docs" / "cli.md").read_text()
     for name in ("simulate", "plan", "explain", "models", "hardware", "traces"):

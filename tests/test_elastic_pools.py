@@ -193,6 +193,8 @@ def test_nobody_expects_kv_when_its_sender_has_failed(monkeypatch: pytest.Monkey
         ({"policy": "busy(0.5)", "pd_ratio": 0.5, "prefill_policy": "busy(0.5)"}, "drop one"),
         ({"mtbf_s": 9.0, "pd_ratio": 0.5}, "--autoscale POLICY"),
         ({"policy": "busy(0.5)", "pd_ratio": -1.0}, "prefill:decode"),
+        ({"policy": "busy(0.5)", "pd_ratio": "2:"}, "prefill:decode"),
+        ({"policy": "busy(0.5)", "pd_ratio": (1, 2)}, "prefill:decode"),
         ({"policy": "busy(0.5)", "prefill_policy": "tokens(5)"}, "one token per request"),
         ({"policy": "busy(0.5)", "min_replicas": 5}, "from 1 to --dp, 4"),
         ({"policy": "busy(0.5)", "cooldown_s": -1.0}, "--cooldown"),
@@ -202,6 +204,12 @@ def test_what_makes_no_sense_is_one_line(fields: dict[str, Any], words: str) -> 
     with pytest.raises(UserError, match=words) as error:
         pair(Elasticity(**fields))
     assert "\n" not in str(error.value)
+
+
+def test_a_ratio_is_a_number_or_a_text_as_on_the_command_line() -> None:
+    number, text = Elasticity(policy="busy(0.5)", pd_ratio=2 / 3), Elasticity(policy="busy(0.5)", pd_ratio="2:3")
+    pair(text)
+    assert [text.prefill_count(n, 8) for n in range(1, 9)] == [number.prefill_count(n, 8) for n in range(1, 9)]
 
 
 def test_ratios_are_about_two_pools() -> None:

@@ -17,9 +17,9 @@ class Elasticity:
 
     policy: str | None = None
     """As :func:`parse_policy` reads it; None: all replicas all the time."""
-    pd_ratio: float | None = None
-    """Two pools: prefill replicas per decode replica, kept while ``policy`` scales the decode pool; None: the prefill pool does
-    not follow."""
+    pd_ratio: float | str | None = None
+    """Two pools: prefill replicas per decode replica, a number or ``"2:3"``, kept while ``policy`` scales the decode pool;
+    None: the prefill pool does not follow."""
     prefill_policy: str | None = None
     """Two pools: of the prefill pool; None: it follows ``pd_ratio`` or is as large as it can be."""
     min_replicas: int = 1
@@ -77,8 +77,8 @@ class Elasticity:
             raise UserError("--pd-ratio and --autoscale-prefill both scale the prefill pool; drop one of them")
         if self.policy is None:
             raise UserError("--pd-ratio and --autoscale-prefill go with --autoscale POLICY for the decode pool; add it")
-        if self.pd_ratio is not None and not 0 < self.pd_ratio < float("inf"):
-            raise UserError(f"--pd-ratio is {self.pd_ratio:g}; write prefill:decode, for example 1:2")
+        if self.pd_ratio is not None:
+            parse_ratio(self.pd_ratio)
         if self.prefill_policy is not None:
             parse_policy(self.prefill_policy)
             if self.prefill_policy.strip().startswith("tokens"):
@@ -89,7 +89,9 @@ class Elasticity:
 
     def prefill_count(self, decode: int, most: int) -> int:
         """Prefill replicas that go with so many decode replicas."""
-        return most if self.pd_ratio is None else max(1, min(most, math.ceil(decode * self.pd_ratio - 1e-3)))
+        if self.pd_ratio is None:
+            return most
+        return max(1, min(most, math.ceil(decode * parse_ratio(self.pd_ratio) - 1e-3)))
 
     def initial_prefill(self, decode: int, most: int) -> int:
         """Prefill replicas that serve when the trace begins."""
@@ -102,3 +104,16 @@ class Elasticity:
         if self.initial_replicas is not None:
             return self.initial_replicas
         return most if self.policy is None else self.min_replicas
+
+
+def parse_ratio(ratio: float | str) -> float:
+    """Prefill over decode replicas of ``"1:2"``, ``"0.5"`` or ``0.5``."""
+    parts = ratio.split(":") if isinstance(ratio, str) else [ratio]
+    try:
+        prefill, decode = (float(part) for part in (parts if len(parts) == 2 else (ratio, 1)))
+        value = prefill / decode
+    except (TypeError, ValueError, ZeroDivisionError):
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise UserError(f"--pd-ratio is {ratio!r}; write prefill:decode, for example 1:2")
+    return value

@@ -46,7 +46,7 @@ def ssm_coefficients(
     moved = 2.0 * state_bytes(attention, precision) * layers
     update_flop = ssm.update_flop * share * layers
     vector_rate = vector_flop_per_s(device, precision) * prefill.compute
-    update_s = max(moved / (decode.memory * bandwidth), update_flop / vector_rate)
+    memory_s, arithmetic_s = moved / (decode.memory * bandwidth), update_flop / vector_rate
     scan_flop = ssm.scan_flop * share * layers
     rate = vector_rate if ssm.version == 1 else product_rate(prefill, precision.attention_peak_flop_per_s)
     scan_bytes = ssm.scan_bytes(precision.element_bytes) * share * layers
@@ -54,13 +54,13 @@ def ssm_coefficients(
         window=None,
         kind="linear",
         decode_fixed_s=launch_s * layers * DECODE_KERNELS,
-        decode_seq_s=update_s,
+        decode_seq_s=max(memory_s, arithmetic_s),
         decode_context_s=0.0,
         decode_flop=0.0,
         decode_bytes=0.0,
         decode_seq_flop=update_flop,
         decode_seq_bytes=moved,
-        decode_is_compute=False,
+        decode_is_compute=arithmetic_s > memory_s,
         mixed_fixed_s=launch_s * layers * DECODE_KERNELS,
         mixed_context_s=0.0,
         prefill_fixed_s=launch_s * layers * PREFILL_KERNELS[ssm.version],

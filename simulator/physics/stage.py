@@ -451,7 +451,9 @@ class Stage:
         context = context_read(c, shape)
         slope_s, fixed_s = _slope_s(c, mixed), _fixed_s(c, shape.decode_seqs, mixed)
         is_compute = c.decode_is_compute or (mixed and c.mixed_context_s > c.decode_context_s)
-        bound: Bound = "latency" if fixed_s > slope_s * context else "compute" if is_compute else "memory"
+        work_s = slope_s * context + (c.decode_seq_s * shape.decode_seqs if c.kind == "linear" else 0.0)
+        launch_s = slope_s * context + fixed_s - work_s
+        bound: Bound = "latency" if launch_s > work_s else "compute" if is_compute else "memory"
         flop, moved = decode_flop(c, shape), decode_bytes(c, shape)
         peak = self._context.precision.attention_peak_flop_per_s
         return Cost(name, slope_s * context + fixed_s, bound, flop / peak, flop, moved)
