@@ -1,0 +1,70 @@
+"""Stored values of a suite: a YAML file that reads well in a diff."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apex_sim.checks.metrics import family_of
+from hardware_profiles.errors import UserError
+from hardware_profiles.records import read_yaml
+
+HEADER = "# Written by apex-sim check --update (or pytest --apex-update); change it that way, so that changes have reasons.\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """What a case gave when the baseline was written."""
+
+    digest: str
+    """Of the settings it was written for."""
+    reason: str
+    """Why these values are right."""
+    values: Mapping[str, float]
+
+
+Baseline = Mapping[str, Stored]
+"""By the name of the case."""
+
+
+def read_baseline(path: Path) -> dict[str, Stored]:
+    """The baseline; empty when there is none yet. UserError names file and field."""
+    if not path.exists():
+        return {}
+    data = read_yaml(path)
+    return {str(name): _stored(entry, f"{path}: {name}") for name, entry in data.items()}
+
+
+def _stored(entry: object, place: str) -> Stored:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("values"), Mapping):
+        raise UserError(f"{place} has no values; restore the file, or write it again with apex-sim check --update")
+    values = {}
+    for metric, value in entry["values"].items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(f"{place}: {metric} is {value!r}; it must be a number")
+        try:
+            family_of(str(metric))
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from None
+        values[str(metric)] = float(value)
+    return Stored(digest=str(entry.get("settings", "")), reason=str(entry.get("reason", "")), values=values)
+
+
+def baseline_text(baseline: Baseline) -> str:
+    """The file's text: cases by name, values in the order of the metrics."""
+    import yaml
+
+    from apex_sim.checks.metrics import stored
+
+    parts = []
+    for name in sorted(baseline):
+        entry = baseline[name]
+        content: dict[str, Any] = {
+            **({"settings": entry.digest} if entry.digest else {}),
+            "reason": entry.reason,
+            "values": {metric: stored(value) for metric, value in entry.values.items()},
+        }
+        parts.append(yaml.safe_dump({name: content}, sort_keys=False, allow_unicode=True, width=1000))
+    return HEADER + "".join(parts)

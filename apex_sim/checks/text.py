@@ -1,0 +1,103 @@
+"""A check for people: a table for terminals, the same in Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from apex_sim.checks.compare import CaseResult, CheckResult, Difference
+
+WORDS = {"same": "", "within": "within", "better": "better", "worse": "WORSE", "gone": "GONE", "new": "NOT STORED"}
+HEADER = ("case", "metric", "baseline", "now", "change", "allowed", "")
+
+
+UPDATE = "--update --reason '...'"
+
+
+def result_text(result: CheckResult, *, everything: bool = False, remedy: str = UPDATE) -> str:
+    """What moved, what failed, and counts.
+
+    everything: metrics that are as stored too. remedy: how today's values are stored.
+    """
+    from apex_sim.text import table
+
+    rows = difference_rows(result.cases, everything=everything)
+    parts = [table(HEADER, rows, left=2)] if rows else []
+    failures = [f"{case.name}: {case.failure}" for case in result.cases if case.failure is not None]
+    parts += ["\n".join(failures)] if failures else []
+    if result.stale:
+        parts.append(f"{result.baseline} has values of cases that {result.suite} has not: {', '.join(result.stale)}")
+    parts.append(verdict_line(result, remedy))
+    return "\n\n".join(parts)
+
+
+def verdict_line(result: CheckResult, remedy: str = UPDATE) -> str:
+    """The last line: passed or not, and what to do."""
+    count, failing = len(result.cases), result.failing
+    improved = sum(1 for case in result.cases if case.status == "improved")
+    if result.passed:
+        extra = f", {improved} better than stored ({remedy} keeps that)" if improved else ""
+        return f"passed: {count} {'case' if count == 1 else 'cases'}{extra}"
+    left = f"{len(failing)} of {count} {'case' if count == 1 else 'cases'}"
+    if not failing:
+        return "FAILED: the baseline has entries left over (--strict)"
+    return f"FAILED: {left} ({', '.join(case.name for case in failing)}); if it is meant: {remedy}"
+
+
+def difference_rows(cases: Sequence[CaseResult], *, everything: bool) -> list[tuple[str, ...]]:
+    """One row per metric that moved, was lost or is new."""
+    return [
+        (case.name, d.metric, figure(d.baseline), figure(d.value), change(d), allowed(d), WORDS[d.verdict])
+        for case in cases
+        for d in case.differences
+        if everything or d.verdict != "same"
+    ]
+
+
+def figure(value: float | None) -> str:
+    """Five significant digits: enough to see a change of a tenth of a per cent."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.5g}"
+
+
+def change(difference: Difference) -> str:
+    """Relative, with its sign."""
+    share = difference.change
+    if share is None:
+        return "-"
+    return "from 0" if math.isinf(share) else f"{share:+.2%}"
+
+
+def allowed(difference: Difference) -> str:
+    """The larger of both limits, as a share of the baseline where there is one."""
+    if difference.baseline is None or difference.value is None:
+        return "-"
+    if difference.baseline == 0:
+        return f"{difference.allowed:g}"
+    return f"{difference.allowed / abs(difference.baseline):.2%}"
+
+
+def result_markdown(result: CheckResult) -> str:
+    """For a job's summary: verdict, what moved, failures."""
+    lines = [f"### apex-sim check: {result.suite.name}", "", verdict_line(result), ""]
+    rows = difference_rows(result.cases, everything=False)
+    if rows:
+        lines += [*markdown_table(rows), ""]
+    for case in result.cases:
+        if case.failure is not None:
+            lines.append(f"- **{_cell(case.name)}**: {_cell(case.failure)}")
+    if result.stale:
+        lines.append(f"- left over in `{result.baseline.name}`: {', '.join(map(_cell, result.stale))}")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table of differences."""
+    head = ["| " + " | ".join((*HEADER[:-1], "verdict")) + " |", "|---|---|---:|---:|---:|---:|---|"]
+    return head + ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows]
+
+
+def _cell(text: str) -> str:
+    """Text that cannot end a cell, a line or turn into markup."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
