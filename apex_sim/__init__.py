@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from apex_sim.api import build_deployment, generate_trace, load_cluster, load_model, load_trace, plan, simulate
     from apex_sim.checks.run import check
     from apex_sim.frames import compare, describe, explain_step
+    from apex_sim.load import LoadCurve, load_curve
     from apex_sim.several import simulate_several
     from apex_sim.timeline import write_timeline
     from hardware_profiles.errors import UserError
@@ -45,6 +46,8 @@ _WHERE = {
     "explain_step": "apex_sim.frames",
     "describe": "apex_sim.frames",
     "latency_figure": "simulator.figures",
+    "load_curve": "apex_sim.load",
+    "LoadCurve": "apex_sim.load",
     "timeline_figure": "simulator.figures",
     "pareto_figure": "planners.figures",
     "Deployment": "simulator.deployment",
@@ -73,6 +76,7 @@ __all__ = [
     "Elasticity",
     "PlanResult",
     "PromptPool",
+    "LoadCurve",
     "Sessions",
     "SharedPrefix",
     "SimulationResult",
@@ -91,6 +95,7 @@ __all__ = [
     "load_cluster",
     "load_model",
     "load_trace",
+    "load_curve",
     "pareto_figure",
     "parse_slo",
     "plan",

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from apex_sim.files import to_json, write_atomically, write_text
 from apex_sim.gpus_account import account_lines, with_account
+from apex_sim.plots.fleet_day import fleet_day_figure
 from apex_sim.text import number, share, table
 from planners.fleet.account import Spent
 from planners.fleet.day import DayPlan
 from planners.fleet.schedule import started, stopped
+from workloads.figure_style import save
 from workloads.slo import Slo
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def emit_day(
@@ -36,8 +35,8 @@ def emit_day(
     if file is not None:
         write_text(file, to_json(data))
     if figure is not None:
-        drawn = day_figure(data)
-        write_atomically(figure, lambda path: drawn.savefig(path, dpi=120))
+        drawn = fleet_day_figure(data)
+        write_atomically(figure, lambda path: save(drawn, path))
 
 
 def day_dict(plan: DayPlan, slo: Slo | None) -> dict[str, Any]:
@@ -140,36 +139,3 @@ def day_text(data: dict[str, Any]) -> str:
     if "account" in data:
         lines += ["", *account_lines(data["account"])]
     return "\n".join(lines)
-
-
-def day_figure(data: dict[str, Any]) -> Figure:
-    """Rate, dollars per hour by type beside the static fleet, and where simulated the share of good requests."""
-    from matplotlib.figure import Figure
-
-    windows = data["windows"]
-    edges = np.array([w["start_s"] for w in windows] + [windows[-1]["start_s"] + 3600 * windows[-1]["hours"]]) / 3600
-    panels = 3 if "slo" in data else 2
-    figure = Figure(figsize=(9, 2.6 * panels), layout="constrained")
-    axes = figure.subplots(panels, 1, sharex=True)
-    axes[0].stairs([w["rate_per_s"] for w in windows], edges, fill=True, color="0.75")
-    axes[0].set_ylabel("requests/s")
-    base = np.zeros(len(windows))
-    for kind in data["types"]:
-        dollars = np.array([w["counts"][kind["name"]] * kind["usd_per_hour_each"] for w in windows])
-        if dollars.any():
-            axes[1].stairs(base + dollars, edges, baseline=base, fill=True, label=kind["name"])
-            base = base + dollars
-    fixed = sum(data["static"]["counts"][t["name"]] * t["usd_per_hour_each"] for t in data["types"])
-    axes[1].axhline(fixed, color="black", linestyle="--", label="static fleet")
-    axes[1].set_ylim(0, 1.15 * max(fixed, float(base.max()), 1e-9))
-    axes[1].set_ylabel("$/h")
-    axes[1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    if panels == 3:
-        good = [np.nan if w["simulated_attainment"] is None else 100 * w["simulated_attainment"] for w in windows]
-        axes[2].plot((edges[:-1] + edges[1:]) / 2, good, "o-", color="tab:green")
-        axes[2].axhline(100 * data["promised_attainment"], color="black", linestyle=":", label="promised")
-        axes[2].set_ylabel("good requests (%)")
-        axes[2].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    axes[-1].set_xlabel("hours")
-    figure.suptitle(rf"\${data['usd']:.2f}; best static fleet \${data['static']['usd']:.2f}", fontsize=11)
-    return figure

@@ -15,7 +15,7 @@ from planners.launch import script_of
 from planners.parallel import Entry, PlanResult
 from planners.pools import first_of
 from planners.reasons import figure
-from simulator.figures import save
+from workloads.figure_style import save
 from workloads.trace import Trace
 
 SHOWN_LIMITS = 3

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from planners.oversubscribe.row import readings
 from planners.oversubscribe.services import PRIORITIES
 from planners.oversubscribe.study import Outcome, Study
+from workloads.figure_style import AMBER, BLUE, GREEN, MUTED, ORANGE, PINK, end_labels, headline, level, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,35 +43,46 @@ def _rounded(values: Any) -> list[float]:
 
 def power_figure(study: Study, outcome: Outcome) -> Figure:
     """Power of the row with and without control against the budget, and the clocks, minute by minute."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    figure, axes = new_figure(2, 1, height=1.9, sharex=True, height_ratios=[2.6, 1])
+    top, bottom = axes[:, 0]
     uncapped = outcome.row.uncapped_w(study.library.max_mhz)
-    for label, power, colour in (("uncapped", uncapped, "0.7"), ("controlled", outcome.run.power_w, "tab:blue")):
-        minutes = _minutes(power) / study.budget_w
+    ends = []
+    for label, power, colour in (("uncapped", uncapped, MUTED), ("controlled", outcome.run.power_w, BLUE)):
+        minutes = 100 * _minutes(power) / study.budget_w
         hours = _hours(minutes.shape[0])
         top.fill_between(hours, minutes.min(axis=1), minutes.max(axis=1), color=colour, alpha=0.3, linewidth=0)
-        top.plot(hours, minutes.mean(axis=1), color=colour, label=label, linewidth=1)
+        top.plot(hours, minutes.mean(axis=1), color=colour, linewidth=1)
+        ends.append((hours[-1], float(minutes[-1].mean()), label, colour))
     if outcome.rack_w is not None and study.rack_budget_w is not None:
         racks = _minutes(outcome.rack_w.T.reshape(-1, outcome.rack_w.shape[0]).max(axis=1)) / study.rack_budget_w
-        top.plot(
-            _hours(len(racks)), racks.max(axis=1), color="tab:olive", linewidth=0.8, label="fullest rack / its budget"
-        )
-    top.axhline(1.0, color="tab:red", linewidth=1, label="budget")
+        fullest = 100 * racks.max(axis=1)
+        top.plot(_hours(len(racks)), fullest, color=AMBER, linewidth=0.8)
+        ends.append((_hours(len(racks))[-1], float(fullest[-1]), "fullest rack", AMBER))
+    level(top, 100.0, "budget", ORANGE, "-")
     for threshold in sorted({rule.threshold for rule in outcome.policy.rules}):
-        top.axhline(threshold, color="tab:orange", linewidth=0.8, linestyle="--")
-    top.set_ylabel("row power / budget (minute: mean, range)")
-    top.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
-    for priority, colour in zip(PRIORITIES, ("tab:green", "tab:purple"), strict=True):
-        clocks = outcome.run.clock_mhz[priority][::MINUTE_S]
-        bottom.step(
-            _hours(len(clocks)), clocks, where="post", color=colour, label=f"{priority} priority", linewidth=0.8
-        )
-    bottom.set_ylabel("clock [MHz]")
-    bottom.set_xlabel("time [h]")
-    bottom.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
+        level(top, 100 * threshold, f"{100 * threshold:g} %", ORANGE)
+    top.set_ylabel("power [% of budget]")
+    end_labels(top, ends)
+    _clocks(bottom, outcome)
+    held = "no brake" if not outcome.run.num_brakes else f"{outcome.run.num_brakes} brakes"
+    headline(
+        figure,
+        f"{outcome.num_servers} servers in a row made for {study.setting.num_servers}: {held}",
+        f"Highest power {100 * outcome.peak:.0f} % of the budget, {100 * outcome.uncapped_peak:.0f} % without control "
+        "(mean and range of each minute)",
+    )
     return figure
+
+
+def _clocks(axis: Any, outcome: Outcome) -> None:
+    ends = []
+    for priority, colour, style in zip(PRIORITIES, (GREEN, PINK), ("-", "--"), strict=True):
+        clocks = outcome.run.clock_mhz[priority][::MINUTE_S]
+        axis.step(_hours(len(clocks)), clocks, where="post", color=colour, linewidth=1.0, linestyle=style)
+        ends.append((_hours(len(clocks))[-1], float(clocks[-1]), f"{priority} priority", colour))
+    axis.set_ylabel("clock [MHz]")
+    axis.set_xlabel("time [h]")
+    end_labels(axis, ends)
 
 
 def _hours(minutes: int) -> Any:

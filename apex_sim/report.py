@@ -232,8 +232,8 @@ def _grams(value: float | None) -> str:
 
 def write_run(result: SimulationResult, folder: Path, config: dict[str, Any]) -> list[Path]:
     """Write requests, timeline, power of the servers, summary, configuration and plots into ``folder``; returns the paths."""
-    from simulator.figures import save
     from simulator.power_series import server_table
+    from workloads.figure_style import save
 
     requests, timeline = result.requests, result.timeline
     written = [_write_frame(requests, folder / "requests", index=True)]

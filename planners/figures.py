@@ -5,7 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hardware_profiles.terms import usd_per_device_hour
-from simulator.figures import COLOURS, new_figure, plain_ticks
+from workloads.figure_style import (
+    BLUE,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    SMALL_PT,
+    headline,
+    new_figure,
+    note,
+    plain_ticks,
+    short_name,
+    vertical,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,23 +46,21 @@ def _height(result: PlanResult) -> tuple[str, str]:
 def pareto_figure(result: PlanResult) -> Figure:
     """Cost (or energy or emissions, when they are the objective; energy where the device has no price) against p95 TTFT and
     TPOT; the front and the best are named."""
-    figure, axes = new_figure(1, 2, width=11, height=4.6, sharey=True)
+    figure, axes = new_figure(2, 1, height=2.5)
     cost, words = _height(result)
-    for axis, (metric, label) in zip(axes[0], (("p95_ttft_ms", "TTFT"), ("p95_tpot_ms", "TPOT")), strict=True):
+    for axis, (metric, label) in zip(axes[:, 0], (("p95_ttft_ms", "TTFT"), ("p95_tpot_ms", "TPOT")), strict=True):
         _scatter(axis, result, metric, cost)
         limit = None if result.slo is None else getattr(result.slo, f"{label.lower()}_s")
-        if limit is not None:
-            axis.axvline(limit * 1e3, color=COLOURS[4], linestyle="--", linewidth=1)
-            axis.text(limit * 1e3, 1.01, f"SLO {limit * 1e3:g} ms", transform=axis.get_xaxis_transform(), ha="center",
-                      color=COLOURS[4], fontsize=8)  # fmt: skip
         axis.set_xscale("log")
         plain_ticks(axis)
+        if limit is not None:
+            vertical(axis, limit * 1e3, f"SLO {limit * 1e3:g} ms", ORANGE, low=True)
         axis.set_xlabel(f"p95 {label} [ms]")
-    axes[0][0].set_ylabel(words)
-    axes[0][0].set_ylim(0, 1.06 * axes[0][0].get_ylim()[1])
+        axis.set_ylabel(words)
+        axis.set_ylim(0, 1.06 * axis.get_ylim()[1])
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=4, loc="outside lower center")
-    figure.suptitle(f"{result.model.name} on {result.cluster.name}, {result.trace.name}", fontsize=11)
+    figure.legend(handles, labels, frameon=False, fontsize=SMALL_PT, ncols=2, loc="outside lower left", labelcolor=INK)
+    headline(figure, f"{short_name(result.model.name)} on {result.cluster.name}, {result.trace.name}")
     return figure
 
 
@@ -59,12 +70,12 @@ def _scatter(axis: Any, result: PlanResult, metric: str, cost: str) -> None:
         (
             "screened on the busiest stretch",
             [e for e in result.entries if e.measured is None and e.screen],
-            "#b0b0b0",
+            MUTED,
             "x",
         ),
-        ("whole trace", [e for e in result.entries if e.measured and e not in result.pareto], COLOURS[0], "o"),
-        ("Pareto front (latency, goodput, $, J)", [e for e in result.pareto if e is not best], COLOURS[2], "o"),
-        ("best", [best], COLOURS[1], "*"),
+        ("whole trace", [e for e in result.entries if e.measured and e not in result.pareto], BLUE, "o"),
+        ("Pareto front (latency, goodput, $, J)", [e for e in result.pareto if e is not best], GREEN, "o"),
+        ("best", [best], ORANGE, "*"),
     )
     for name, entries, colour, marker in groups:
         points = [_point(e, metric, cost) for e in entries]
@@ -80,8 +91,7 @@ def _scatter(axis: Any, result: PlanResult, metric: str, cost: str) -> None:
         if any(abs(x_value - x) < 0.15 * x and abs(y_value - y) <= 0.04 * y for x, y in placed):
             continue
         placed.append((x_value, y_value))
-        axis.annotate(_name(entry), (x_value, y_value), xytext=(0, 9), textcoords="offset points", fontsize=8,
-                      ha="center")  # fmt: skip
+        note(axis, x_value, y_value, _name(entry), xytext=(0, 9), ha="center")
 
 
 def _name(entry: Entry) -> str:

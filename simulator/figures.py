@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from workloads.figure_style import (
+    BLUE,
+    MUTED,
+    ORANGE,
+    PALETTE,
+    SMALL_PT,
+    end_labels,
+    headline,
+    new_figure,
+    note,
+    plain_ticks,
+    short_name,
+    vertical,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from simulator.result import SimulationResult
 
-COLOURS = ("#2f6db3", "#d1703c", "#3a8f5c", "#8a5aa8", "#b0413e", "#6b6b6b")
+COLOURS = (*PALETTE[:5], MUTED)
 NAMED_REPLICAS = 6
 """Up to so many replicas get a line and a colour each; more are drawn as their mean and range."""
 POWER_BINS = 240
@@ -22,73 +36,43 @@ POWER_BINS = 240
 Floats = npt.NDArray[np.float64]
 
 
-def new_figure(rows: int, columns: int, width: float = 11.0, height: float = 3.2, **options: Any) -> tuple[Figure, Any]:
-    """A figure that needs no display, and its axes (2-d array); ``options`` go to ``Figure.subplots``."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False, **options)
-    for axis in axes.flat:
-        axis.grid(alpha=0.25, linewidth=0.6)
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def save(figure: Figure, path: str | Path) -> None:
-    """Write a PNG (or what the suffix says) without a time stamp, so that equal runs give equal bytes."""
-    dateless = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    figure.savefig(path, dpi=110, metadata=dateless.get(Path(path).suffix))
-
-
-def plain_ticks(axis: Any) -> None:
-    """Ticks of a logarithmic x axis as 200, 500, 1000 instead of powers of ten, as many as fit; call after plotting."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    low, high = axis.get_xlim()
-    decades = np.log10(high / low)
-    steps = (1, 1.5, 2, 3, 5, 7) if decades < 0.8 else (1, 2, 5) if decades < 2.5 else (1,)
-    axis.xaxis.set_major_locator(LogLocator(subs=steps, numticks=99))
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-
-
 def latency_figure(result: SimulationResult) -> Figure:
     """Cumulative distributions of TTFT, TPOT and E2E over completed requests, with median, p95 and the SLO's limits."""
-    figure, axes = new_figure(1, 3, height=3.6, sharey=True)
+    figure, axes = new_figure(3, 1, height=1.65)
     slo = result.slo
     columns = (("ttft_s", "TTFT", 1e3, "ms"), ("tpot_s", "TPOT", 1e3, "ms"), ("e2e_s", "E2E", 1.0, "s"))
-    for axis, (column, label, scale, unit) in zip(axes[0], columns, strict=True):
+    for axis, (column, label, scale, unit) in zip(axes[:, 0], columns, strict=True):
         values = result.column(column)[result.completed]
         values = np.sort(values[~np.isnan(values)]) * scale
         axis.set_xlabel(f"{label} [{unit}]")
+        axis.set_ylabel("requests [%]")
+        axis.set_ylim(0, 103)
         if not len(values):
-            axis.text(0.5, 0.5, "no completed requests", transform=axis.transAxes, ha="center", color=COLOURS[5])
+            axis.text(0.5, 0.5, "no completed requests", transform=axis.transAxes, ha="center", color=MUTED)
             continue
         limit = None if slo is None or getattr(slo, column) is None else getattr(slo, column) * scale
         _distribution(axis, values, limit, unit)
-    axes[0][0].set_ylabel("requests [%]")
-    axes[0][0].set_ylim(0, 101)
-    figure.suptitle(_title(result), fontsize=11)
+    headline(figure, _title(result), "Share of requests that are at least as fast")
     return figure
 
 
 def _distribution(axis: Any, values: Floats, limit: float | None, unit: str) -> None:
     """Sorted values as a step curve; a logarithmic axis where the tail, or the limit, is far from the median."""
     share = 100 * np.arange(1, len(values) + 1) / len(values)
-    axis.step(np.concatenate((values[:1], values)), np.concatenate(([0.0], share)), where="post", color=COLOURS[0])
-    for percent, style in ((50, (0, (1, 1))), (95, (0, (4, 2)))):
-        at = float(np.percentile(values, percent))
-        axis.axvline(at, color=COLOURS[5], linestyle=style, linewidth=1, label=f"p{percent} {_short(at)} {unit}")
-    if limit is not None:
-        axis.axvline(limit, color=COLOURS[1], linewidth=1.3, label=f"SLO {_short(limit)} {unit}")
+    axis.step(np.concatenate((values[:1], values)), np.concatenate(([0.0], share)), where="post", color=BLUE)
     ends = np.array([values[0], values[-1], np.median(values)] + ([] if limit is None else [limit]))
     if ends.max() > 10 * ends[2] or ends.min() < ends[2] / 10:
         axis.set_xscale("log")
         plain_ticks(axis)
-    axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0.0, 1.16), ncols=3, handlelength=1.6,
-                columnspacing=1.0)  # fmt: skip
+    for percent in (50, 95):
+        at = float(np.percentile(values, percent))
+        axis.plot([at], [percent], "o", color=BLUE, markersize=4)
+        note(axis, at, percent, f"p{percent} {_short(at)} {unit}", xytext=(6, -1), va="top")
+    if limit is not None:
+        good = 100 * float((values <= limit).mean())
+        vertical(
+            axis, limit, f"SLO {_short(limit)} {unit}\n{good:.3g} %", ORANGE, room=limit < 0.7 * axis.get_xlim()[1]
+        )
 
 
 def _short(value: float) -> str:
@@ -96,12 +80,12 @@ def _short(value: float) -> str:
 
 
 def _title(result: SimulationResult) -> str:
-    return f"{result.deployment.model.name} on {result.where}, {result.trace.name}"
+    return f"{short_name(result.deployment.model.name)} on {result.where}, {result.trace.name}"
 
 
 def timeline_figure(result: SimulationResult) -> Figure:
     """Running and waiting requests, KV blocks in use and power over time, for each replica."""
-    figure, axes = new_figure(4, 1, height=1.8, sharex=True)
+    figure, axes = new_figure(4, 1, height=1.35, sharex=True)
     frame = result.timeline
     replicas = [rows for _, rows in frame.groupby("replica")]
     for axis, column, scale in ((axes[0][0], "running", 1), (axes[1][0], "waiting", 1), (axes[2][0], "kv_usage", 100)):
@@ -115,12 +99,20 @@ def timeline_figure(result: SimulationResult) -> Figure:
         axis.set_ylabel(label)
     axes[1][0].yaxis.get_major_locator().set_params(integer=True)
     axes[3][0].set_xlabel("time [s]")
-    if len(replicas) > 1:
-        figure.legend(
-            *axes[0][0].get_legend_handles_labels(), frameon=False, ncols=7, fontsize=8, loc="outside upper right"
-        )
-    figure.suptitle(_title(result), fontsize=11, x=0.01, ha="left")
+    if len(replicas) > NAMED_REPLICAS:
+        handles = axes[0][0].get_legend_handles_labels()
+        figure.legend(*handles, frameon=False, ncols=2, fontsize=SMALL_PT, loc="outside lower left")
+    elif len(replicas) > 1:
+        _name_ends(axes[0][0])
+    headline(figure, _title(result), "Requests in the batch and waiting for it; KV memory; power")
     return figure
+
+
+def _name_ends(axis: Any) -> None:
+    """Names of the lines at their right ends; of lines that end alike, one above the other."""
+    lines = axis.get_lines()
+    end_labels(axis, [(line.get_xdata()[-1], line.get_ydata()[-1], str(line.get_label()), line.get_color())
+                      for line in lines if len(line.get_xdata())])  # fmt: skip
 
 
 def _lines(axis: Any, times: Sequence[Floats], values: Sequence[Floats], afterwards: float = 0.0) -> None:

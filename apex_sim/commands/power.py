@@ -160,6 +160,7 @@ def run(args: argparse.Namespace) -> int:
     from planners.oversubscribe.services import PAPER_MIX, read_services
     from planners.oversubscribe.study import Setting, evaluate, prepare, search
     from simulator.build import build_deployment
+    from workloads.figure_style import save
 
     services = PAPER_MIX if args.services is None else read_services(args.services)
     cluster = with_terms(
@@ -213,5 +214,5 @@ def run(args: argparse.Namespace) -> int:
         write_text(json_file, data)
     if plot_file is not None:
         figure = power_figure(study, outcomes[0])
-        write_atomically(plot_file, lambda path: figure.savefig(path, dpi=120))
+        write_atomically(plot_file, lambda path: save(figure, path))
     return 0

@@ -122,8 +122,8 @@ def _goals(file: str | None) -> tuple[Goal, ...]:
 
 def _draw(outcome: Outcome, path: Path) -> None:
     from apex_sim.files import write_atomically
-    from simulator.figures import save
     from simulator.validation.plots import accuracy_figure
+    from workloads.figure_style import save
 
     if not outcome.residuals:
         print("nothing to plot: no run could be simulated", file=sys.stderr)

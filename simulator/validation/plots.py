@@ -10,6 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simulator.validation.score import Aggregate, Residual
+from workloads.figure_style import (
+    GRID,
+    MUTED,
+    PALETTE,
+    SMALL_PT,
+    TEXT_PT,
+    headline,
+    new_figure,
+)
+from workloads.figure_style import MARKERS as SHAPES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,14 +27,14 @@ if TYPE_CHECKING:
 PANELS = 6
 FIRST = ("ttft_mean_ms", "tpot_mean_ms", "e2e_mean_ms", "itl_p50_ms", "output_tok_s", "implied_tok_s_per_gpu")
 """Metrics that come first where there is a choice; then those with the most figures."""
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d", "#8c6d00")
-"""Okabe and Ito's palette (jfly.uni-koeln.de/color), told apart with any colour vision; markers differ too."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+COLOURS = (*PALETTE, MUTED, "#8c6d00")
+MARKERS = (*SHAPES, "X", "*")
 EVEN_UP_TO = 2.5
 """Ratio of the ends of an axis from which even steps would crowd its upper end."""
 PARTS_OF_A_DECADE = (1, 1.5, 2, 3, 5, 7)
 MOST_TICKS = 7
-BANDS = ((0.2, "#e3e9ef"), (0.1, "#c9d6e2"))
+BANDS = ((0.2, 0.55), (0.1, 0.9))
+"""Half-widths, and how strongly they are drawn."""
 
 
 def panel_metrics(residuals: Sequence[Residual], limit: int = PANELS) -> list[str]:
@@ -58,27 +68,25 @@ def tick_values(low: float, high: float) -> list[float]:
 
 def accuracy_figure(residuals: Sequence[Residual]) -> Figure:
     """Log-log panels with bands of 10 and 20 %; colour and marker are the source."""
-    from simulator.figures import new_figure
-
     metrics = panel_metrics(residuals)
     columns = min(3, len(metrics))
     rows = math.ceil(len(metrics) / columns)
-    figure, axes = new_figure(rows, columns, width=4.2 * columns, height=4.1)
+    figure, axes = new_figure(rows, columns, width=3.6 * columns, height=3.7)
     sources = list(dict.fromkeys(r.run.source for r in residuals))
     for axis, metric in zip(axes.flat, metrics, strict=False):
         _panel(axis, [r for r in residuals if r.metric == metric], metric, sources)
     for axis in axes.flat[len(metrics) :]:
         axis.set_visible(False)
-    figure.suptitle("Predicted against measured; bands are 10 and 20 %", fontsize=11, x=0.01, ha="left")
+    headline(figure, "Predicted against measured; bands are 10 and 20 %")
     return figure
 
 
 def _panel(axis: Any, residuals: Sequence[Residual], metric: str, sources: Sequence[str]) -> None:
     low, high = range_of(residuals)
     line = np.array([low, high])
-    for width, colour in BANDS:
-        axis.fill_between(line, line * (1 - width), line * (1 + width), color=colour, linewidth=0, zorder=0)
-    axis.plot(line, line, color="#7a8794", linewidth=0.8, zorder=1)
+    for width, alpha in BANDS:
+        axis.fill_between(line, line * (1 - width), line * (1 + width), color=GRID, alpha=alpha, linewidth=0, zorder=0)
+    axis.plot(line, line, color=MUTED, linewidth=0.8, zorder=1)
     shown = [name for name in sources if any(r.run.source == name for r in residuals)]
     for row, name in enumerate(shown):
         index = sources.index(name) % len(COLOURS)
@@ -89,9 +97,9 @@ def _panel(axis: Any, residuals: Sequence[Residual], metric: str, sources: Seque
         axis.scatter([0.045], [0.945 - 0.062 * row], s=22, transform=axis.transAxes, color=COLOURS[index],
                      marker=MARKERS[index], linewidths=0, clip_on=False, zorder=4)  # fmt: skip
         axis.text(0.08, 0.945 - 0.062 * row, f"{name}: {100 * group.median:.1f} % (n {group.n})",
-                  transform=axis.transAxes, color=COLOURS[index], fontsize=8, va="center", zorder=4)  # fmt: skip
+                  transform=axis.transAxes, color=COLOURS[index], fontsize=SMALL_PT, va="center", zorder=4)  # fmt: skip
     axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
-    axis.set_title(metric, fontsize=10, loc="left")
+    axis.set_title(metric, fontsize=TEXT_PT, loc="left")
     axis.set_xlabel("measured")
     axis.set_ylabel("predicted")
     for ticks in (axis.xaxis, axis.yaxis):
@@ -104,4 +112,4 @@ def _ticks(axis: Any, values: Sequence[float]) -> None:
     axis.set_major_locator(FixedLocator(values))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axis.set_tick_params(labelsize=8)
+    axis.set_tick_params(labelsize=SMALL_PT)

@@ -1,0 +1,65 @@
+"""How well fitted kernel times hold: predicted against measured, family by family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workloads.figure_style import BLUE, GRID, MARKERS, MUTED, PALETTE, SMALL_PT, headline, new_figure, plain_log
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from matplotlib.figure import Figure
+
+    from simulator.calibration.points import Points
+
+BANDS = ((0.2, 0.55), (0.1, 0.9))
+"""Half-widths around equality, and how strongly they are drawn."""
+
+
+def fit_figure(points: Sequence[Points], *, title: str = "") -> Figure:
+    """Predicted over measured time against the measured one [µs], a panel per family, with bands of 10 and 20 %.
+
+    ``points``: rows with predictions of a fit that has not seen them, as :func:`apex_sim.kernel_fits` gives.
+    """
+    families = list(dict.fromkeys(p.family for p in points))
+    figure, axes = new_figure(len(families), 1, height=1.7)
+    for axis, family in zip(axes[:, 0], families, strict=True):
+        _panel(axis, family, {p.key: p for p in points if p.family == family})
+    axes[-1, 0].set_xlabel("measured [µs]")
+    headline(
+        figure, title or "Kernel times that the fit has not seen", "Bands: within 10 and 20 % of what was measured"
+    )
+    return figure
+
+
+def _panel(axis: Any, family: str, groups: Mapping[str, Points]) -> None:
+    for width, alpha in BANDS:
+        axis.axhspan(1 - width, 1 + width, color=GRID, alpha=alpha, linewidth=0, zorder=0)
+    axis.axhline(1.0, color=MUTED, linewidth=0.8, zorder=1)
+    axis.set(xscale="log", yscale="log")
+    said = []
+    for i, (key, group) in enumerate(groups.items()):
+        ratio = group.predicted_s / group.measured_s
+        colour = PALETTE[i % len(PALETTE)] if len(groups) > 1 else BLUE
+        axis.plot(1e6 * group.measured_s, ratio, MARKERS[i % len(MARKERS)], color=colour, markersize=3.5, alpha=0.7,
+                  markeredgewidth=0, zorder=3)  # fmt: skip
+        said.append((f"{key}: median {100 * median_error(ratio):.0f} %, n {len(ratio)}", colour))
+    every = np.concatenate([g.predicted_s / g.measured_s for g in groups.values()])
+    far = 1.1 * max(1.35, float(np.exp(np.abs(np.log(every)).max())))
+    axis.set_ylim(1 / far, far)
+    plain_log(axis.yaxis, (1 / far, far), most=5)
+    plain_log(axis.xaxis, axis.get_xlim())
+    axis.grid(False, axis="y")
+    axis.set_ylabel("predicted / measured")
+    axis.set_title(family, loc="left")
+    for row, (text, colour) in enumerate(said):
+        axis.annotate(text, (1.0, 1.0), xycoords="axes fraction", xytext=(0, 3 - 10 * row), textcoords="offset points",
+                      ha="right", va="bottom", fontsize=SMALL_PT, color=colour)  # fmt: skip
+
+
+def median_error(ratio: npt.NDArray[np.float64]) -> float:
+    """Median absolute relative error."""
+    return float(np.median(np.abs(ratio - 1.0)))

@@ -1,0 +1,66 @@
+"""The fleet of ``apex-sim gpus --autoscale`` over a day."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workloads.figure_style import GREEN, GRID, INK, MUTED, ORANGE, PALETTE, end_labels, headline, level, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def fleet_day_figure(data: dict[str, Any]) -> Figure:
+    """Rate, dollars per hour by type beside the static fleet, and where simulated the share of good requests.
+
+    ``data``: what ``apex-sim gpus --autoscale --json`` writes, or :func:`apex_sim.gpus_day.day_dict` gives.
+    """
+    windows = data["windows"]
+    edges = np.array([w["start_s"] for w in windows] + [windows[-1]["start_s"] + 3600 * windows[-1]["hours"]]) / 3600
+    panels = 3 if "slo" in data else 2
+    figure, axes = new_figure(panels, 1, height=1.6, sharex=True, height_ratios=[1, 1.7, 1][:panels])
+    column = axes[:, 0]
+    column[0].stairs([w["rate_per_s"] for w in windows], edges, fill=True, color=GRID)
+    column[0].stairs([w["rate_per_s"] for w in windows], edges, color=MUTED, linewidth=1.0)
+    column[0].set_ylabel("requests/s")
+    _dollars(column[1], data, edges)
+    if panels == 3:
+        _good(column[2], data, edges)
+    column[-1].set_xlabel("time [h]")
+    column[-1].set_xlim(edges[0], edges[-1])
+    saved = 1 - data["usd"] / data["static"]["usd"] if data["static"]["usd"] else 0.0
+    headline(
+        figure,
+        f"The mix follows the load: ${data['usd']:,.0f} for {data['hours']:g} h",
+        f"The best fleet that never changes costs ${data['static']['usd']:,.0f}; the mix saves {100 * saved:.0f} %",
+    )
+    return figure
+
+
+def _dollars(axis: Any, data: dict[str, Any], edges: Any) -> None:
+    """Stacked by type, with the static fleet as a line."""
+    base, ends = np.zeros(len(edges) - 1), []
+    used = [t for t in data["types"] if any(w["counts"][t["name"]] for w in data["windows"])]
+    for i, kind in enumerate(used):
+        dollars = np.array([w["counts"][kind["name"]] * kind["usd_per_hour_each"] for w in data["windows"]])
+        colour = PALETTE[i % len(PALETTE)]
+        axis.stairs(base + dollars, edges, baseline=base, fill=True, color=colour, alpha=0.85)
+        ends.append((edges[-1], float(base[-1] + dollars[-1] / 2), kind["name"], colour))
+        base = base + dollars
+    fixed = sum(data["static"]["counts"][t["name"]] * t["usd_per_hour_each"] for t in data["types"])
+    axis.set_ylim(0, 1.25 * max(fixed, float(base.max()), 1e-9))
+    words = ", ".join(f"{n} {name}" for name, n in data["static"]["counts"].items() if n)
+    level(axis, fixed, f"never changing: {words}", INK)
+    axis.set_ylabel("$/h")
+    end_labels(axis, ends)
+
+
+def _good(axis: Any, data: dict[str, Any], edges: Any) -> None:
+    good = [np.nan if w["simulated_attainment"] is None else 100 * w["simulated_attainment"] for w in data["windows"]]
+    axis.plot((edges[:-1] + edges[1:]) / 2, good, "o-", color=GREEN, markersize=3.5, linewidth=1.2)
+    promised = 100 * data["promised_attainment"]
+    level(axis, promised, f"promised {promised:g} %", ORANGE)
+    axis.set_ylabel("good [%]")
+    axis.set_ylim(min([promised, *(g for g in good if g == g)]) - 2, 101)
