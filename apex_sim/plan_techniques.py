@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from planners.outcome import OBJECTIVES, Entry, PlanResult
 from planners.reasons import figure
 from planners.space import Candidate
+from planners.technique_search import was_left_out
 
 ORDER = {"best": 0, "pareto": 1, "met": 2, "missed": 3, "screened": 4, "bounded": 5, "unfit": 6}
 """How far candidates got."""
@@ -50,12 +51,15 @@ def _choices(result: PlanResult) -> Iterator[tuple[str, Callable[[Candidate], bo
 
 def _fate(result: PlanResult, has: Callable[[Candidate], bool]) -> str:
     """The nearest to winning of those that have a choice."""
-    entry = min((e for e in result.entries if has(e.candidate)), key=lambda e: _rank(result, e))
+    having = [e for e in result.entries if has(e.candidate)]
+    entry = min(having, key=lambda e: _rank(result, e))
+    left_out = sum(map(was_left_out, having))
     name, _, unit = OBJECTIVES[result.objective]
     words = " ".join([entry.candidate.layout, *_formats(entry.candidate), *technique_settings(entry.candidate)])
     if entry.status in ("best", "pareto", "met") and entry.measured is not None:
+        others = f"; {left_out} more that may be better were not simulated" if left_out else ""
         return f"{words}, {figure(entry.measured.metrics[name])} {unit}" + (
-            ", the plan" if entry is result.best else ""
+            ", the plan" if entry is result.best else others
         )
     reason = entry.reason if len(entry.reason) <= LONGEST else entry.reason[: LONGEST - 4].rstrip() + " ..."
     return f"{words}: {reason}"

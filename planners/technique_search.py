@@ -36,6 +36,9 @@ WAVE = 4
 """Runs between two looks at what can still win."""
 SHORTEST_S = 1e-9
 """A run takes longer."""
+OTHERS_AHEAD = f"not simulated: {MOST_RUN} candidates with techniques were ahead of it by their bounds"
+NEARER_MISSED = f"not simulated: {PATIENCE} candidates that are nearer to the SLO by their bounds missed it"
+"""Why a candidate that its bounds do not rule out was left out."""
 UNKNOWN, FAMILY, OWN = range(3)
 """What an entry's bounds rest on: the arrivals alone, its family, itself."""
 
@@ -160,8 +163,8 @@ class TechniqueSearch:
 
     def _out_of_turn(self, unlikely: bool) -> str:
         if unlikely and self.misses >= PATIENCE:
-            return f"not simulated: {PATIENCE} candidates that are nearer to the SLO by their bounds missed it"
-        return f"not simulated: {MOST_RUN} candidates with techniques were ahead of it by their bounds"
+            return NEARER_MISSED
+        return OTHERS_AHEAD
 
     def _open(self, item: Entry | _Family) -> list[Entry]:
         """One step towards a run: bounds of a family, its members, bounds of a member. What is ready to be run."""
@@ -328,6 +331,11 @@ class TechniqueSearch:
             devices = entry.candidate.num_devices == metrics["num_gpus"]
             (may if ties and faster and devices else out).append(item)
         return may, out
+
+
+def was_left_out(entry: Entry) -> bool:
+    """Not run although its bounds did not rule it out: nobody knows how good it is."""
+    return entry.status == "bounded" and entry.reason in (OTHERS_AHEAD, NEARER_MISSED)
 
 
 def _is_open(entry: Entry) -> bool:

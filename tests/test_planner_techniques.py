@@ -12,11 +12,13 @@ import apex_sim
 from apex_sim import UserError
 from apex_sim.cli import main
 from apex_sim.plan_report import plan_dict, plan_text
+from apex_sim.plan_techniques import _choices, technique_lines
 from hardware_profiles.cluster import parse_cluster
 from planners import search as search_module
 from planners.outcome import OBJECTIVES, TIE, Objective
 from planners.parallel import PlanResult
 from planners.pools import build_any
+from planners.technique_search import was_left_out
 from planners.techniques import ASSUMED, acceptance_of, drafts_of, formats_of, smallest_draft
 from simulator.deployment import Deployment
 from simulator.disaggregated import DisaggregatedDeployment
@@ -132,6 +134,19 @@ def test_the_report_says_what_was_assumed_and_what_each_choice_led_to(planned: P
     drafted = [row for row in content["candidates"] if row["drafts"]]
     assert {row["speculative_config"]["num_speculative_tokens"] for row in drafted} == {1, 2, 3, 4, 5}
     assert {"drafts", "prefix_cache"} & set(planned.table.columns) == {"drafts"}
+
+
+def test_the_best_with_a_choice_says_when_others_were_not_run(planned: PlanResult) -> None:
+    lines = technique_lines(planned)
+    for name, has in _choices(planned):
+        having = [e for e in planned.entries if has(e.candidate)]
+        line = next(text for text in lines if text.startswith(f"  {name}: "))
+        known = any(e.measured and e.status in ("best", "pareto", "met") for e in having)
+        unknown = sum(map(was_left_out, having))
+        assert (f"; {unknown} more that may be better" in line) == (
+            known and unknown > 0 and planned.best not in having
+        )
+    assert any("more that may be better were not simulated" in line for line in lines)
 
 
 def test_any_number_of_processes_gives_the_same_candidates(planned: PlanResult) -> None:
