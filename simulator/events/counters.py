@@ -61,15 +61,13 @@ def _blocks(log: StepLog, process: int) -> Iterator[Group]:
 def power_steps(result: SimulationResult, index: int, idle_w: float) -> list[tuple[int, float]]:
     """(time [ns], watts from then on) of a replica: of each slice its mean, and between them what idle devices draw."""
     rows = rows_of(result, index)
-    if not rows:
-        return []
-    times = np.array([(ns(row.begin), ns(row.end)) for row in rows], dtype=np.int64)
+    times = np.array([(ns(row.begin), ns(row.end)) for row in rows], dtype=np.int64).reshape(-1, 2)
     joules = np.array([row.joules for row in rows])
     lasts = times[:, 1] > times[:, 0]
     times, joules = times[lasts], joules[lasts]
     watts = joules / ((times[:, 1] - times[:, 0]) / 1e9)
     split = result.record.replicas[index].split is not None
-    engine = np.array([split or row.thread == 0 for row in rows])[lasts]
+    engine = np.array([split or row.thread == 0 for row in rows], dtype=np.bool_)[lasts]
     return _sum(times, watts, engine, held_ns(result, index), idle_w)
 
 

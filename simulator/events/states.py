@@ -17,6 +17,8 @@ def state_groups(result: SimulationResult) -> Iterator[Group]:
     for first, history in histories(result):
         for place in range(len(history.held_s)):
             changes = [(round(1e9 * at), state) for at, which, state in history.changes if which == place]
+            if not changes:
+                continue
             ends = [at for at, _ in changes[1:]] + [max([last, *(at for at, _ in changes)])]
             for number, ((begin, state), end) in enumerate(zip(changes, ends, strict=True)):
                 if state != OFF and end > begin:

@@ -48,6 +48,9 @@ class Slice(NamedTuple):
     """KV entries that move to or from host memory before the step."""
 
 
+END = Slice._fields.index("end")
+
+
 class Load(NamedTuple):
     """KV that comes from a memory below the devices', for one request."""
 
@@ -86,8 +89,10 @@ class StepLog:
         self.left_out = 0
         """Slices beyond the limit."""
         self._begin, self._end, self._most = begin, end, most
-        self._latest: dict[int, int] = {}
-        """Thread -> place of its latest slice in ``rows``, if further steps may be added to that."""
+        self._places: dict[int, int] = {}
+        """Thread -> place of its latest slice in ``rows``."""
+        self._open: set[int] = set()
+        """Threads to whose latest slice further steps may be added."""
         self._thread = -1
         self._blocks_from = 0
         """Where samples of the latest slice begin; ``_thread`` is whose it is."""
@@ -97,31 +102,43 @@ class StepLog:
     def add(self, piece: Slice, used_blocks: int | None = None, peak_blocks: int = 0) -> None:
         """A slice has ended, with so many KV blocks in use from now on; a peak may have been reached just before. Decode
         steps that follow each other with the same sequences become one slice, however far the event loop jumped."""
-        if piece.end < self._begin or piece.begin > self._end:
-            self.close(piece.thread)
-            return
-        if len(self.rows) >= self.WIDTH * self._most:
-            self.left_out += 1
-            return
         grows = self._joins(piece)
+        if not grows and piece.begin > self._end:
+            return
         if grows:
-            self._extend(self._latest[piece.thread], piece)
+            self._extend(self._places[piece.thread], piece)
             if self._thread == piece.thread:
                 del self.blocks[self._blocks_from :]
-        else:
-            self._latest[piece.thread] = len(self.rows)
-            self.rows.extend(piece)
+        elif not self._append(piece):
+            return
         self._thread, self._blocks_from = piece.thread, len(self.blocks)
         if piece.wait_ticks or piece.draft_ticks or piece.kind != Kind.DECODE:
             self.close(piece.thread)
         self.sample_blocks(piece.end, used_blocks, peak_blocks)
 
+    def _append(self, piece: Slice) -> bool:
+        """Keep a slice, in the place of the one before when that ended before the window; False when there is no room."""
+        at = self._places.get(piece.thread)
+        if at is not None and self.rows[at + END] < self._begin:
+            self.rows[at : at + self.WIDTH] = array("d", piece)
+        elif len(self.rows) >= self.WIDTH * self._most:
+            self.left_out += 1
+            return False
+        else:
+            self._places[piece.thread] = len(self.rows)
+            self.rows.extend(piece)
+        self._open.add(piece.thread)
+        return True
+
     def close(self, thread: int) -> None:
         """Nothing is added to the latest slice of a thread."""
-        self._latest.pop(thread, None)
+        self._open.discard(thread)
 
     def sample_blocks(self, tick: float, used_blocks: int | None, peak_blocks: int) -> None:
         """So many KV blocks are in use; a new peak is kept, too."""
+        if tick < self._begin:  # the latest value alone counts
+            del self.blocks[:]
+            self._blocks_from = 0
         if peak_blocks > self._peak:
             self._peak = peak_blocks
             self.blocks.extend((tick, peak_blocks))
@@ -133,6 +150,8 @@ class StepLog:
         """Requests in the batch and in the queue."""
         if (running, waiting) != self._state:
             self._state = (running, waiting)
+            if tick < self._begin:
+                del self.queue[:]
             self.queue.extend((tick, running, waiting))
 
     def slices(self) -> npt.NDArray[np.float64]:
@@ -140,15 +159,14 @@ class StepLog:
         return np.frombuffer(self.rows).reshape(-1, self.WIDTH)
 
     def _joins(self, piece: Slice) -> bool:
-        at = self._latest.get(piece.thread)
-        if at is None or piece.kind != Kind.DECODE or piece.wait_ticks or piece.draft_ticks:
+        at = self._places.get(piece.thread, 0)
+        if piece.thread not in self._open or piece.kind != Kind.DECODE or piece.wait_ticks or piece.draft_ticks:
             return False
         last = Slice._make(self.rows[at : at + self.WIDTH])
         same = last.seqs == piece.seqs and last.output_tokens * piece.steps == piece.output_tokens * last.steps
         return same and last.end == float(piece.begin)
 
     def _extend(self, at: int, piece: Slice) -> None:
-        fields = Slice._fields
-        self.rows[at + fields.index("end")] = piece.end
+        self.rows[at + END] = piece.end
         for name in ("steps", "output_tokens", "joules"):
-            self.rows[at + fields.index(name)] += getattr(piece, name)
+            self.rows[at + Slice._fields.index(name)] += getattr(piece, name)

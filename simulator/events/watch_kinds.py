@@ -61,6 +61,7 @@ class WatchedSpeculative(WatchedReplica, SpeculativeReplica):
                 begin=begin, end=end, steps=1, joules=each_j[step], draft_ticks=drafts[step], output_tokens=grown[step]
             )
             log.add(piece, core.used_blocks() if last else None, core.peak_blocks if last else 0)
+            log.close(0)
             begin = end
         self.note(self._now)
         self._counted_j = record.counters.joules
@@ -107,6 +108,12 @@ class WatchedPair(Noting, PairReplica):
         """Instance -> its step under way."""
         return {}
 
+    def note(self, tick: int) -> None:
+        """Both instances have the same queue, and each may go on with any sequence."""
+        core = self.core
+        for instance in self.instances:
+            log_of(instance.record).note(tick, core.num_running, len(core.waiting) + core.inbound)
+
     def _fly(self, number: int, now: int, ticks: int, joules: float, prompts: bool) -> None:
         super()._fly(number, now, ticks, joules, prompts)
         self.note(now)
@@ -122,8 +129,11 @@ class WatchedPair(Noting, PairReplica):
         super()._land(number)
         core, piece = self.core, self._flown.pop(number)
         piece = piece._replace(output_tokens=record.counters.decode_tokens - before)
-        log_of(record).add(piece, core.used_blocks(), core.peak_blocks)
-        log_of(record).note(int(self.clock.now), core.num_running, len(core.waiting) + core.inbound)
+        log_of(record).add(piece)
+        log_of(record).close(0)
+        for instance in self.instances:  # they hold the same KV
+            log_of(instance.record).sample_blocks(piece.end, core.used_blocks(), core.peak_blocks)
+        self.note(int(piece.end))
 
 
 class WatchedPipeline(Noting, PipelineReplica):
