@@ -13,6 +13,7 @@ COMMANDS = (
     "several",
     "plan",
     "gpus",
+    "export",
     "power",
     "experts",
     "reproduce",

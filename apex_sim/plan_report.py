@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from apex_sim.disaggregated_report import describe_any
+from apex_sim.exporting import export_values
 from apex_sim.files import to_json, write_atomically, write_text
 from apex_sim.plan_techniques import technique_lines, technique_settings
 from apex_sim.report import basis
@@ -203,6 +204,7 @@ def plan_dict(result: PlanResult) -> dict[str, Any]:
         "num_gpu_blocks": first_of(deployment).memory.num_blocks,
         "pareto": [row for row in rows if row["pareto"]],
         "candidates": rows,
+        "export": export_values(result),
     }
 
 

@@ -55,11 +55,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     output.add_argument("--csv", metavar="FILE", help="write the table of all candidates")
     output.add_argument("--plot", metavar="FILE", help="write the Pareto plot (.png, .svg, .pdf)")
     output.add_argument("--out", metavar="DIR", help="write plan.json, candidates.csv, pareto.png and serve.sh")
+    output.add_argument(
+        "--export",
+        metavar="DIR",
+        help="write launch commands, Kubernetes manifests and a benchmark that verifies the plan",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Plan, print, write."""
     from apex_sim.api import check_plan, search_space, with_search
+    from apex_sim.exporting import check_exportable, export_of_plan, write_export
     from apex_sim.files import prepare_figure, prepare_file, prepare_folder, to_json
     from apex_sim.plan_report import plan_dict, plan_text, write_plan
     from apex_sim.text import ProgressBar
@@ -84,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
     settings: Any = options.engine_settings(args)
     space = search_space(model, cluster, args.engine, quantizations, kv_cache_dtypes, settings)
     searches = [name.strip() for name in (args.search or "").split(",") if name.strip()]
+    if args.search is not None and not searches:
+        raise UserError(f"--search is {args.search!r}; name what to choose, for example quantization,prefix-cache")
     trace = options.workload_of(args)
     space = with_search(space, model, cluster, trace, searches, args.kv_link, args.kv_overlap, args.draft_acceptance)
     prepare = {"json": prepare_file, "csv": prepare_file, "plot": prepare_figure}
@@ -92,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
         for name, check in prepare.items()
         if (path := getattr(args, name)) is not None and (name, path) != ("json", "-")
     }
+    if args.export is not None:
+        check_exportable(args.engine, cluster.device, args.export)
     folder = prepare_folder(args.out) if args.out is not None else None
     with ProgressBar("planning") as progress:
         result = plan_parallel(
@@ -115,6 +125,10 @@ def run(args: argparse.Namespace) -> int:
     write_plan(result, files, folder)
     if folder is not None and args.json != "-":
         print(f"\nwrote plan.json, candidates.csv, pareto.png and serve.sh to {folder}")
+    if args.export is not None:
+        names = write_export(export_of_plan(result), args.export)
+        if args.json != "-":
+            print(f"\nwrote {', '.join(names)} to {args.export}")
     return 0
 
 

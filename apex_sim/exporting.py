@@ -1,0 +1,117 @@
+"""Exports as files: what starts a plan and what verifies it, written together, read back before anything is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apex_sim.files import prepare_folder, write_text
+from hardware_profiles.errors import UserError
+
+if TYPE_CHECKING:
+    from hardware_profiles.schema import DeviceProfile
+    from planners.export.bundle import Export
+    from planners.outcome import PlanResult
+
+WHAT = {
+    "serve": "starts the servers (`sh {name}`); notes on top",
+    "kubernetes": "Deployment, or LeaderWorkerSet where a server spans nodes, and Service (`kubectl apply -f {name}`)",
+    "kserve": "KServe LLMInferenceService of both pools (`kubectl apply -f {name}`)",
+    "llm-d": "values of llm-d's modelservice chart (`helm install NAME llm-d-modelservice/llm-d-modelservice -f {name}`)",
+    "options": "options of trtllm-serve that are no flags",
+    "bench": "the benchmark that verifies the plan (`sh {name} http://HOST:8000`)",
+    "expected": "the simulator's figures for that benchmark and for the plan's own workload",
+    "export": "all of it as JSON; `apex-sim export` reads it",
+}
+"""Begin of a file's name -> what it is."""
+
+
+def check_exportable(engine: str, device: DeviceProfile, folder: str) -> None:
+    """UserError for an engine that cannot be started, or a folder that cannot be written: before the long work."""
+    from planners.export.server import engine_of
+    from simulator.engine_loader import load_engine
+
+    engine_of(load_engine(engine, device).name, device)
+    prepare_folder(folder, "--export")
+
+
+def export_of_plan(result: PlanResult) -> Export:
+    """What starts the best plan. Raises UserError where no server does what was planned."""
+    from planners.export.make import export_of
+
+    measured = result.best.measured
+    planned = {} if measured is None else measured.metrics
+    return export_of(result.deployment(), result.trace, result.slo, result.seed, planned)
+
+
+def export_values(result: PlanResult) -> dict[str, Any]:
+    """The same as plain values; where nothing can be started, why."""
+    from planners.export.bundle import to_json_values
+
+    try:
+        return to_json_values(export_of_plan(result))
+    except UserError as error:
+        return {"refused": str(error).removeprefix("--export: ")}
+
+
+def read_export(path: str) -> Export:
+    """The export in a file that ``plan --json`` or ``--export`` wrote."""
+    from planners.export.bundle import from_json_values
+
+    try:
+        data = json.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); give the JSON that apex-sim plan --json wrote"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON ({error}); give the JSON that apex-sim plan --json wrote") from None
+    if not isinstance(data, Mapping):
+        raise UserError(f"{path}: holds a {type(data).__name__}; give the JSON that apex-sim plan --json wrote")
+    found = data.get("export", data)
+    if isinstance(found, Mapping) and "refused" in found:
+        raise UserError(f"{path}: {found['refused']}")
+    return from_json_values(found, path)
+
+
+def write_export(export: Export, folder: str | Path, *, image: str | None = None, flag: str = "--export") -> list[str]:
+    """Write all files, after reading them back; their names. Raises UserError where memory or flags do not do."""
+    from planners.export.bundle import files_of
+    from planners.export.readback import check_export
+
+    files = files_of(export, image)
+    check_export(export, files)
+    target = prepare_folder(folder, flag)
+    for name, text in [*files.items(), ("README.md", readme_of(export, list(files)))]:
+        write_text(target / name, text)
+    return [*files, "README.md"]
+
+
+def readme_of(export: Export, names: list[str]) -> str:
+    """What is in the folder, and what nobody can put in a file."""
+    lines = ["# How to start this plan", ""]
+    lines += [
+        f"* {server.count} x {server.engine} {server.version}, {server.role}: {server.model} on {server.devices} "
+        f"{server.device} each (tp={server.tp} pp={server.pp} dp={server.dp} ep={server.ep}); per device of "
+        f"{server.memory.budget_bytes / 1e9:.1f} GB: weights {server.memory.weight_bytes / 1e9:.1f} GB, KV cache "
+        f"{server.memory.kv_bytes / 1e9:.1f} GB (the longest request {server.memory.longest_request_bytes / 1e9:.1f} GB)"
+        for server in export.servers
+    ]
+    lines += ["", "| File | What it is |", "|---|---|"]
+    lines += [f"| `{name}` | {_what(name)} |" for name in names]
+    lines += ["", "Secret for gated models: `kubectl create secret generic hf-token --from-literal=HF_TOKEN=...`", ""]
+    lines += [f"* {note}" for note in export.notes]
+    if export.expected:
+        lines += ["", "| Benchmark | expected |", "|---|---|"]
+        lines += [f"| {name} | {_figure(value)} |" for name, value in export.expected.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _what(name: str) -> str:
+    return next(words for begin, words in WHAT.items() if name.startswith(begin)).format(name=name)
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else "-"

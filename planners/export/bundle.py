@@ -1,0 +1,139 @@
+"""Everything an export consists of, as plain values for JSON and as the text of its files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hardware_profiles.errors import UserError
+from planners.export.benchmark import Benchmark
+from planners.export.benchmark import from_dict as benchmark_from
+from planners.export.disaggregated import are_pools, inference_service_of, modelservice_values_of
+from planners.export.flags import check_flags
+from planners.export.kubernetes import can_deploy, name_of, objects_of
+from planners.export.server import CONFIG_FILE, Server, from_dict, to_dict
+from planners.export.shell import node_script, one_node_script
+
+FORMAT = 1
+"""Of the JSON; goes up when a reader would misread an older one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """What a plan starts, and how to verify it."""
+
+    servers: tuple[Server, ...]
+    notes: tuple[str, ...]
+    benchmark: Benchmark | None
+    expected: Mapping[str, Any] = field(default_factory=dict)
+    """The simulator's figures for the benchmark."""
+    planned: Mapping[str, Any] = field(default_factory=dict)
+    """Its figures for the workload of the plan."""
+
+    @property
+    def on_one_node(self) -> bool:
+        """All servers fit on one node together."""
+        total = sum(server.count * server.devices for server in self.servers)
+        return len({s.device for s in self.servers}) == 1 and total <= self.servers[0].devices_per_node
+
+
+def to_json_values(export: Export) -> dict[str, Any]:
+    """Plain values."""
+    return {
+        "format": FORMAT,
+        "servers": [to_dict(server) for server in export.servers],
+        "notes": list(export.notes),
+        "benchmark": None if export.benchmark is None else dataclasses.asdict(export.benchmark),
+        "expected": dict(export.expected),
+        "planned": dict(export.planned),
+    }
+
+
+def from_json_values(data: Any, place: str) -> Export:
+    """The export that :func:`to_json_values` wrote. Raises UserError where it is something else."""
+    if not isinstance(data, Mapping) or data.get("format") != FORMAT:
+        raise UserError(
+            f"{place}: has no 'export' of format {FORMAT}; write the plan anew with this version of apex-sim"
+        )
+    try:
+        return Export(
+            servers=tuple(from_dict(server) for server in data["servers"]),
+            notes=tuple(data["notes"]),
+            benchmark=None if data["benchmark"] is None else benchmark_from(data["benchmark"]),
+            expected=dict(data["expected"]),
+            planned=dict(data["planned"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{place}: 'export' is damaged ({error}); write the plan anew") from None
+
+
+def at_version(export: Export, version: str) -> Export:
+    """The same servers in another version of their engine. Raises UserError for a flag that it does not have."""
+    from planners.export.flags import without_defaults
+
+    servers = []
+    for server in export.servers:
+        words = without_defaults(server.engine, version, server.command)
+        wrong = check_flags(server.engine, version, words)
+        if wrong:
+            raise UserError(f"--engine-version: {wrong[0].replace('the plan is for', 'not')}")
+        servers.append(dataclasses.replace(server, version=version, command=words))
+    return dataclasses.replace(export, servers=tuple(servers))
+
+
+def files_of(export: Export, image: str | None = None) -> dict[str, str]:
+    """Name -> text of every file."""
+    files = {}
+    if export.on_one_node:
+        files["serve.sh"] = one_node_script(export.servers, export.notes)
+    else:
+        for server in export.servers:
+            files[f"serve-{name_of(server)}.sh"] = node_script(server, export.notes)
+    configs = [server.config for server in export.servers if server.config]
+    if configs:
+        files[CONFIG_FILE] = _yaml([configs[0]])
+    if all(can_deploy(server) is None for server in export.servers):
+        files |= _manifests(export.servers, image)
+    if export.benchmark is not None:
+        files["bench.sh"] = _bench_script(export.benchmark, export.expected)
+        files["expected.json"] = _json(
+            {
+                "benchmark": dataclasses.asdict(export.benchmark),
+                "expected": dict(export.expected),
+                "planned": dict(export.planned),
+            }
+        )
+    files["export.json"] = _json(to_json_values(export))
+    return files
+
+
+def _manifests(servers: Sequence[Server], image: str | None) -> dict[str, str]:
+    if are_pools(servers):
+        return {
+            "kserve.yaml": _yaml([inference_service_of(servers, image)]),
+            "llm-d-values.yaml": _yaml([modelservice_values_of(servers, image)]),
+        }
+    return {f"kubernetes-{name_of(server)}.yaml": _yaml(objects_of(server, image)) for server in servers}
+
+
+def _bench_script(benchmark: Benchmark, expected: Mapping[str, Any]) -> str:
+    lines = ["#!/bin/sh", "# Sends the plan's rate and mean lengths to a running server: sh bench.sh http://HOST:8000"]
+    wanted = ("request_throughput", "median_ttft_ms", "p95_ttft_ms", "median_tpot_ms", "p95_tpot_ms", "median_e2el_ms")
+    found = [f"{name} {expected[name]:.4g}" for name in wanted if expected.get(name) is not None]
+    lines += [f"# The simulator expects: {', '.join(found)} (all in expected.json)"] if found else []
+    words = " ".join('"$URL"' if word == "$URL" else shlex.quote(word) for word in benchmark.command)
+    return "\n".join([*lines, 'URL="${1:-http://127.0.0.1:8000}"', f"exec {words}"]) + "\n"
+
+
+def _json(data: Any) -> str:
+    return json.dumps(data, indent=2, allow_nan=False) + "\n"
+
+
+def _yaml(documents: Sequence[Any]) -> str:
+    import yaml
+
+    return str(yaml.safe_dump_all(documents, sort_keys=False, width=4096))

@@ -1,0 +1,190 @@
+"""The self-check of an export: every command and manifest is read back, and must say what the plan says."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from planners.export.benchmark import Benchmark
+from planners.export.bundle import Export
+from planners.export.disaggregated import LAYOUT
+from planners.export.flags import check_flags, engines, parse
+from planners.export.kubernetes import name_of, node_selector, resource_of
+from planners.export.memory import check_memory
+from planners.export.server import Server
+
+NODE_FLAGS = ("--distributed-executor-backend",)
+"""Left out where the nodes of a server find each other without it."""
+LIMITS = ("max_num_seqs", "max_num_batched_tokens", "max_model_len")
+
+
+class Mismatch(AssertionError):
+    """A file of the export does not say what the plan says: a fault of the exporter, not of the user."""
+
+
+def check_export(export: Export, files: Mapping[str, str]) -> None:
+    """Read everything back. Raises UserError where memory does not suffice, Mismatch where files and plan differ."""
+    for server in export.servers:
+        _check_command(server, server.command, name_of(server))
+    shells = [(name, text) for name, text in files.items() if name.startswith("serve") and name.endswith(".sh")]
+    found = [command for name, text in shells for command in _commands(name, text)]
+    for server in export.servers:
+        wanted = server.count if export.on_one_node else 2 if _differs(server) else 1
+        same = [words for words in found if _is_of(server, words)]
+        _same(len(same), wanted, f"commands of {name_of(server)} in scripts")
+        for words in same:
+            _check_command(server, words, name_of(server))
+    for name, text in files.items():
+        if name.endswith(".yaml"):
+            _check_yaml(export, name, text)
+    if export.benchmark is not None:
+        _check_benchmark(export.benchmark, files["bench.sh"])
+    from planners.export.bundle import from_json_values
+
+    _same(from_json_values(json.loads(files["export.json"]), "export.json"), export, "export.json")
+
+
+def _same(found: Any, wanted: Any, where: str) -> None:
+    if found != wanted:
+        raise Mismatch(f"{where}: {found!r} instead of {wanted!r}")
+
+
+def _differs(server: Server) -> bool:
+    """Both the first and the other nodes of a server run a command of the engine, in words of their own."""
+    return server.nodes > 1 and server.engine == "vllm" and server.dp > 1
+
+
+def _commands(name: str, text: str) -> Iterator[tuple[str, ...]]:
+    """Commands of engines in a script, without what the shell adds."""
+    for line in text.splitlines():
+        words = shlex.split(line, comments=True)
+        begin = next((i for i in range(len(words)) for e in engines().values() if _begins(words[i:], e.begin)), None)
+        if begin is not None:
+            end = words.index("&") if "&" in words else len(words)
+            yield tuple(words[begin:end])
+
+
+def _begins(words: Sequence[str], begin: Sequence[str]) -> bool:
+    return list(words[: len(begin)]) == list(begin)
+
+
+def _is_of(server: Server, words: Sequence[str]) -> bool:
+    """Whether a command of a script is one of this kind of server: it has all its flags but those that nodes differ in."""
+    if not _begins(words, engines()[server.engine].begin):
+        return False
+    wanted, found = (parse(server.engine, _plain(w))["flags"] for w in (server.command, words))
+    return all(found.get(name) == value for name, value in wanted.items() if name not in NODE_FLAGS)
+
+
+def _check_command(server: Server, words: Sequence[str], where: str) -> None:
+    """Flags known to the version, the plan's layout and limits, and memory that suffices at the command's utilisation."""
+    _same(check_flags(server.engine, server.version, words), [], where)
+    read = parse(server.engine, _plain(words))
+    _same(read.get("model"), server.model, f"{where}: model")
+    _check_layout(server, read, where)
+    for name in LIMITS:
+        _same(read.get(name), getattr(server, name), f"{where}: {name}")
+    if server.engine == "vllm":
+        check_memory(server.memory, read.get("utilization"), where)
+    else:
+        check_memory(server.memory, None, where)
+
+
+def _plain(words: Sequence[str]) -> list[str]:
+    """Words with a number for each of the shell's variables."""
+    return ["0" if word.startswith("$") else word for word in words]
+
+
+def _check_layout(server: Server, read: Mapping[str, Any], where: str) -> None:
+    for name in ("tp", "pp", "dp"):
+        _same(read.get(name, 1), getattr(server, name), f"{where}: {name}")
+    experts = read.get("ep")  # vLLM's flag has no degree: all ranks of the server
+    if server.engine == "vllm":
+        _same(bool(experts), server.ep > 1, f"{where}: experts spread")
+    else:
+        _same(1 if experts is None else experts, server.ep, f"{where}: ep")
+
+
+def _check_yaml(export: Export, name: str, text: str) -> None:
+    import yaml
+
+    documents = list(yaml.safe_load_all(text))
+    if name == "kserve.yaml":
+        spec = documents[0]["spec"]
+        prefill, decode = export.servers
+        for server, workload in ((prefill, spec["prefill"]), (decode, spec)):
+            _check_kserve(server, workload)
+    elif name == "llm-d-values.yaml":
+        for server in export.servers:
+            _check_llmd(server, documents[0], documents[0][server.role])
+    elif name.startswith("kubernetes-"):
+        server = next(s for s in export.servers if f"kubernetes-{name_of(s)}.yaml" == name)
+        _check_kubernetes(server, documents)
+
+
+def _check_pod(server: Server, pod: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """Devices and nodes of a pod; returns its container."""
+    container: Mapping[str, Any] = pod["containers"][0]
+    _same(container["resources"]["limits"][resource_of(server)], str(server.devices_on_node), f"{where}: devices")
+    _same(pod.get("nodeSelector", {}), node_selector(server), f"{where}: nodeSelector")
+    return container
+
+
+def _check_kubernetes(server: Server, documents: Sequence[Mapping[str, Any]]) -> None:
+    where = f"kubernetes-{name_of(server)}.yaml"
+    kinds = {document["kind"]: document for document in documents}
+    workload = kinds.get("LeaderWorkerSet" if server.nodes > 1 else "Deployment", {})
+    spec = workload["spec"]
+    _same(spec["replicas"], server.count, f"{where}: replicas")
+    group = spec.get("leaderWorkerTemplate")
+    pod = (spec["template"] if group is None else group["leaderTemplate"]).get("spec")
+    _same(1 if group is None else group["size"], server.nodes, f"{where}: nodes")
+    container = _check_pod(server, pod, where)
+    if group is None:
+        words = tuple(w.removeprefix("/etc/apex-sim/") for w in (*container["command"], *container["args"]))
+    else:
+        words = next(iter(_commands(where, container["args"][0])))
+    _check_command(server, words, where)
+    selector = kinds["Service"]["spec"]["selector"]
+    template = spec["template"] if group is None else group["leaderTemplate"]
+    _same(selector.items() <= template["metadata"]["labels"].items(), True, f"{where}: the Service's selector")
+
+
+def _check_kserve(server: Server, workload: Mapping[str, Any]) -> None:
+    where = f"kserve.yaml, {server.role}"
+    _same(workload["replicas"], server.count, f"{where}: replicas")
+    container = _check_pod(server, workload["template"], where)
+    text = next(entry["value"] for entry in container["env"] if entry["name"] == "VLLM_ADDITIONAL_ARGS")
+    degrees = workload["parallelism"]
+    words = [*engines()[server.engine].begin, server.model, *shlex.split(text)]
+    if server.nodes > 1:
+        words += _degrees(degrees["tensor"], degrees.get("data", 1), degrees.get("pipeline", 1))
+    _check_command(server, words, where)
+    _same(degrees["tensor"], server.tp, f"{where}: parallelism")
+
+
+def _check_llmd(server: Server, values: Mapping[str, Any], pool: Mapping[str, Any]) -> None:
+    where = f"llm-d-values.yaml, {server.role}"
+    _same(pool["replicas"], server.count, f"{where}: replicas")
+    degrees, container = pool["parallelism"], pool["containers"][0]
+    words = [*engines()[server.engine].begin, values["modelArtifacts"]["name"], *container["args"]]
+    _check_command(server, words + _degrees(degrees["tensor"], degrees["data"], 1), where)
+    _same(degrees["dataLocal"] * degrees["workers"], max(server.dp, degrees["workers"]), f"{where}: dataLocal")
+    _same(container["resources"]["limits"][resource_of(server)], str(server.devices_on_node), f"{where}: devices")
+
+
+def _degrees(tensor: int, data: int, pipeline: int) -> list[str]:
+    """Flags that a chart or controller adds for the degrees of a pool."""
+    degrees = zip(LAYOUT, (tensor, data, pipeline), strict=True)
+    return [word for flag, degree in degrees if degree > 1 for word in (flag, str(degree))]
+
+
+def _check_benchmark(benchmark: Benchmark, text: str) -> None:
+    words = next(iter(_commands("bench.sh", text)))
+    read = parse("vllm-bench", words)
+    for name in ("model", "input_tokens", "output_tokens", "concurrency", "num_requests", "seed"):
+        _same(read.get(name), getattr(benchmark, name), f"bench.sh: {name}")
+    rate = read["rate_per_s"]
+    _same(None if rate == float("inf") else rate, benchmark.rate_per_s, "bench.sh: rate")

@@ -1,0 +1,206 @@
+"""What a plan starts: servers of an engine, how many of each, on which devices, with which command."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hardware_profiles.errors import UserError
+from hardware_profiles.schema import DeviceProfile
+from planners.export.flags import check_flags, engines, version_of, without, without_defaults
+from planners.export.memory import MemoryNeed, memory_need
+from planners.launch import separate_servers, vllm_commands
+from simulator.deployment import Deployment
+from simulator.disaggregated import DisaggregatedDeployment
+
+ENGINES = {"vllm-v1": "vllm", "vllm-v0": "vllm", "sglang": "sglang", "trtllm": "trtllm"}
+"""Engine profile -> engine whose command starts it."""
+PORT = 8000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """``count`` equal servers: each one process group with one port."""
+
+    role: str
+    """serve, prefill, decode, or the type of device in a mix."""
+    engine: str
+    version: str
+    model: str
+    count: int
+    tp: int
+    pp: int
+    dp: int
+    """Replicas inside one server."""
+    ep: int
+    device: str
+    """Name of the device's profile."""
+    vendor: str
+    labels: tuple[str, ...]
+    """Other names of the device, among them that of its driver."""
+    devices_per_node: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    command: tuple[str, ...]
+    """Words of the command; the port is not among them."""
+    env: tuple[tuple[str, str], ...] = ()
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Content of the file of options beside the command (TensorRT-LLM); empty: none."""
+    weight_bytes: float
+    """Of the whole model."""
+    host_bytes: float
+    """Host memory for offloaded weights and KV of one server [B]."""
+    memory: MemoryNeed
+
+    @property
+    def devices(self) -> int:
+        """Of one server."""
+        return self.tp * self.pp * self.dp
+
+    @property
+    def nodes(self) -> int:
+        """That one server spans."""
+        return -(-self.devices // self.devices_per_node)
+
+    @property
+    def devices_on_node(self) -> int:
+        """Of one server on each of its nodes."""
+        return -(-self.devices // self.nodes)
+
+    @property
+    def dp_on_node(self) -> int:
+        """Replicas of one server on each of its nodes."""
+        return max(1, self.dp // self.nodes)
+
+
+def servers_of(
+    deployment: Deployment | DisaggregatedDeployment, version: str | None = None, role: str = "serve"
+) -> tuple[Server, ...]:
+    """The servers of a deployment, checked: flags known to the engine's version (``version`` instead of the plan's), memory
+    enough. Raises UserError."""
+    pools = deployment.pools if isinstance(deployment, DisaggregatedDeployment) else ((role, deployment),)
+    lines = vllm_commands(deployment).splitlines()
+    return tuple(_server(pool, name, line, version) for (name, pool), line in zip(pools, lines, strict=True))
+
+
+def engine_of(profile: str, device: DeviceProfile) -> str:
+    """The engine that a profile stands for. Raises UserError where nothing can be started."""
+    engine = ENGINES.get(profile)
+    if engine is None:
+        raise UserError(f"--export: nobody ships the engine {profile} as a server; use --engine {', '.join(ENGINES)}")
+    if device.dataflow is not None:
+        raise UserError(f"--export: no server of {engine} runs on {device.name}; plan for a GPU")
+    return engine
+
+
+def _server(pool: Deployment, role: str, line: str, version: str | None) -> Server:
+    engine = engine_of(pool.engine.name, pool.cluster.device)
+    version = version or pool.engine.version
+    plan, node = pool.plan, pool.cluster.node
+    words = tuple(shlex.split(line))
+    together = engines()[engine].flags.get("--data-parallel-size")
+    too_old = together is not None and not together.exists_in(version)
+    sliced = "@" in pool.cluster.device.name  # a process sees one slice only
+    split = separate_servers(pool) or (
+        plan.dp > 1 and not _experts_shared(pool) and (too_old or sliced or plan.num_devices > node.num_devices)
+    )
+    if split:
+        words = without(words, "--data-parallel-size")
+    words = _adapted(words, pool, engine, version)
+    wrong = check_flags(engine, version, words)
+    if wrong:
+        raise UserError(f"--export: {wrong[0]}. Leave the setting out, or give another --engine-version")
+    dp = 1 if split else plan.dp
+    config = _trtllm_options(pool) if engine == "trtllm" else {}
+    return Server(
+        role=role,
+        engine=engine,
+        version=version,
+        model=pool.model.name,
+        count=plan.dp if split else 1,
+        tp=plan.tp,
+        pp=plan.pp,
+        dp=dp,
+        ep=plan.ep,
+        device=pool.cluster.device.name,
+        vendor=pool.cluster.device.vendor,
+        labels=tuple(pool.cluster.device.aliases),
+        devices_per_node=node.num_devices,
+        max_num_seqs=pool.engine.max_num_seqs,
+        max_num_batched_tokens=pool.engine.max_num_batched_tokens,
+        max_model_len=pool.effective_max_model_len,
+        command=(*words, "--extra_llm_api_options", CONFIG_FILE) if config else words,
+        env=_env(pool, engine, version, role),
+        config=config,
+        weight_bytes=pool.memory.weight_bytes * plan.tp * plan.pp,
+        host_bytes=_host_bytes(pool) * dp,
+        memory=memory_need(pool),
+    )
+
+
+CONFIG_FILE = "options.yaml"
+"""Name of the file of options beside a command."""
+
+
+def _experts_shared(pool: Deployment) -> bool:
+    """The replicas of one server hold the experts together."""
+    return pool.plan.ep > 1 and any(group.mlp.is_moe for group in pool.model.layers)
+
+
+def _adapted(words: tuple[str, ...], pool: Deployment, engine: str, version: str) -> tuple[str, ...]:
+    """The command in the words of this version."""
+    words = without_defaults(engine, version, words)
+    if engine == "vllm" and pool.engine.async_scheduling and (0, 10, 0) <= version_of(version) < (0, 14, 0):
+        words = (*words, "--async-scheduling")
+    return words
+
+
+def _env(pool: Deployment, engine: str, version: str, role: str) -> tuple[tuple[str, str], ...]:
+    """Environment that the engine needs to be the one that was simulated."""
+    found = []
+    if engine == "vllm" and pool.engine.name == "vllm-v0" and (0, 8, 0) <= version_of(version) < (0, 11, 0):
+        found.append(("VLLM_USE_V1", "0"))  # V1 is the default from 0.8, V0 gone from 0.11 (release notes, from memory)
+    if engine == "vllm" and role in ("prefill", "decode"):
+        found.append(("VLLM_NIXL_SIDE_CHANNEL_PORT", "5600"))
+    return tuple(found)
+
+
+def _host_bytes(pool: Deployment) -> float:
+    """Host memory of a replica for weights and KV [B]."""
+    offload = pool.plan.techniques.offload
+    weights = 0.0 if offload is None else offload.nbytes * pool.plan.devices_per_replica
+    return weights + pool.kv_offload.host_bytes
+
+
+def _trtllm_options(pool: Deployment) -> dict[str, Any]:
+    """TensorRT-LLM's YAML of options: what trtllm-serve has no flag for (names of its LLM API, from memory: 1.0)."""
+    cache: dict[str, Any] = {"enable_block_reuse": pool.engine.prefix_caching}
+    if pool.plan.kv_cache_dtype != "auto":
+        cache["dtype"] = "fp8" if pool.plan.kv_cache_dtype.startswith("fp8") else pool.plan.kv_cache_dtype
+    if pool.kv_offload.host_bytes:
+        cache["host_cache_size"] = int(pool.kv_offload.host_bytes / pool.plan.devices_per_replica)
+    options: dict[str, Any] = {"enable_chunked_prefill": True, "kv_cache_config": cache}
+    if pool.engine.cuda_graphs == "none":
+        options["cuda_graph_config"] = None
+    return options
+
+
+def to_dict(server: Server) -> dict[str, Any]:
+    """Plain values, for JSON."""
+    return dataclasses.asdict(server)
+
+
+def from_dict(data: Mapping[str, Any]) -> Server:
+    """The server that :func:`to_dict` wrote. Raises TypeError or KeyError where it did not."""
+    fields = dict(data)
+    fields["memory"] = MemoryNeed(**fields["memory"])
+    for name in ("labels", "command"):
+        fields[name] = tuple(fields[name])
+    fields["env"] = tuple((name, value) for name, value in fields["env"])
+    if fields["engine"] not in engines():
+        raise KeyError(fields["engine"])
+    return Server(**fields)

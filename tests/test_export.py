@@ -1,0 +1,239 @@
+"""Exports start what was planned: flags of the version, memory enough, and every file reads back to the plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from test_planner_launch import CASES
+from test_planner_launch import deployment as launched
+
+from apex_sim.cli import main
+from hardware_profiles.errors import UserError
+from planners.export.benchmark import Benchmark, benchmark_of, trace_of
+from planners.export.bundle import Export, at_version, files_of, from_json_values, to_json_values
+from planners.export.flags import check_flags, engines, parse, version_of
+from planners.export.kubernetes import image_of, name_of, node_selector
+from planners.export.make import export_of
+from planners.export.memory import check_memory
+from planners.export.readback import Mismatch, check_export
+from planners.launch import VLLM_FLAGS
+from planners.launch_engines import SGLANG_FLAGS, TRTLLM_FLAGS
+from planners.pools import AnyDeployment
+from simulator.build import build_deployment
+from simulator.build_disaggregated import build_disaggregated
+from workloads.slo import parse_slo
+from workloads.synthetic import generate
+from workloads.trace import Trace
+
+POOLS = {"prefill": {"tp": 1, "dp": 2}, "decode": {"tp": 2, "dp": 2}}
+MORE: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "sglang": ("llama-3.1-8b", "h100-sxm:8", {"engine": "sglang", "tp": 2, "dp": 2}),
+    "trtllm": ("llama-3.1-8b", "h100-sxm:8", {"engine": "trtllm", "tp": 2, "dp": 2, "kv_cache_dtype": "fp8"}),
+    "old": ("llama-3.1-8b", "h100-sxm:8", {"engine": "vllm-v0", "tp": 2, "dp": 2}),
+    "experts on two nodes": ("deepseek-ai/DeepSeek-V3", "h200-sxm:8x2", {"tp": 1, "dp": 16, "ep": 16}),
+    "sglang on two nodes": ("llama-3.1-405b", "h100-sxm:8x2", {"engine": "sglang", "tp": 8, "pp": 2}),
+    "trtllm on two nodes": ("llama-3.1-405b", "h100-sxm:8x2", {"engine": "trtllm", "tp": 8, "pp": 2}),
+    "AMD": ("llama-3.1-8b", "mi300x:8", {"tp": 2}),
+    "slices": ("llama-3.1-8b", "h100-sxm@3g.40gb:2", {"dp": 2}),
+}
+
+
+def requests() -> Trace:
+    return generate(input_len=500, output_len=50, num_requests=20, rate_per_s=2.0)
+
+
+def made(name: str) -> AnyDeployment:
+    if name == "pools":
+        return build_disaggregated("llama-3.1-8b", "h100-sxm:8", POOLS)
+    if name not in MORE:
+        return launched(name)
+    model, cluster, settings = MORE[name]
+    return build_deployment(model, cluster, **settings)
+
+
+def export(name: str) -> Export:
+    return export_of(made(name), requests(), parse_slo("ttft=1s,tpot=50ms"))
+
+
+@pytest.mark.parametrize("name", [*CASES, *MORE, "pools"])
+def test_every_file_reads_back_to_the_plan(name: str) -> None:
+    what = export(name)
+    files = files_of(what)
+    check_export(what, files)
+    deployment = made(name)
+    pools = [pool for _, pool in deployment.pools] if name == "pools" else [deployment]  # type: ignore[union-attr]
+    for server, pool in zip(what.servers, pools, strict=True):
+        assert server.count * server.devices == pool.plan.num_devices
+    assert from_json_values(json.loads(json.dumps(to_json_values(what))), "x") == what
+
+
+def words(text: str, flag: str, value: str) -> str:
+    assert flag in text
+    return text.replace(flag, value)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("serve.sh", "--tensor-parallel-size 1", "--tensor-parallel-size 2"),
+        ("serve.sh", "--max-num-seqs", "--max-num-seq"),
+        ("kubernetes-llama-3-1-8b-serve.yaml", "nvidia.com/gpu: '1'", "nvidia.com/gpu: '2'"),
+        ("kubernetes-llama-3-1-8b-serve.yaml", "NVIDIA-H100-80GB-HBM3", "NVIDIA-L4"),
+        ("kubernetes-llama-3-1-8b-serve.yaml", "replicas: 1", "replicas: 3"),
+        ("kubernetes-llama-3-1-8b-serve.yaml", "- '131072'", "- '4096'"),
+        ("bench.sh", "--request-rate 2", "--request-rate 3"),
+        ("export.json", '"count": 1', '"count": 2'),
+    ],
+)
+def test_a_file_that_says_something_else_is_found(file: str, old: str, new: str) -> None:
+    """A check that finds nothing is no check."""
+    what = export("one")
+    files = files_of(what)
+    with pytest.raises((Mismatch, ValueError)):
+        check_export(what, files | {file: words(files[file], old, new)})
+
+
+def test_memory_that_does_not_suffice_is_refused() -> None:
+    need = export("one").servers[0].memory
+    check_memory(need, 0.9, "here")
+    with pytest.raises(UserError, match=r"here: weights, activations and KV cache need .* GB at 0.5"):
+        check_memory(need, 0.5, "here")
+
+
+def test_the_table_has_every_flag_of_the_launch_commands() -> None:
+    table = engines()
+    for engine, flags in (("vllm", VLLM_FLAGS), ("sglang", SGLANG_FLAGS), ("trtllm", TRTLLM_FLAGS)):
+        assert flags <= set(table[engine].flags)
+    for engine in table.values():
+        for flag in engine.flags.values():
+            assert version_of(flag.first) <= version_of(flag.last or engine.checked)
+            assert flag.takes in ("none", "int", "float", "text", "json", "list")
+
+
+def test_flags_belong_to_versions() -> None:
+    assert check_flags("vllm", "0.33", ["--swap-space", "4"]) == [
+        "--swap-space needs vllm 0.2 to 0.17, the plan is for 0.33"
+    ]
+    assert check_flags("vllm", "0.7", ["--swap-space", "4"]) == []
+    assert check_flags("vllm", "0.10", ["--kv-offloading-size", "4"]) != []
+    assert check_flags("sglang", "0.5", ["--tensor-parallel-size"]) != []
+
+
+def test_a_flag_that_an_old_server_needs_not_is_left_out() -> None:
+    """vLLM 0.8 schedules synchronously and knows no flag for it; 0.12 does with a flag."""
+    for version, given in (("0.8.5", False), ("0.12", True)):
+        plan = build_deployment("llama-3.1-8b", "h100-sxm:1", engine=f"vllm-v1@{version}")
+        assert ("--no-async-scheduling" in export_of(plan, requests()).servers[0].command) is given
+
+
+def test_another_version_is_checked_again() -> None:
+    what = export("tiers")
+    assert image_of(at_version(what, "0.33").servers[0]) == "vllm/vllm-openai:v0.33.0"
+    with pytest.raises(UserError, match=r"--kv-offloading-size needs vllm 0\.11\.1 or later, not 0\.10"):
+        at_version(what, "0.10")
+    with pytest.raises(UserError, match="--engine-version is 'new'"):
+        at_version(what, "new")
+
+
+def test_a_server_over_nodes_is_a_leader_worker_set() -> None:
+    what = export("experts on two nodes")
+    file = files_of(what)[f"kubernetes-{name_of(what.servers[0])}.yaml"]
+    group = next(yaml.safe_load_all(file))
+    template = group["spec"]["leaderWorkerTemplate"]
+    assert group["kind"] == "LeaderWorkerSet" and template["size"] == 2
+    leader, worker = (template[f"{who}Template"]["spec"]["containers"][0]["args"][0] for who in ("leader", "worker"))
+    assert "--data-parallel-size 16" in leader and "--data-parallel-size-local 8" in leader
+    assert "--headless --data-parallel-start-rank $((LWS_WORKER_INDEX*8))" in worker
+    ray = files_of(export("two nodes"))["kubernetes-llama-3-1-405b-serve.yaml"]
+    assert "ray start --head" in ray and "ray start --address" in ray
+
+
+def test_two_pools_become_an_inference_service_and_values_of_a_chart() -> None:
+    files = files_of(export("pools"))
+    service = yaml.safe_load(files["kserve.yaml"])
+    assert service["kind"] == "LLMInferenceService"
+    assert service["spec"]["parallelism"]["tensor"] == 2 and service["spec"]["prefill"]["parallelism"]["tensor"] == 1
+    values = yaml.safe_load(files["llm-d-values.yaml"])
+    assert values["decode"]["parallelism"] == {"tensor": 2, "data": 2, "dataLocal": 2, "workers": 1}
+    assert "--tensor-parallel-size" not in values["decode"]["containers"][0]["args"]
+    assert not any(name.startswith("kubernetes-") for name in files)
+
+
+def test_devices_are_selected_by_what_their_driver_calls_them() -> None:
+    def selector(cluster: str) -> dict[str, str]:
+        return node_selector(export_of(build_deployment("llama-3.2-1b", cluster), requests()).servers[0])
+
+    assert selector("h100-sxm:1") == {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
+    assert selector("a100-sxm-80gb:1") == {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}
+    assert selector("t4:1") == {"nvidia.com/gpu.product": "Tesla-T4"}
+    assert "nvidia.com/mig-3g.40gb: '1'" in files_of(export("slices"))["kubernetes-llama-3-1-8b-serve.yaml"]
+
+
+def test_the_benchmark_sends_what_was_simulated() -> None:
+    closed = generate(input_len=100, output_len=10, num_requests=500, arrival="closed(concurrency=8)")
+    bench = benchmark_of("m", closed, None, 3)
+    read = parse("vllm-bench", bench.command)
+    assert read["concurrency"] == 8 and read["rate_per_s"] == float("inf")
+    sent = trace_of(bench)
+    assert sent.concurrency == 8 and len(sent) == 500
+    paced = dataclasses.replace(bench, concurrency=None, rate_per_s=4.0)
+    assert trace_of(paced).request_rate_per_s == pytest.approx(4.0, rel=0.2)  # 500 Poisson arrivals
+    at_once = Benchmark(
+        model="m", input_tokens=5, output_tokens=5, rate_per_s=None, concurrency=None, num_requests=9, seed=0
+    )
+    assert trace_of(at_once).duration_s == 0
+
+
+def test_kubernetes_knows_the_objects() -> None:
+    """Against the API's own schemas, where the package is installed; LeaderWorkerSet is none of its kinds."""
+    validate = pytest.importorskip("kubernetes_validate")
+    for name in ("everything", "trtllm", "AMD", "moe replicas", "pools"):
+        for file, text in files_of(export(name)).items():
+            if file.startswith("kubernetes-"):
+                for document in yaml.safe_load_all(text):
+                    validate.validate(document, validate.latest_version(), strict=True)
+
+
+def test_the_command_line_writes_it_and_reads_it_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, plan, again = tmp_path / "first", tmp_path / "plan.json", tmp_path / "again"
+    line = ["plan", "--model", "llama-3.2-1b", "--cluster", "l4:1", "--num-requests", "40", "--slo", "ttft=5s"]
+    assert main([*line, "--jobs", "1", "--top", "1", "--json", str(plan), "--export", str(first)]) == 0
+    assert main(["export", str(plan), "--out", str(again)]) == 0
+    names = sorted(path.name for path in first.iterdir())
+    assert names == sorted(path.name for path in again.iterdir())
+    assert "README.md" in names and "bench.sh" in names
+    assert all((first / name).read_bytes() == (again / name).read_bytes() for name in names)
+    assert "wrote serve.sh" in capsys.readouterr().out
+    assert main(["export", str(first / "export.json"), "--out", str(again), "--image", "me/it:1"]) == 0
+    assert "image: me/it:1" in (again / "kubernetes-llama-3-2-1b-serve.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "holds a list"),
+        ("{}", "has no 'export'"),
+        ('{"export": {"format": 1, "servers": [{}]}}', "is damaged"),
+        ('{"export": {"refused": "nobody ships it"}}', "nobody ships it"),
+    ],
+)
+def test_bad_input_is_one_line(content: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text(content)
+    assert main(["export", str(file), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_nobody_ships_is_refused_before_the_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["plan", "--model", "llama-3.2-1b", "--cluster", "l4:1", "--engine", "orca", "--export", str(tmp_path / "x")]
+    assert main(line) == 2
+    assert "nobody ships the engine orca" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
