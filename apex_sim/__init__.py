@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from apex_sim.frames import compare, describe, explain_step
     from apex_sim.load import LoadCurve, load_curve
     from apex_sim.several import simulate_several
+    from apex_sim.sweeps.api import sweep
     from apex_sim.timeline import write_timeline
     from hardware_profiles.errors import UserError
     from planners.figures import pareto_figure
@@ -56,6 +57,7 @@ _WHERE = {
     "DisaggregatedResult": "simulator.result_disaggregated",
     "simulate_disaggregated": "simulator.simulate_disaggregated",
     "simulate_several": "apex_sim.several",
+    "sweep": "apex_sim.sweeps.api",
     "build_disaggregated": "simulator.build_disaggregated",
     "SimulationResult": "simulator.result",
     "PlanResult": "planners.parallel",
@@ -102,6 +104,7 @@ __all__ = [
     "simulate",
     "simulate_disaggregated",
     "simulate_several",
+    "sweep",
     "timeline_figure",
     "write_timeline",
 ]

@@ -11,6 +11,7 @@ from importlib import import_module
 COMMANDS = (
     "simulate",
     "several",
+    "sweep",
     "plan",
     "gpus",
     "export",

@@ -1,0 +1,117 @@
+"""The rows of a sweep that nothing beats, and a figure of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apex_sim.sweeps.expressions import parse
+from hardware_profiles.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MORE_IS_BETTER = ("throughput", "goodput", "attainment", "mfu", "utilisation", "hit_rate", "completed", "rate")
+"""Columns that end so are better when they are larger; the others when they are smaller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A column and whether more of it is better."""
+
+    column: str
+    more: bool
+
+    @property
+    def words(self) -> str:
+        """For an axis."""
+        return f"{self.column} ({'more' if self.more else 'less'} is better)"
+
+
+def parse_goals(text: str | Sequence[str], columns: Sequence[str]) -> list[Goal]:
+    """``usd_per_hour,max:output_throughput``: columns with their direction, which is known for most."""
+    parts = [part.strip() for part in (text.split(",") if isinstance(text, str) else text)]
+    if len(parts) < 2:
+        raise UserError(f"--pareto is {text!r}; name two columns or more, for example p95_tpot_ms,output_throughput")
+    found = []
+    for part in parts:
+        way, colon, name = part.partition(":")
+        if not colon:
+            way, name = "", part
+        if way not in ("", "min", "max"):
+            raise UserError(f"--pareto: {part!r} begins with {way!r}; use min: or max:")
+        if name not in columns:
+            raise unknown_name("column", name, columns)
+        more = name.endswith(MORE_IS_BETTER) or name.removesuffix("_per_gpu").endswith(MORE_IS_BETTER)
+        found.append(Goal(name, more if not way else way == "max"))
+    return found
+
+
+def where(frame: pd.DataFrame, condition: str | None) -> pd.DataFrame:
+    """Rows that succeeded and meet a condition such as ``slo_attainment >= 0.99``."""
+    good = frame[frame["status"] == "ok"]
+    if condition is None:
+        return good
+    test = parse(condition, "--where", lambda name: name in frame.columns)
+    rows = good.astype(object).where(good.notna(), None).to_dict("records")
+    return good[[_holds(test, {str(k): v for k, v in row.items()}) for row in rows]]
+
+
+def _holds(test: Any, row: dict[str, Any]) -> bool:
+    """A row that lacks a figure the condition compares does not meet it."""
+    try:
+        return bool(test.holds(row))
+    except UserError:
+        if any(row.get(name) is None for name in test.names):
+            return False
+        raise
+
+
+def pareto(frame: pd.DataFrame, goals: Sequence[Goal]) -> pd.DataFrame:
+    """Rows that no other row equals or beats in every goal and beats in one, best in the first goal first."""
+    import numpy as np
+
+    for goal in goals:
+        if frame[goal.column].map(type).isin((str, list)).any():
+            raise UserError(f"--pareto: column {goal.column!r} is text; name a column of numbers")
+    table = frame[[goal.column for goal in goals]].astype(float)
+    known = frame[table.notna().all(axis=1)]
+    signs = np.array([-1.0 if goal.more else 1.0 for goal in goals])
+    costs = table.loc[known.index].to_numpy() * signs
+    order = np.lexsort([np.arange(len(costs)), *costs.T[::-1]])
+    kept: list[int] = []
+    front = np.empty((0, len(goals)))
+    for i in order:
+        no_worse = (front <= costs[i]).all(axis=1)
+        if not (no_worse & (front < costs[i]).any(axis=1)).any():
+            kept.append(int(i))
+            front = np.vstack([front, costs[i]])
+    return known.iloc[kept]
+
+
+def pareto_plot(
+    frame: pd.DataFrame, front: pd.DataFrame, goals: Sequence[Goal], names: Sequence[str], path: Path
+) -> None:
+    """All rows and the front over the first two goals, the front's rows named by what varies along it."""
+    from matplotlib.figure import Figure
+
+    x, y = goals[0], goals[1]
+    figure = Figure(figsize=(7.0, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.scatter(frame[x.column], frame[y.column], s=14, color="#999999", linewidths=0, label="runs")
+    axes.plot(front[x.column], front[y.column], "o-", color="#0072B2", markersize=5, linewidth=1.2, label="front")
+    varied = [name for name in names if front[name].astype(str).nunique() > 1]
+    for _, row in front.iloc[:: max(1, -(-len(front) // 12))].iterrows():
+        text = " ".join(f"{name}={_short(row[name])}" for name in varied if row[name] is not None)
+        axes.annotate(text, (row[x.column], row[y.column]), xytext=(5, 4), textcoords="offset points", fontsize=7)
+    axes.set_xlabel(x.words)
+    axes.set_ylabel(y.words)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150, metadata={"Software": None} if path.suffix == ".png" else {})
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

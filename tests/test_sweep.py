@@ -1,0 +1,210 @@
+"""Sweeps: rows, resumption, shards, failures, the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import apex_sim
+from apex_sim.cli import main
+from apex_sim.sweeps import pool
+from apex_sim.sweeps.folder import WHOLE, Shard
+from apex_sim.sweeps.journal import Journal, read_journal
+from apex_sim.sweeps.point import run_point
+from apex_sim.sweeps.pool import Task
+from apex_sim.sweeps.run import run_sweep
+from apex_sim.sweeps.spec import load_sweep
+
+SWEEP: dict[str, Any] = {
+    "fixed": {"model": "llama-3.1-8b", "cluster": "h100-sxm:2", "input_len": 100, "output_len": 8, "num_requests": 10},
+    "vary": {"tp": [1, 2], "rate": [1, 4, 16]},
+}
+
+
+class Here:
+    """Runs in this process, in the reverse order, and stops after ``limit``."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit, self.ran = limit, 0
+
+    def run(self, tasks: Any) -> Any:
+        for task in list(tasks)[::-1]:
+            if self.ran == self.limit:
+                raise KeyboardInterrupt
+            self.ran += 1
+            yield [(task.key, json.loads(run_point(task.text)))]
+
+
+def sweep_here(folder: Path, content: Any = SWEEP, limit: int | None = None, shard: Shard = WHOLE) -> int:
+    """Runs carried out."""
+    backend = Here(limit)
+    folder.mkdir(exist_ok=True)
+    try:
+        run_sweep(load_sweep(content), folder, lambda: backend, shard=shard)
+    except KeyboardInterrupt:
+        assert limit is not None
+    return backend.ran
+
+
+def tables(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("results*")}
+
+
+def test_rows_are_those_of_simulate_in_the_order_of_the_design(tmp_path: Path) -> None:
+    frame = apex_sim.sweep(SWEEP, tmp_path / "out", jobs=2)
+    assert frame[["tp", "rate"]].values.tolist() == [[t, r] for t in (1, 2) for r in (1, 4, 16)]
+    result = apex_sim.simulate(**SWEEP["fixed"], tp=2, rate=4)
+    row = frame[(frame["tp"] == 2) & (frame["rate"] == 4)].iloc[0]
+    assert row["status"] == "ok"
+    for name in ("p95_tpot_ms", "usd_per_million_output_tokens", "output_throughput", "num_gpus", "duration"):
+        assert row[name] == result.summary[name]
+    sweep_here(tmp_path / "again")
+    assert tables(tmp_path / "again") == tables(tmp_path / "out") != {}
+
+
+def test_a_sweep_that_was_stopped_carries_out_the_rest_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    assert sweep_here(tmp_path / "whole") == 6
+    assert sweep_here(tmp_path / "part", limit=2) == 2
+    assert sweep_here(tmp_path / "part", limit=1) == 1
+    assert sweep_here(tmp_path / "part") == 3
+    assert sweep_here(tmp_path / "part") == 0
+    assert tables(tmp_path / "part") == tables(tmp_path / "whole")
+
+
+def test_a_torn_or_damaged_line_is_left_out_and_its_run_repeated(tmp_path: Path) -> None:
+    sweep_here(tmp_path / "a")
+    whole = tables(tmp_path / "a")
+    (path,) = (tmp_path / "a" / "journal").iterdir()
+    lines = path.read_bytes().splitlines(keepends=True)
+    damaged = (
+        lines[1].replace(b'"rate"', b'"rote"', 1) if b'"rate"' in lines[1] else lines[1][:50] + b"x" + lines[1][51:]
+    )
+    path.write_bytes(b"".join([lines[0], damaged, *lines[2:5], lines[5][: len(lines[5]) // 2]]))
+    assert len(read_journal(tmp_path / "a")) == 4
+    assert sweep_here(tmp_path / "a") == 2
+    assert tables(tmp_path / "a") == whole
+
+
+@pytest.mark.parametrize("cut", [1, 9, 12, 30, -2, -1])
+def test_no_beginning_of_a_line_is_read(tmp_path: Path, cut: int) -> None:
+    journal = Journal(tmp_path)
+    journal.append([("k", {"status": "ok", "summary": {"a": 1.5}})])
+    journal.close()
+    (path,) = (tmp_path / "journal").iterdir()
+    path.write_bytes(path.read_bytes()[:cut])
+    assert read_journal(tmp_path) == {}
+
+
+def test_shards_make_together_what_one_makes(tmp_path: Path) -> None:
+    sweep_here(tmp_path / "whole")
+    assert sweep_here(tmp_path / "parts", shard=Shard(2, 2)) == 3
+    assert "results-2of2.csv" in tables(tmp_path / "parts")
+    assert sweep_here(tmp_path / "parts", shard=Shard(1, 2)) == 3
+    assert tables(tmp_path / "parts") == tables(tmp_path / "whole")
+
+
+def test_refused_settings_are_rows_with_the_reason(tmp_path: Path) -> None:
+    content = {**SWEEP, "vary": {"tp": [1, 3], "rate": [1, -1]}}
+    frame = apex_sim.sweep(content, jobs=1)
+    assert frame["status"].tolist() == ["ok", "failed", "failed", "failed"]
+    assert "rate" in frame["reason"][1] and frame["reason"][0] is None
+    assert frame["p95_tpot_ms"].isna().tolist() == [False, True, True, True]
+
+
+def test_more_points_keep_what_is_there_and_other_points_are_refused(tmp_path: Path) -> None:
+    sweep_here(tmp_path / "a", {**SWEEP, "vary": {"tp": [1, 2], "rate": [4]}})
+    assert sweep_here(tmp_path / "a") == 4
+    sweep_here(tmp_path / "b")
+    assert tables(tmp_path / "a") == tables(tmp_path / "b")
+    with pytest.raises(apex_sim.UserError, match=r"no longer asks for 3 of the 6 runs it holds \(tp=1, rate="):
+        sweep_here(tmp_path / "a", {**SWEEP, "vary": {"tp": [2], "rate": [1, 4, 16]}})
+
+
+def test_a_trace_that_changed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    trace = apex_sim.generate_trace(num_requests=5, rate_per_s=1.0, input_len="50", output_len="5")
+    trace.save(tmp_path / "mine.csv")
+    fixed = {"model": "llama-3.1-8b", "cluster": "h100-sxm:1", "trace": "mine.csv"}
+    content = {"fixed": fixed, "vary": {"max_num_seqs": [1, 2]}}
+    sweep_here(tmp_path / "out", content)
+    trace.head(3).save(tmp_path / "mine.csv")
+    with pytest.raises(apex_sim.UserError, match=r"mine\.csv has changed"):
+        sweep_here(tmp_path / "out", content)
+
+
+def test_a_worker_that_dies_costs_one_attempt_and_a_poisoned_run_is_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, pathlib, sys\n"
+        "import apex_sim.sweeps.point as point\n"
+        "was = point.run_point\n"
+        "def run_point(task):\n"
+        "    once = pathlib.Path(os.environ['ONCE'])\n"
+        "    if 'poison' in task or ('shaky' in task and not once.exists()):\n"
+        "        once.touch()\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "    return was(task)\n"
+        "point.run_point = run_point\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("ONCE", str(tmp_path / "once"))
+    base = {**SWEEP["fixed"], "rate": 1}
+    tasks = [
+        Task(name, json.dumps({"settings": base, "base": str(tmp_path), "note": name}))
+        for name in ("a", "shaky", "poison")
+    ]
+    rows = dict(row for batch in pool.LocalPool(1).run(tasks) for row in batch)
+    assert {name: row["status"] for name, row in rows.items()} == {"a": "ok", "shaky": "ok", "poison": "crashed"}
+    assert "signal 9" in rows["poison"]["reason"]
+
+
+def test_a_run_that_takes_too_long_is_given_up_and_tried_again_later(tmp_path: Path) -> None:
+    long = {**SWEEP, "fixed": {**SWEEP["fixed"], "num_requests": 400_000, "exact_steps": True}, "vary": {"rate": [4]}}
+    frame = apex_sim.sweep(long, tmp_path / "out", jobs=1, timeout_s=0.3)
+    assert frame["status"].tolist() == ["crashed"] and frame["reason"][0] == "took more than 0.3 s"
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(json.dumps(SWEEP))
+    assert main(["sweep", str(file), "--list"]) == 0
+    assert "6 points" in capsys.readouterr().out
+    out = str(tmp_path / "out")
+    goals = "usd_per_million_output_tokens,p95_tpot_ms"
+    figure = tmp_path / "f.png"
+    command = ["sweep", str(file), "--out", out, "--jobs", "1", "--pareto", goals, "--figure", str(figure)]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert "6 of 6 runs: 6 ok" in said.out and "beaten by none" in said.out and figure.stat().st_size > 5000
+    assert main(["sweep", out, "--json", "-", "--pareto", goals, "--where", "tp == 2"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["ok"] == 6 and all(row["tp"] == 2 for row in content["pareto"])
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (["--backend", "slurm"], "unknown backend 'slurm'"),
+        (["--jobs", "0"], "--jobs is 0"),
+        (["--shard", "3/2"], "--shard is '3/2'"),
+        (["--address", "x:1"], "--address is of a cluster"),
+        (["--timeout", "-1"], "--timeout is -1"),
+        (["--where", "tp == 1"], "--where goes with --pareto"),
+        (["--out", "tests"], "is not empty and not the folder of a sweep"),
+    ],
+)
+def test_mistakes_on_the_command_line(
+    more: list[str], text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(json.dumps(SWEEP))
+    folder = Path(__file__).parent if "tests" in more else tmp_path / "out"
+    command = ["sweep", str(file), *more[:-1], str(folder)] if "tests" in more else ["sweep", str(file), *more]
+    assert main(command if "--out" in command else [*command, "--out", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert text in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
