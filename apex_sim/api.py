@@ -196,7 +196,7 @@ def check_workload(
         )
     check_number("seed", seed, int, 0)
     if num_requests is not None:
-        check_number("num_requests", num_requests, int, 1)
+        check_number("num_requests", num_requests, int, 1, 1e8)
     for name, value in (("rate", rate), ("rate_scale", rate_scale)):
         if value is not None:
             check_number(name, value, float, 1 / HORIZON_S)

@@ -13,6 +13,8 @@ from simulator.build import build_deployment
 from simulator.deployment import Deployment
 from workloads.model import ModelSpec
 
+MEMORY = ("short by", "of KV cache per device")
+"""In what is said of memory that is too small."""
 MOST_NODES = 64
 """Nodes up to which a larger cluster is looked for."""
 
@@ -21,6 +23,8 @@ def does_not_fit(model: ModelSpec, cluster: Cluster, space: SearchSpace, entries
     """The error for a model that no layout of the space holds."""
     largest = max(entries, key=lambda e: (e.candidate.tp * e.candidate.pp, e.candidate.tp), default=None)
     reason = "TP divides no head count" if largest is None else largest.reason
+    if {e.reason for e in entries} == {reason} and not any(words in reason for words in MEMORY):
+        return UserError(reason)  # a setting, whatever the layout
     remedy = _remedy(model, cluster, space)
     if remedy and ". " in reason:
         reason = reason.rpartition(". ")[0]

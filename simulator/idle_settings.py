@@ -19,6 +19,11 @@ def check_idle(deployment: Deployment, settings: Mapping[str, Any]) -> None:
             f"--kv-copy-group is {settings['kv_copy_group']}, but no KV block crosses the host link; add --kv-offloading-size "
             "or --preemption-mode swap, or drop it"
         )
+    disk = settings.get("kv_offloading_disk_device")
+    if disk is not None and not deployment.kv_offload.disk_bytes:
+        raise UserError(
+            f"--kv-offloading-disk-device {disk}: there is no disk below; add --kv-offloading-disk GIB or drop it"
+        )
     if settings.get("swap_space") and not swaps:
         raise UserError(
             f"--swap-space is {settings['swap_space']:g}, but preempted requests are computed again; add --preemption-mode "

@@ -101,7 +101,8 @@ def lora_of(settings: Mapping[str, Any]) -> Lora | None:
     """vLLM's defaults: one slot, rank 16; as many adapters as slots. UserError for what makes no sense."""
     if not settings.get("enable_lora"):
         for name in ("lora_shared_kv", *LORA_TEXTS, "lora_ranks", *LORA_NUMBERS):
-            if settings.get(name) not in (None, False):
+            value = settings.get(name)
+            if value not in (None, False) or (name == "lora_ranks" and value is not None):
                 raise UserError(f"--{name.replace('_', '-')} without adapters; add --enable-lora")
         return None
     ranks = _ranks(settings.get("lora_ranks"))
@@ -138,6 +139,6 @@ def _ranks(text: object) -> tuple[int, ...]:
     if text is None:
         return ()
     parts = str(text).split(",")
-    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise UserError(f"--lora-ranks is '{text}'; write whole numbers above 0 with commas, for example 8,16,64")
     return tuple(int(part) for part in parts)

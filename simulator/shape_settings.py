@@ -98,9 +98,11 @@ def _depths(text: object) -> tuple[float, ...]:
         raise UserError(wrong) from None
     if len(shares) < 2 or not all(math.isfinite(share) and share >= 0 for share in shares):
         raise UserError(f"{wrong} (at least two, none negative)")
-    if abs(math.fsum(shares) - 1.0) > 1e-6 or shares[-1] == 0:
+    if shares[-1] == 0:
+        raise UserError(f"--recursion-depths {text}: nobody stays to the last pass; leave the zero at the end out")
+    if abs(math.fsum(shares) - 1.0) > 1e-6:
         raise UserError(
-            f"--recursion-depths {text}: the shares sum to {math.fsum(shares):g}; they must sum to 1, the last above 0"
+            f"--recursion-depths {text}: the shares sum to {math.fsum(shares):g}; they must sum to 1"
         )
     return shares
 

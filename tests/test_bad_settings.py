@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
+import apex_sim
 from apex_sim import UserError, simulate, simulate_several
 from apex_sim.cli import main
 from simulator.build import build_deployment
@@ -49,6 +50,11 @@ def line_of(settings: dict[str, Any], model: str = DENSE) -> str:
         ({"runner": 3.5}, "--runner is 3.5; it must be text"),
         ({"lora_dtype": "", "enable_lora": True}, "--lora-dtype is empty"),
         ({"scheduling_policy": "("}, "--scheduling-policy is '('; write a name such as priority(preempt=1)"),
+        ({"lora_ranks": 0}, "--lora-ranks without adapters; add --enable-lora"),
+        ({"lora_ranks": "\u00b2", "enable_lora": True}, "write whole numbers above 0"),
+        ({"recursion_depths": "0.5,0.5,0.0"}, "leave the zero at the end out"),
+        ({"kv_offloading_disk_device": "nvme-pcie4"}, "--kv-offloading-disk-device nvme-pcie4: there is no disk below"),
+        ({"attention_device": "cpu", "attention_device_gb": 1e-6}, "--attention-device-gb 1e-06 holds no KV block"),
         ({"sm_split": "("}, "--sm-split is '('; write a share such as 0.6, or a name such as proactive(slack=1.5)"),
     ],
 )
@@ -60,6 +66,31 @@ def test_what_no_run_could_use_is_refused_by_name(settings: dict[str, Any], word
 
 def test_numbers_of_numpy_are_numbers() -> None:
     assert build_deployment(DENSE, "h100-sxm:1", sm_split=np.float64(0.5)).sm_split is not None
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"kv_eviction": "abc"}, "unknown eviction order (--kv-eviction) 'abc'"),
+        ({"moe_skew": 1.0}, "--moe-skew is 1, but"),
+        ({"num_loras": 3}, "--num-loras without adapters"),
+    ],
+)
+def test_a_plan_says_what_is_wrong_and_not_that_nothing_fits(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        apex_sim.plan(DENSE, "h100-sxm:2", slo="ttft=1s", jobs=1, **settings, **WORK)
+    assert str(caught.value).startswith(words), str(caught.value)
+
+
+def test_numbers_that_no_memory_holds() -> None:
+    for settings in ({"num_requests": 10**12}, {"scale_input": 10**30}):
+        with pytest.raises(UserError, match=r"num-requests is 1e\+12|scale.input makes"):
+            simulate(DENSE, "h100-sxm:1", **{**WORK, **settings})
+
+
+def test_an_empty_search_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--model", DENSE, "--cluster", "h100-sxm:1", "--search", ","]) == 2
+    assert "--search is ','" in capsys.readouterr().err
 
 
 def test_pricing_of_the_wrong_type_is_one_line() -> None:

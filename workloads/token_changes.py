@@ -124,7 +124,7 @@ def _scaled(name: str, tokens: IntArray, factor: float | FloatArray | None) -> I
     """Counts times a factor, to the nearest token, at least 1."""
     if factor is None:
         return tokens
-    scaled = np.floor(tokens * factor + 0.5)
+    scaled = np.floor(tokens * (float(factor) if isinstance(factor, int) else factor) + 0.5)
     if scaled.max() > LONGEST_TOKENS:
         raise UserError(f"{name} makes {scaled.max():.3g} tokens of a request; the limit is {LONGEST_TOKENS:,}")
     counts: IntArray = np.maximum(1, scaled.astype(np.int64))

@@ -266,6 +266,12 @@ def _short_message(
     one_block = result.kv_bytes_per_token * result.block_size
     one_state = model.state_elements / plan.devices_per_replica * 2.0
     place = f"1 x {cluster.device.name}" if plan.devices_per_replica == 1 else f"each {cluster.device.name}"
+    beside = plan.techniques.attention_device
+    if beside is not None and beside.nbytes is not None and beside.nbytes < one_block:
+        return (
+            f"--attention-device-gb {beside.nbytes / 2**30:g} holds no KV block of {model.name} ({_gb(one_block)}); "
+            f"use at least {one_block / 2**30:.3g}"
+        )
     remedy = _remedy(model, cluster, plan, engine, 1)
     share = "" if plan.devices_per_replica == 1 else f" per device (tp={plan.tp}, pp={plan.pp})"
     return (
