@@ -115,7 +115,9 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-def test_a_sweep_killed_twenty_times(tmp_path: Path, seed: int) -> None:
+def test_a_sweep_killed_twenty_times(tmp_path: Path, seed: int, request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("markexpr") != "slow":
+        pytest.skip("minutes of killing; run it with pytest -m slow")
     torture(tmp_path, rates=120, kills=20, seed=100 + seed)
 
 
