@@ -7,6 +7,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from apex_sim.checks.measured_command import add_measured
+
 if TYPE_CHECKING:
     from apex_sim.checks.compare import CheckResult
 
@@ -23,7 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog="Example: apex-sim check suite.yaml --format github --junit check.xml; "
         "apex-sim check suite.yaml --update --reason 'new kernel table'",
     )
-    parser.add_argument("suite", metavar="SUITE", help="the suite, a YAML file")
+    parser.add_argument("suite", metavar="SUITE", nargs="?", help="the suite, a YAML file (not with --measured)")
     parser.add_argument(
         "--baseline", metavar="FILE", help="stored values (default: as the suite says, or SUITE.baseline.yaml)"
     )
@@ -34,6 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (0: one per core)")
     parser.add_argument("--update", action="store_true", help="write today's values as the baseline")
     parser.add_argument("--reason", metavar="TEXT", help="with --update: why the values change; stored beside them")
+    add_measured(parser)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--format",
@@ -47,8 +50,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check or update; 1 for a regression."""
+    """Check, update or compare with a benchmark; 1 for a regression."""
+    from apex_sim.checks.measured_command import run_measured
+
     _validate(args)
+    if args.measured is not None:
+        return run_measured(args)
     if args.update:
         return _update(args)
     return _check(args)
@@ -63,11 +70,35 @@ def _validate(args: argparse.Namespace) -> None:
             raise UserError(f"--{name} is {value:g}; it must be a finite number of at least 0")
     if args.jobs < 0:
         raise UserError(f"--jobs is {args.jobs}; it must be at least 1 (or 0 for one per core)")
+    _check_mode(args)
     if args.reason is not None and not args.update:
         raise UserError("--reason goes with --update; add it, or leave --reason out")
     for name in ("rtol", "atol", "junit", "json"):
         if args.update and getattr(args, name) is not None:
             raise UserError(f"--{name} is about a comparison, and --update makes none; leave one of them out")
+
+
+OF_SUITES = ("suite", "baseline", "match", "atol", "strict", "update", "reason", "junit", "all")
+"""Arguments that --measured has no use for."""
+
+
+def _check_mode(args: argparse.Namespace) -> None:
+    """An argument of the other mode would be ignored, so it is refused."""
+    from hardware_profiles.errors import UserError
+
+    if args.measured is not None:
+        given = [name for name in OF_SUITES if getattr(args, name) not in (None, False)]
+        if given:
+            what = "a suite" if given[0] == "suite" else f"--{given[0]}"
+            raise UserError(f"{what} and --measured exclude each other; leave one of them out")
+        return
+    if args.suite is None:
+        raise UserError("give a suite (docs/checks.md), or --measured FILE with --cluster")
+    probe = argparse.ArgumentParser(add_help=False)
+    add_measured(probe)
+    for name, value in vars(probe.parse_args([])).items():
+        if getattr(args, name) != value:
+            raise UserError(f"--{name.replace('_', '-')} is about --measured; a suite says itself what it simulates")
 
 
 def _jobs(args: argparse.Namespace) -> int:

@@ -54,6 +54,21 @@ class View:
             return float(np.percentile(values, percent))
         return weighted_percentile(values, np.maximum(1, np.rint(8 * weights)).astype(np.int64), (percent,))[0]
 
+    def by_token(self, seconds: str, percent: float | None, *, first: bool) -> float:
+        """Mean or percentile over requests of a time [s] per output token, each request weighted by those tokens.
+
+        first: whether the first token counts as one of them.
+        """
+        tokens = self._column("output_tokens") - (0 if first else 1)
+        weights = self.weights[self.chosen] * tokens
+        used = weights > 0
+        if not used.any():
+            return math.nan
+        values = self._column(seconds)[used] * (1.0 if seconds == "tpot_s" else 1.0 / tokens[used])
+        if percent is None:
+            return float(np.average(values, weights=weights[used]))
+        return weighted_percentile(values, np.maximum(1, np.rint(weights[used])).astype(np.int64), (percent,))[0]
+
     def _column(self, name: str) -> Floats:
         column = self.result.column
         if name == "queue_s":
@@ -149,6 +164,18 @@ SCALARS: Mapping[str, Callable[[View], float]] = {
 """Metrics that are no statistic of a latency."""
 
 
+def _by_token(seconds: str, percent: float | None, first: bool) -> Callable[[View], float]:
+    return lambda v: 1e3 * v.by_token(seconds, percent, first=first)
+
+
+BY_TOKEN: Mapping[str, Callable[[View], float]] = {
+    f"{name}_{stat}_ms": _by_token(seconds, percent, first)
+    for name, seconds, first in (("e2e_per_token", "e2e_s", True), ("tpot_by_gap", "tpot_s", False))
+    for stat, percent in STATISTICS.items()
+}
+"""As GuideLLM defines them: E2E / output tokens, weighted by tokens; TPOT, weighted by gaps between tokens."""
+
+
 def metric_names() -> list[str]:
     """All metrics a run may have."""
     return [f"{name}_{stat}_ms" for name in LATENCIES for stat in STATISTICS] + list(SCALARS)
@@ -166,7 +193,7 @@ def predicted(metric: str, view: View) -> float:
     parts = split_latency(metric)
     if parts is not None:
         return 1e3 * view.statistic(parts[0], STATISTICS[parts[1]])
-    return SCALARS[metric](view)
+    return (BY_TOKEN.get(metric) or SCALARS[metric])(view)
 
 
 def class_of(view: View) -> dict[str, str]:
