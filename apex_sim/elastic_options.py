@@ -63,4 +63,4 @@ def elasticity_of(args: argparse.Namespace) -> Elasticity | None:
 def _seconds(name: str, text: str) -> float:
     from workloads.slo import parse_seconds
 
-    return 0.0 if text.strip() in ("0", "0s") else parse_seconds(text, f"--{name}")
+    return 0.0 if text.strip() in ("0", "0s") else parse_seconds(text, "--" + name.replace("_", "-"))

@@ -88,6 +88,23 @@ def test_numbers_that_no_memory_holds() -> None:
             simulate(DENSE, "h100-sxm:1", **{**WORK, **settings})
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"min_replicas": "two"}, "--min-replicas is 'two'; it must be a whole number"),
+        ({"initial_replicas": []}, "--initial-replicas is []"),
+        ({"startup_s": "1s"}, "--startup is '1s'; it must be a number"),
+        ({"cooldown_s": None}, "--cooldown is None"),
+        ({"interval_s": 1e300}, "--interval is 1e+300"),
+    ],
+)
+def test_replicas_that_come_and_go_by_numbers_alone(values: dict[str, Any], words: str) -> None:
+    elasticity = apex_sim.Elasticity(**{"policy": "outstanding(target=2)", **values})
+    with pytest.raises(UserError) as caught:
+        simulate(DENSE, "h100-sxm:2", dp=2, elasticity=elasticity, **WORK)
+    assert words in str(caught.value), str(caught.value)
+
+
 def test_an_empty_search_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--model", DENSE, "--cluster", "h100-sxm:1", "--search", ","]) == 2
     assert "--search is ','" in capsys.readouterr().err

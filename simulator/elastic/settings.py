@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from hardware_profiles.errors import UserError
 from simulator.elastic.policies import parse_policy
+from simulator.setting_checks import check_number
 
+LONGEST_S = 1e12
+"""Beyond it nothing comes in any run [s]."""
 _OPTIONS = {"pd_ratio": "pd-ratio", "prefill_policy": "autoscale-prefill"}
 
 
@@ -49,6 +52,9 @@ class Elasticity:
                 raise UserError(
                     f"--{_OPTIONS[name]} is about two pools; add --disaggregate prefill=tp1,dp4 decode=tp1,dp4"
                 )
+        for name in ("min_replicas", "initial_replicas"):
+            if getattr(self, name) is not None or name == "min_replicas":
+                check_number(name, getattr(self, name), int, -math.inf)
         if not 1 <= self.min_replicas <= most:
             raise UserError(f"--min-replicas is {self.min_replicas}; it must be from 1 to --dp, {most}")
         first = self.initial_replicas
@@ -65,7 +71,11 @@ class Elasticity:
             ("repair", self.repair_s, False),
             ("retry", self.retry_s, False),
         ):
-            if (value is not None and not (value > 0 or (value == 0 and not positive))) or value == float("inf"):
+            if value is None and name == "mtbf":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or value > LONGEST_S:
+                raise UserError(f"--{name} is {value!r}; it must be a number of at most {LONGEST_S:g} seconds")
+            if not (value > 0 or (value == 0 and not positive)):
                 raise UserError(f"--{name} is {value}; it must be {'above' if positive else 'at least'} 0 seconds")
 
     def check_pools(self, prefill: int, decode: int) -> None:
