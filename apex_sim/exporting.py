@@ -23,6 +23,7 @@ WHAT = {
     "options": "options of trtllm-serve that are no flags",
     "bench": "the benchmark that verifies the plan (`sh {name} http://HOST:8000`)",
     "expected": "the simulator's figures for that benchmark and for the plan's own workload",
+    "routes": "which share of the requests of a size goes to which type",
     "export": "all of it as JSON; `apex-sim export` reads it",
 }
 """Begin of a file's name -> what it is."""
@@ -103,9 +104,9 @@ def readme_of(export: Export, names: list[str]) -> str:
     lines += [f"| `{name}` | {_what(name)} |" for name in names]
     lines += ["", "Secret for gated models: `kubectl create secret generic hf-token --from-literal=HF_TOKEN=...`", ""]
     lines += [f"* {note}" for note in export.notes]
-    if export.expected:
-        lines += ["", "| Benchmark | expected |", "|---|---|"]
-        lines += [f"| {name} | {_figure(value)} |" for name, value in export.expected.items()]
+    for benchmark, expected in zip(export.benchmarks, export.expected, strict=True):
+        lines += ["", f"| `{benchmark.file}` | expected |", "|---|---|"]
+        lines += [f"| {name} | {_figure(value)} |" for name, value in expected.items()]
     return "\n".join(lines) + "\n"
 
 

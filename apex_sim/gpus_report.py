@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,13 @@ def emit(
     file: Path | None,
     beyond: int = 0,
     account: tuple[list[Spent], float] | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Print the plan (text, or JSON for '-') and write the file; the solver's time goes to stderr, as it varies.
 
-    ``account``: what each simulated type spent, and over which time [s]."""
+    ``account``: what each simulated type spent, and over which time [s]. ``extra``: further keys of the JSON."""
     data = fleet_dict(problem, fleet, skipped, promise) | {"requests_beyond_grid": beyond}
-    data = data if account is None else with_account(data, *account)
+    data = (data if account is None else with_account(data, *account)) | dict(extra or {})
     print(to_json(data) if json == "-" else fleet_text(data), end="" if json == "-" else "\n")
     if file is not None:
         write_text(file, to_json(data))

@@ -44,6 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     day.add_argument("--startup", metavar="TIME", help="paid for every start of an instance (default 300s)")
     day.add_argument("--plot", metavar="FILE", help="write the day as a figure (.png, .svg, .pdf)")
     parser.add_argument("--json", metavar="FILE", help="write the plan ('-': stdout)")
+    parser.add_argument("--export", metavar="DIR", help="write launch commands, manifests and benchmarks of every type")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,6 +59,9 @@ def run(args: argparse.Namespace) -> int:
     for name in ("startup", "plot"):
         if args.autoscale is None and getattr(args, name) is not None:
             raise UserError(f"--{name} has no meaning without --autoscale; give a window, for example --autoscale 1h")
+    if args.export is not None and (args.autoscale is not None or args.profile is not None):
+        other = "--profile" if args.autoscale is None else "--autoscale"
+        raise UserError(f"--export writes one simulated fleet; leave {other} out")
     file = prepare_file(args.json, "--json") if args.json not in (None, "-") else None
     figure = None if args.plot is None else prepare_figure(args.plot, "--plot")
     return _from_profile(args, file, figure) if args.profile is not None else _from_simulator(args, file, figure)
@@ -101,7 +105,9 @@ def _from_profile(args: argparse.Namespace, file: Path | None, figure: Path | No
 
 def _from_simulator(args: argparse.Namespace, file: Path | None, figure: Path | None) -> int:
     """Throughputs from the simulator, and the fleet simulated."""
+    from apex_sim.exporting import check_exportable, write_export
     from apex_sim.gpus_day import emit_day
+    from apex_sim.gpus_export import export_of_fleet, export_values
     from apex_sim.gpus_report import emit
     from apex_sim.text import ProgressBar
     from hardware_profiles.errors import UserError
@@ -123,6 +129,9 @@ def _from_simulator(args: argparse.Namespace, file: Path | None, figure: Path | 
     settings = options.engine_settings(args)
     serving = Serving(model=load_model(args.model), engine=args.engine, settings=settings)
     candidates = inputs.candidates_of(args)
+    if args.export is not None:
+        for candidate in candidates:
+            check_exportable(args.engine, candidate.cluster.device, args.export)
     trace = options.workload_of(args)
     grid = histogram(trace)
     window = None if args.autoscale is None else inputs.window_of(args, trace)
@@ -148,5 +157,10 @@ def _from_simulator(args: argparse.Namespace, file: Path | None, figure: Path | 
     last = rounds[-1]
     span_s = fleet_span_s(last.checked, trace)
     account = fleet_account(candidates, last.fleet.counts, last.checked, span_s), span_s
-    emit(problem, last.fleet, skipped, (slo, rounds), args.json, file, account=account)
+    extra = export_values(serving, candidates, last, slo, args.seed) if args.json is not None else {}
+    emit(problem, last.fleet, skipped, (slo, rounds), args.json, file, account=account, extra=extra)
+    if args.export is not None:
+        names = write_export(export_of_fleet(serving, candidates, last, slo, args.seed), args.export)
+        if args.json != "-":
+            print(f"\nwrote {', '.join(names)} to {args.export}")
     return 0

@@ -44,6 +44,13 @@ class Benchmark:
     ttft_ms: float | None = None
     tpot_ms: float | None = None
     e2el_ms: float | None = None
+    target: str = ""
+    """Role of the servers that it goes to; empty: the one address of all."""
+
+    @property
+    def file(self) -> str:
+        """Name of its script."""
+        return f"bench-{self.target}.sh" if self.target else "bench.sh"
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -58,10 +65,10 @@ class Benchmark:
         words += ["--num-prompts", str(self.num_requests), "--seed", str(self.seed), "--ignore-eos"]
         words += ["--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "50,95,99"]
         words += ["--goodput", *goodput] if goodput else []
-        return (*words, "--save-result", "--result-filename", "measured.json")
+        return (*words, "--save-result", "--result-filename", f"measured{'-' * bool(self.target)}{self.target}.json")
 
 
-def benchmark_of(model: str, trace: Trace, slo: Slo | None, seed: int) -> Benchmark:
+def benchmark_of(model: str, trace: Trace, slo: Slo | None, seed: int, target: str = "") -> Benchmark:
     """Mean lengths and rate of a workload."""
     limits = (None, None, None) if slo is None else (slo.ttft_s, slo.tpot_s, slo.e2e_s)
     ttft, tpot, e2e = (None if limit is None else limit * 1e3 for limit in limits)
@@ -77,6 +84,7 @@ def benchmark_of(model: str, trace: Trace, slo: Slo | None, seed: int) -> Benchm
         ttft_ms=ttft,
         tpot_ms=tpot,
         e2el_ms=e2e,
+        target=target,
     )
 
 

@@ -28,11 +28,14 @@ class Export:
 
     servers: tuple[Server, ...]
     notes: tuple[str, ...]
-    benchmark: Benchmark | None
-    expected: Mapping[str, Any] = field(default_factory=dict)
-    """The simulator's figures for the benchmark."""
+    benchmarks: tuple[Benchmark, ...]
+    """One, or one for each type of device of a mix."""
+    expected: tuple[Mapping[str, Any], ...]
+    """The simulator's figures for each of them."""
     planned: Mapping[str, Any] = field(default_factory=dict)
     """Its figures for the workload of the plan."""
+    routes: tuple[Mapping[str, Any], ...] = ()
+    """Of a mix: which share of the requests of a size goes to which type."""
 
     @property
     def on_one_node(self) -> bool:
@@ -47,9 +50,10 @@ def to_json_values(export: Export) -> dict[str, Any]:
         "format": FORMAT,
         "servers": [to_dict(server) for server in export.servers],
         "notes": list(export.notes),
-        "benchmark": None if export.benchmark is None else dataclasses.asdict(export.benchmark),
-        "expected": dict(export.expected),
+        "benchmarks": [dataclasses.asdict(benchmark) for benchmark in export.benchmarks],
+        "expected": [dict(figures) for figures in export.expected],
         "planned": dict(export.planned),
+        "routes": [dict(route) for route in export.routes],
     }
 
 
@@ -63,9 +67,10 @@ def from_json_values(data: Any, place: str) -> Export:
         return Export(
             servers=tuple(from_dict(server) for server in data["servers"]),
             notes=tuple(data["notes"]),
-            benchmark=None if data["benchmark"] is None else benchmark_from(data["benchmark"]),
-            expected=dict(data["expected"]),
+            benchmarks=tuple(benchmark_from(benchmark) for benchmark in data["benchmarks"]),
+            expected=tuple(dict(figures) for figures in data["expected"]),
             planned=dict(data["planned"]),
+            routes=tuple(dict(route) for route in data["routes"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{place}: 'export' is damaged ({error}); write the plan anew") from None
@@ -98,15 +103,16 @@ def files_of(export: Export, image: str | None = None) -> dict[str, str]:
         files[CONFIG_FILE] = _yaml([configs[0]])
     if all(can_deploy(server) is None for server in export.servers):
         files |= _manifests(export.servers, image)
-    if export.benchmark is not None:
-        files["bench.sh"] = _bench_script(export.benchmark, export.expected)
-        files["expected.json"] = _json(
-            {
-                "benchmark": dataclasses.asdict(export.benchmark),
-                "expected": dict(export.expected),
-                "planned": dict(export.planned),
-            }
-        )
+    for benchmark, expected in zip(export.benchmarks, export.expected, strict=True):
+        files[benchmark.file] = _bench_script(benchmark, expected)
+    if export.benchmarks:
+        runs = [
+            {"script": benchmark.file, **dataclasses.asdict(benchmark), "expected": dict(expected)}
+            for benchmark, expected in zip(export.benchmarks, export.expected, strict=True)
+        ]
+        files["expected.json"] = _json({"benchmarks": runs, "planned": dict(export.planned)})
+    if export.routes:
+        files["routes.json"] = _json([dict(route) for route in export.routes])
     files["export.json"] = _json(to_json_values(export))
     return files
 
@@ -121,7 +127,10 @@ def _manifests(servers: Sequence[Server], image: str | None) -> dict[str, str]:
 
 
 def _bench_script(benchmark: Benchmark, expected: Mapping[str, Any]) -> str:
-    lines = ["#!/bin/sh", "# Sends the plan's rate and mean lengths to a running server: sh bench.sh http://HOST:8000"]
+    lines = [
+        "#!/bin/sh",
+        "# Sends the plan's rate and mean lengths to a running server: " + f"sh {benchmark.file} http://HOST:8000",
+    ]
     wanted = ("request_throughput", "median_ttft_ms", "p95_ttft_ms", "median_tpot_ms", "p95_tpot_ms", "median_e2el_ms")
     found = [f"{name} {expected[name]:.4g}" for name in wanted if expected.get(name) is not None]
     lines += [f"# The simulator expects: {', '.join(found)} (all in expected.json)"] if found else []

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hardware_profiles.errors import UserError
-from planners.export.benchmark import EXPECTED, benchmark_of, expected_of
+from planners.export.benchmark import EXPECTED, Benchmark, benchmark_of, expected_of
 from planners.export.bundle import Export
 from planners.export.kubernetes import can_deploy, node_selector
 from planners.export.server import Server, servers_of
 from planners.launch import notes_of
 from planners.pools import AnyDeployment
+from simulator.deployment import Deployment
 from workloads.slo import Slo
 from workloads.trace import Trace
 
@@ -27,21 +29,66 @@ def export_of(
 
     ``planned``: figures of the deployment under ``trace``."""
     servers = servers_of(deployment)
-    notes = [*notes_of(deployment), *_notes(servers)]
-    benchmark = None if deployment.model.pooling else benchmark_of(deployment.model.name, trace, slo, seed)
-    expected: Mapping[str, Any] = {}
-    if benchmark is not None:
-        try:
-            expected = expected_of(benchmark, deployment, slo)
-        except UserError as error:  # the plan rests on what the benchmark cannot send, such as priorities
-            notes.append(f"The benchmark has no expected figures: {error}.")
+    runs, notes = [], [*notes_of(deployment), *_notes(servers)]
+    if not deployment.model.pooling:
+        benchmark = benchmark_of(deployment.model.name, trace, slo, seed)
+        runs.append((benchmark, _expected(benchmark, deployment, slo, notes)))
     return Export(
         servers=servers,
         notes=tuple(notes),
-        benchmark=benchmark,
-        expected=expected,
+        benchmarks=tuple(benchmark for benchmark, _ in runs),
+        expected=tuple(figures for _, figures in runs),
         planned={name: value for name, value in (planned or {}).items() if name in EXPECTED},
     )
+
+
+def export_of_mix(
+    deployments: Mapping[str, tuple[Deployment, Trace | None]],
+    slo: Slo,
+    seed: int,
+    planned: Mapping[str, Any],
+    routes: Sequence[Mapping[str, Any]],
+) -> Export:
+    """The same of a mix: per type of instance all its instances, and the requests that go to them.
+
+    A benchmark sends to all instances of a type, behind one address, what the plan sends there. ``routes``: per size
+    of requests the shares of the types."""
+    servers: list[Server] = []
+    notes: list[str] = []
+    runs: list[tuple[Benchmark, Mapping[str, Any]]] = []
+    for name, (deployment, trace) in deployments.items():
+        role = role_of(name)
+        mine = servers_of(deployment, role=role)
+        servers += mine
+        notes += [f"{role}: {note}" for note in (*notes_of(deployment), *_notes(mine))]
+        if trace is not None and not deployment.model.pooling:
+            benchmark = benchmark_of(deployment.model.name, trace, slo, seed, role)
+            runs.append((benchmark, _expected(benchmark, deployment, slo, notes)))
+    notes.append(
+        "Requests go to types by their size, as in routes.json: give that to the router in front of the Services."
+    )
+    return Export(
+        servers=tuple(servers),
+        notes=tuple(notes),
+        benchmarks=tuple(benchmark for benchmark, _ in runs),
+        expected=tuple(figures for _, figures in runs),
+        planned=planned,
+        routes=tuple(routes),
+    )
+
+
+def role_of(name: str) -> str:
+    """Name of a type of instance as part of file names and of Kubernetes' names."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _expected(benchmark: Benchmark, deployment: AnyDeployment, slo: Slo | None, notes: list[str]) -> Mapping[str, Any]:
+    """Figures of the benchmark; none, and a note, where the plan rests on what it cannot send (priorities)."""
+    try:
+        return expected_of(benchmark, deployment, slo)
+    except UserError as error:
+        notes.append(f"The benchmark has no expected figures: {error}.")
+        return {}
 
 
 def _notes(servers: tuple[Server, ...]) -> list[str]:

@@ -39,8 +39,8 @@ def check_export(export: Export, files: Mapping[str, str]) -> None:
     for name, text in files.items():
         if name.endswith(".yaml"):
             _check_yaml(export, name, text)
-    if export.benchmark is not None:
-        _check_benchmark(export.benchmark, files["bench.sh"])
+    for benchmark in export.benchmarks:
+        _check_benchmark(benchmark, files[benchmark.file])
     from planners.export.bundle import from_json_values
 
     _same(from_json_values(json.loads(files["export.json"]), "export.json"), export, "export.json")
@@ -182,9 +182,9 @@ def _degrees(tensor: int, data: int, pipeline: int) -> list[str]:
 
 
 def _check_benchmark(benchmark: Benchmark, text: str) -> None:
-    words = next(iter(_commands("bench.sh", text)))
+    words = next(iter(_commands(benchmark.file, text)))
     read = parse("vllm-bench", words)
     for name in ("model", "input_tokens", "output_tokens", "concurrency", "num_requests", "seed"):
-        _same(read.get(name), getattr(benchmark, name), f"bench.sh: {name}")
+        _same(read.get(name), getattr(benchmark, name), f"{benchmark.file}: {name}")
     rate = read["rate_per_s"]
-    _same(None if rate == float("inf") else rate, benchmark.rate_per_s, "bench.sh: rate")
+    _same(None if rate == float("inf") else rate, benchmark.rate_per_s, f"{benchmark.file}: rate")
