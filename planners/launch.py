@@ -142,8 +142,8 @@ def _speculative_notes(deployment: Deployment) -> list[str]:
     return notes
 
 
-def launch_notes(deployment: Deployment) -> list[str]:
-    """What the command alone does not say, one sentence each."""
+def launch_notes(deployment: Deployment, places: bool = True) -> list[str]:
+    """What the command alone does not say, one sentence each; ``places``: also which servers go where."""
     plan, node = deployment.plan, deployment.cluster.node
     own = deployment.engine.name in COMMANDS
     notes = own_notes(deployment) if own else _speculative_notes(deployment)
@@ -158,12 +158,14 @@ def launch_notes(deployment: Deployment) -> list[str]:
     settings = [f"nvidia-smi {flag} {value:g}" for flag, value in power.items() if value is not None]
     if settings:
         notes.append(f"Set the devices first, as root on every node: {' and '.join(settings)}.")
-    if separate_servers(deployment):
+    if separate_servers(deployment) and places:
         notes.append(
             f"Start {plan.dp} such servers, each on its own {plan.devices_per_replica} devices (CUDA_VISIBLE_DEVICES, "
             "--port), behind a load balancer."
         )
-    if spans_nodes(deployment):
+    if not places:
+        pass
+    elif spans_nodes(deployment):
         nodes = -(-plan.devices_per_replica // node.num_devices)
         notes.append(
             f"A server spans {nodes} nodes: run 'ray start' on each of them first (--head on the one you start from)."
@@ -200,16 +202,18 @@ def _role(pool: Deployment, name: str) -> str:
     return " " + shlex.join(["--kv-transfer-config", json.dumps(KV_CONNECTOR)])
 
 
-def notes_of(deployment: Deployment | DisaggregatedDeployment) -> list[str]:
+def notes_of(deployment: Deployment | DisaggregatedDeployment, places: bool = True) -> list[str]:
     """:func:`launch_notes`, of two pools those of both."""
     if isinstance(deployment, Deployment):
-        return launch_notes(deployment)
+        return launch_notes(deployment, places)
     notes = [
         "The first command is the prefill server, the second the decode server: each on its own devices and port, with a proxy "
         "in front that sends every request to the one and then to the other.",
         "vLLM's proxy takes the first token from the decode server; the plan counts it from the prefill server.",
     ]
-    return notes + [f"{name.capitalize()}: {note}" for name, pool in deployment.pools for note in launch_notes(pool)]
+    return notes + [
+        f"{name.capitalize()}: {note}" for name, pool in deployment.pools for note in launch_notes(pool, places)
+    ]
 
 
 def script_of(deployment: Deployment | DisaggregatedDeployment) -> str:

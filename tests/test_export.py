@@ -134,7 +134,7 @@ def test_a_flag_that_an_old_server_needs_not_is_left_out() -> None:
 def test_another_version_is_checked_again() -> None:
     what = export("tiers")
     assert image_of(at_version(what, "0.33").servers[0]) == "vllm/vllm-openai:v0.33.0"
-    with pytest.raises(UserError, match=r"--kv-offloading-size needs vllm 0\.11\.1 or later, not 0\.10"):
+    with pytest.raises(UserError, match=r"--kv-offloading-size needs vllm 0\.11\.1 or later, not 0\.10\.0"):
         at_version(what, "0.10")
     with pytest.raises(UserError, match="--engine-version is 'new'"):
         at_version(what, "new")
@@ -149,8 +149,21 @@ def test_a_server_over_nodes_is_a_leader_worker_set() -> None:
     leader, worker = (template[f"{who}Template"]["spec"]["containers"][0]["args"][0] for who in ("leader", "worker"))
     assert "--data-parallel-size 16" in leader and "--data-parallel-size-local 8" in leader
     assert "--headless --data-parallel-start-rank $((LWS_WORKER_INDEX*8))" in worker
-    ray = files_of(export("two nodes"))["kubernetes-llama-3-1-405b-serve.yaml"]
-    assert "ray start --head" in ray and "ray start --address" in ray
+
+
+def test_nodes_join_by_ray_before_vllm_could_do_it_itself() -> None:
+    what, name = export("two nodes"), "kubernetes-llama-3-1-405b-serve.yaml"
+    new, old = files_of(what), files_of(at_version(what, "0.10"))
+    assert "--nnodes 2 --node-rank" in new[name] and "--headless" in new[name] and "ray" not in new[name]
+    assert "ray start --head" in old[name] and "ray start --address" in old[name] and "--nnodes" not in old[name]
+    check_export(at_version(what, "0.10"), old)
+
+
+def test_a_server_keeps_its_schedule_in_another_version() -> None:
+    """Asynchronous scheduling is the default from 0.14, a flag before, and not there before 0.10."""
+    what = export_of(build_deployment("llama-3.1-8b", "h100-sxm:1", engine="vllm-v1@0.19"), requests())
+    given = {v: "--async-scheduling" in at_version(what, v).servers[0].command for v in ("0.9", "0.12", "0.33")}
+    assert given == {"0.9": False, "0.12": True, "0.33": False}
 
 
 def test_two_pools_become_an_inference_service_and_values_of_a_chart() -> None:

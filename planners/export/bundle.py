@@ -13,7 +13,7 @@ from hardware_profiles.errors import UserError
 from planners.export.benchmark import Benchmark
 from planners.export.benchmark import from_dict as benchmark_from
 from planners.export.disaggregated import are_pools, inference_service_of, modelservice_values_of
-from planners.export.flags import check_flags
+from planners.export.flags import check_flags, release_of
 from planners.export.kubernetes import can_deploy, name_of, objects_of
 from planners.export.server import CONFIG_FILE, Server, from_dict, to_dict
 from planners.export.shell import node_script, one_node_script
@@ -78,15 +78,13 @@ def from_json_values(data: Any, place: str) -> Export:
 
 def at_version(export: Export, version: str) -> Export:
     """The same servers in another version of their engine. Raises UserError for a flag that it does not have."""
-    from planners.export.flags import without_defaults
-
     servers = []
     for server in export.servers:
-        words = without_defaults(server.engine, version, server.command)
-        wrong = check_flags(server.engine, version, words)
+        moved = dataclasses.replace(server, version=release_of(server.engine, version))
+        wrong = check_flags(server.engine, moved.version, moved.command)
         if wrong:
-            raise UserError(f"--engine-version: {wrong[0].replace('the plan is for', 'not')}")
-        servers.append(dataclasses.replace(server, version=version, command=words))
+            raise UserError(f"--engine-version: {wrong[0].replace('the plan is for', 'not')}; choose another version")
+        servers.append(moved)
     return dataclasses.replace(export, servers=tuple(servers))
 
 

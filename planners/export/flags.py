@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -51,6 +51,10 @@ class Engine:
     checked: str
     """Newest version against which the table was checked."""
     source: str
+    read: tuple[str, ...]
+    """Versions whose source was read."""
+    releases: Mapping[str, str]
+    """Version of two numbers -> release that it stands for."""
     image: str
     """Container image with ``{version}``; empty: none."""
     flags: dict[str, Flag]
@@ -80,22 +84,35 @@ def engines() -> dict[str, Engine]:
             begin=tuple(data["begin"]),
             checked=data["checked"],
             source=data["source"],
+            read=tuple(str(version) for version in data["read"]),
+            releases=data.get("releases", {}),
             image="" if image is None else f"{image['name']}:{image['tag']}",
             flags=flags,
         )
     return found
 
 
+def release_of(engine: str, version: str) -> str:
+    """The release that a version stands for, with three numbers at least."""
+    version_of(version)  # complains
+    release = engines()[engine].releases.get(version, version)
+    return ".".join(str(number) for number in version_of(release))
+
+
 def check_flags(engine: str, version: str, words: Sequence[str]) -> list[str]:
     """What is wrong with the flags of a command for a version of the engine, one sentence each."""
     table, wrong = engines()[engine].flags, []
-    for word in (word for word in words if word.startswith("--")):
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if not word.startswith("--"):
+            continue
         flag = table.get(word)
         if flag is None:
             wrong.append(f"{word} is no known flag of {engine}")
         elif not flag.exists_in(version):
             span = f"{flag.first} or later" if flag.last is None else f"{flag.first} to {flag.last}"
             wrong.append(f"{word} needs {engine} {span}, the plan is for {version}")
+        elif flag.takes == "int" and not following.startswith("$") and not following.lstrip("-").isdigit():
+            wrong.append(f"{word} of {engine} takes a whole number, not {following}")
     return wrong
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from planners.export.flags import engines, version_of
+from planners.export.flags import engines, release_of
 from planners.export.server import CONFIG_FILE, PORT, Server
 from planners.export.shell import multi_node_lines
 
@@ -59,8 +59,7 @@ def node_selector(server: Server) -> dict[str, str]:
 
 def image_of(server: Server) -> str:
     """The engine's own image of the version."""
-    numbers = ".".join(str(part) for part in version_of(server.version))
-    return engines()[server.engine].image.format(version=numbers)
+    return engines()[server.engine].image.format(version=release_of(server.engine, server.version))
 
 
 def name_of(server: Server, limit: int = 50) -> str:

@@ -29,7 +29,7 @@ def export_of(
 
     ``planned``: figures of the deployment under ``trace``."""
     servers = servers_of(deployment)
-    runs, notes = [], [*notes_of(deployment), *_notes(servers)]
+    runs, notes = [], [*notes_of(deployment, places=False), *_notes(servers)]
     if not deployment.model.pooling:
         benchmark = benchmark_of(deployment.model.name, trace, slo, seed)
         runs.append((benchmark, _expected(benchmark, deployment, slo, notes)))
@@ -60,7 +60,7 @@ def export_of_mix(
         role = role_of(name)
         mine = servers_of(deployment, role=role)
         servers += mine
-        notes += [f"{role}: {note}" for note in (*notes_of(deployment), *_notes(mine))]
+        notes += [f"{role}: {note}" for note in (*notes_of(deployment, places=False), *_notes(mine))]
         if trace is not None and not deployment.model.pooling:
             benchmark = benchmark_of(deployment.model.name, trace, slo, seed, role)
             runs.append((benchmark, _expected(benchmark, deployment, slo, notes)))

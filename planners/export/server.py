@@ -10,7 +10,7 @@ from typing import Any
 
 from hardware_profiles.errors import UserError
 from hardware_profiles.schema import DeviceProfile
-from planners.export.flags import check_flags, engines, version_of, without, without_defaults
+from planners.export.flags import check_flags, engines, release_of, version_of, without, without_defaults
 from planners.export.memory import MemoryNeed, memory_need
 from planners.launch import separate_servers, vllm_commands
 from simulator.deployment import Deployment
@@ -45,9 +45,11 @@ class Server:
     max_num_seqs: int
     max_num_batched_tokens: int
     max_model_len: int
-    command: tuple[str, ...]
-    """Words of the command; the port is not among them."""
-    env: tuple[tuple[str, str], ...] = ()
+    words: tuple[str, ...]
+    """The command in the words of the newest version known."""
+    async_scheduling: bool
+    old_scheduler: bool
+    """vLLM's V0."""
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Content of the file of options beside the command (TensorRT-LLM); empty: none."""
     weight_bytes: float
@@ -55,6 +57,30 @@ class Server:
     host_bytes: float
     """Host memory for offloaded weights and KV of one server [B]."""
     memory: MemoryNeed
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """Words of the command in its version; the port is not among them."""
+        words = without_defaults(self.engine, self.version, self.words)
+        if self.engine != "vllm":
+            return words
+        if self.async_scheduling and (0, 10, 0) <= version_of(self.version) < (0, 14, 0):  # 0.14 made it the default
+            words = (*words, "--async-scheduling")
+        if engines()["vllm"].flags["--nnodes"].exists_in(self.version):
+            words = without(words, "--distributed-executor-backend")  # processes find each other without Ray
+        return words
+
+    @property
+    def env(self) -> tuple[tuple[str, str], ...]:
+        """Environment that the engine needs to be the one that was simulated."""
+        found = []
+        if self.old_scheduler and (0, 8, 0) <= version_of(self.version) < (0, 11, 0):
+            found.append(
+                ("VLLM_USE_V1", "0")
+            )  # V1 is the default from 0.8, V0 gone from 0.11 (release notes, from memory)
+        if self.engine == "vllm" and self.role in ("prefill", "decode"):
+            found.append(("VLLM_NIXL_SIDE_CHANNEL_PORT", "5600"))
+        return tuple(found)
 
     @property
     def devices(self) -> int:
@@ -99,7 +125,7 @@ def engine_of(profile: str, device: DeviceProfile) -> str:
 
 def _server(pool: Deployment, role: str, line: str, version: str | None) -> Server:
     engine = engine_of(pool.engine.name, pool.cluster.device)
-    version = version or pool.engine.version
+    version = release_of(engine, version or pool.engine.version)
     plan, node = pool.plan, pool.cluster.node
     words = tuple(shlex.split(line))
     together = engines()[engine].flags.get("--data-parallel-size")
@@ -110,13 +136,9 @@ def _server(pool: Deployment, role: str, line: str, version: str | None) -> Serv
     )
     if split:
         words = without(words, "--data-parallel-size")
-    words = _adapted(words, pool, engine, version)
-    wrong = check_flags(engine, version, words)
-    if wrong:
-        raise UserError(f"--export: {wrong[0]}. Leave the setting out, or give another --engine-version")
     dp = 1 if split else plan.dp
     config = _trtllm_options(pool) if engine == "trtllm" else {}
-    return Server(
+    server = Server(
         role=role,
         engine=engine,
         version=version,
@@ -133,13 +155,20 @@ def _server(pool: Deployment, role: str, line: str, version: str | None) -> Serv
         max_num_seqs=pool.engine.max_num_seqs,
         max_num_batched_tokens=pool.engine.max_num_batched_tokens,
         max_model_len=pool.effective_max_model_len,
-        command=(*words, "--extra_llm_api_options", CONFIG_FILE) if config else words,
-        env=_env(pool, engine, version, role),
+        words=(*words, "--extra_llm_api_options", CONFIG_FILE) if config else words,
+        async_scheduling=pool.engine.async_scheduling,
+        old_scheduler=pool.engine.name == "vllm-v0",
         config=config,
         weight_bytes=pool.memory.weight_bytes * plan.tp * plan.pp,
         host_bytes=_host_bytes(pool) * dp,
         memory=memory_need(pool),
     )
+    wrong = check_flags(engine, version, server.command)
+    if wrong:
+        raise UserError(
+            f"--export: {wrong[0]}. Leave the setting out, or plan for another version (--engine NAME@VERSION)"
+        )
+    return server
 
 
 CONFIG_FILE = "options.yaml"
@@ -151,24 +180,6 @@ def _experts_shared(pool: Deployment) -> bool:
     return pool.plan.ep > 1 and any(group.mlp.is_moe for group in pool.model.layers)
 
 
-def _adapted(words: tuple[str, ...], pool: Deployment, engine: str, version: str) -> tuple[str, ...]:
-    """The command in the words of this version."""
-    words = without_defaults(engine, version, words)
-    if engine == "vllm" and pool.engine.async_scheduling and (0, 10, 0) <= version_of(version) < (0, 14, 0):
-        words = (*words, "--async-scheduling")
-    return words
-
-
-def _env(pool: Deployment, engine: str, version: str, role: str) -> tuple[tuple[str, str], ...]:
-    """Environment that the engine needs to be the one that was simulated."""
-    found = []
-    if engine == "vllm" and pool.engine.name == "vllm-v0" and (0, 8, 0) <= version_of(version) < (0, 11, 0):
-        found.append(("VLLM_USE_V1", "0"))  # V1 is the default from 0.8, V0 gone from 0.11 (release notes, from memory)
-    if engine == "vllm" and role in ("prefill", "decode"):
-        found.append(("VLLM_NIXL_SIDE_CHANNEL_PORT", "5600"))
-    return tuple(found)
-
-
 def _host_bytes(pool: Deployment) -> float:
     """Host memory of a replica for weights and KV [B]."""
     offload = pool.plan.techniques.offload
@@ -178,7 +189,8 @@ def _host_bytes(pool: Deployment) -> float:
 
 def _trtllm_options(pool: Deployment) -> dict[str, Any]:
     """TensorRT-LLM's YAML of options: what trtllm-serve has no flag for (names of its LLM API, from memory: 1.0)."""
-    cache: dict[str, Any] = {"enable_block_reuse": pool.engine.prefix_caching}
+    share = pool.engine.gpu_memory_utilization  # once more, since the file replaces what flags say of the cache
+    cache: dict[str, Any] = {"free_gpu_memory_fraction": share, "enable_block_reuse": pool.engine.prefix_caching}
     if pool.plan.kv_cache_dtype != "auto":
         cache["dtype"] = "fp8" if pool.plan.kv_cache_dtype.startswith("fp8") else pool.plan.kv_cache_dtype
     if pool.kv_offload.host_bytes:
@@ -198,9 +210,8 @@ def from_dict(data: Mapping[str, Any]) -> Server:
     """The server that :func:`to_dict` wrote. Raises TypeError or KeyError where it did not."""
     fields = dict(data)
     fields["memory"] = MemoryNeed(**fields["memory"])
-    for name in ("labels", "command"):
+    for name in ("labels", "words"):
         fields[name] = tuple(fields[name])
-    fields["env"] = tuple((name, value) for name, value in fields["env"])
     if fields["engine"] not in engines():
         raise KeyError(fields["engine"])
     return Server(**fields)

@@ -16,8 +16,9 @@ SGLANG_PORT = 20000
 def multi_node_lines(server: Server, head: str, rank: str, port: int = PORT) -> tuple[str, str]:
     """Shell lines of the first and of every other node of a server; ``head`` and ``rank`` are variables of the shell.
 
-    vLLM with a replica on several nodes starts Ray on all of them; with whole replicas on every node each runs its own part of
-    --data-parallel-size. SGLang's nodes differ in --node-rank. TensorRT-LLM's processes are MPI's (the words are from memory).
+    vLLM with a replica on several nodes joins its processes by --nnodes, before it had that by Ray; with whole replicas on
+    every node each runs its own part of --data-parallel-size. SGLang's nodes differ in --node-rank. TensorRT-LLM's processes
+    are MPI's (the words are from memory).
     """
     if server.engine == "sglang":
         words = (*server.command, "--nnodes", str(server.nodes))
@@ -32,6 +33,10 @@ def multi_node_lines(server: Server, head: str, rank: str, port: int = PORT) -> 
         first = f'exec {line} --data-parallel-address "${head}" --port {port}'
         start = f"$(({rank}*{server.dp_on_node}))"
         return first, f'exec {line} --data-parallel-address "${head}" --headless --data-parallel-start-rank {start}'
+    if "--distributed-executor-backend" not in server.command:
+        words = (*server.command, "--nnodes", str(server.nodes))
+        line = f'exec {shlex.join(words)} --node-rank "${rank}" --master-addr "${head}"'
+        return f"{line} --port {port}", f"{line} --headless"
     first = f"ray start --head --port={RAY_PORT} && exec {shlex.join(server.command)} --port {port}"
     return first, f'exec ray start --address="${head}:{RAY_PORT}" --block'
 
