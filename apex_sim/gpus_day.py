@@ -26,9 +26,9 @@ def emit_day(
     file: Path | None,
     figure: Path | None,
     spent: list[Spent] | None = None,
-) -> None:
+) -> dict[str, Any]:
     """Print the day (text, or JSON for '-') and write the files. ``notes``: further fields, such as sizes left out.
-    ``spent``: by each simulated type."""
+    ``spent``: by each simulated type. Returns all of it as plain values."""
     data = day_dict(plan, slo) | notes
     data = data if spent is None else with_account(data, spent, 3600.0 * float(plan.day.hours.sum()))
     print(to_json(data) if json == "-" else day_text(data), end="" if json == "-" else "\n")
@@ -37,6 +37,7 @@ def emit_day(
     if figure is not None:
         drawn = fleet_day_figure(data)
         write_atomically(figure, lambda path: save(drawn, path))
+    return data
 
 
 def day_dict(plan: DayPlan, slo: Slo | None) -> dict[str, Any]:

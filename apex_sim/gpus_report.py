@@ -29,16 +29,18 @@ def emit(
     beyond: int = 0,
     account: tuple[list[Spent], float] | None = None,
     extra: Mapping[str, Any] | None = None,
-) -> None:
+) -> dict[str, Any]:
     """Print the plan (text, or JSON for '-') and write the file; the solver's time goes to stderr, as it varies.
 
-    ``account``: what each simulated type spent, and over which time [s]. ``extra``: further keys of the JSON."""
+    ``account``: what each simulated type spent, and over which time [s]. ``extra``: further keys of the JSON. Returns all
+    of it as plain values."""
     data = fleet_dict(problem, fleet, skipped, promise) | {"requests_beyond_grid": beyond}
     data = (data if account is None else with_account(data, *account)) | dict(extra or {})
     print(to_json(data) if json == "-" else fleet_text(data), end="" if json == "-" else "\n")
     if file is not None:
         write_text(file, to_json(data))
     print(f"solved by {fleet.solver} in {fleet.seconds:.2f} s", file=sys.stderr)
+    return data
 
 
 def fleet_dict(

@@ -38,7 +38,8 @@ WORDS = {
 """Objective -> what the winner is best by."""
 
 
-def _settings(entry: Entry) -> str:
+def settings_text(entry: Entry) -> str:
+    """Layout, formats, techniques and batch limits of a candidate."""
     candidate, known = entry.candidate, entry.best_known
     parts = [candidate.layout]
     if candidate.quantization:
@@ -62,7 +63,7 @@ LAST_COLUMNS = {
 def _metrics_row(entry: Entry, has_slo: bool, has_rate: bool, column: tuple[str, str]) -> list[str]:
     assert entry.measured is not None
     m = entry.measured.metrics
-    row = [_settings(entry), str(m["num_gpus"])]
+    row = [settings_text(entry), str(m["num_gpus"])]
     row += [milliseconds(m[name]) for name in ("median_ttft_ms", "p95_ttft_ms", "median_tpot_ms", "p95_tpot_ms")]
     row += [share(m["slo_attainment"])] if has_slo else []
     row += [
@@ -140,12 +141,12 @@ def plan_text(result: PlanResult, top: int) -> str:
     if losers:
         lines += ["", "why the others lost:"]
         layouts = [e for e in losers if not e.candidate.has_own_limits]
-        lines += [f"  {_settings(entry)}: {entry.reason}" for entry in _by_reason(layouts)[:LOSERS]]
+        lines += [f"  {settings_text(entry)}: {entry.reason}" for entry in _by_reason(layouts)[:LOSERS]]
         if len(layouts) > LOSERS:
             lines.append(f"  ... and {len(layouts) - LOSERS} more layouts (--json or --csv lists all)")
         limits = _by_reason([e for e in losers if e.candidate.has_own_limits])
         shown_limits = limits[: max(0, SHOWN_LIMITS - len(layouts))]
-        lines += [f"  {_settings(entry)}: {entry.reason}" for entry in shown_limits]
+        lines += [f"  {settings_text(entry)}: {entry.reason}" for entry in shown_limits]
         if len(limits) > len(shown_limits):
             rest = len(limits) - len(shown_limits)
             lines.append(f"  {rest} other batch limits of the best layouts: no gain (--json or --csv lists them)")

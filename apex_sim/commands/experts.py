@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from apex_sim import options
+from apex_sim.html.write import add_report
 
 if TYPE_CHECKING:
     from simulator.deployment import Deployment
@@ -72,6 +73,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default="moe",
         help="rows of that file: MoE layers (vLLM) or all layers of the model (SGLang)",
     )
+    add_report(output)
     output.add_argument("--json", metavar="FILE", help="write all figures ('-': stdout)")
 
 
@@ -183,6 +185,7 @@ def run(args: argparse.Namespace) -> int:
     from apex_sim.api import check_served
     from apex_sim.experts_report import experts_dict, experts_text
     from apex_sim.files import prepare_file, to_json, write_atomically, write_text
+    from apex_sim.html.write import prepare_report, repeated
     from hardware_profiles.errors import UserError
     from planners.experts.outcome import Question, answer
     from planners.experts.search import SearchSettings
@@ -206,7 +209,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{', '.join(files)}: two of them name the same file; name one each")
     if args.save_routing is not None and not args.save_routing.endswith(".npz"):
         raise UserError(f"--save-routing {args.save_routing}: the ending must be .npz")
-    trace = options.workload_of(args)
+    report, trace = prepare_report(args.report), options.workload_of(args)
     question = Question(
         deployment=deployment,
         routing=_routing(args, deployment.model),
@@ -237,6 +240,10 @@ def run(args: argparse.Namespace) -> int:
         tables = placement_dict(result.plan.chosen.placement, numbers, layers, args.out_layers)
         write_text(files["--out"], json.dumps(tables) + "\n")
         read_placement(args.out, question.routing.num_experts, deployment.plan.ep, numbers, layers)
+    if report is not None:
+        from apex_sim.html.experts import experts_report
+
+        write_text(report, experts_report(result, **repeated(args)))
     if "--save-routing" in files:
         write_atomically(files["--save-routing"], lambda path: write_routing(question.routing, path))
     return 0

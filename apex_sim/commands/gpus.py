@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from apex_sim import gpus_inputs as inputs
 from apex_sim import options
+from apex_sim.html.write import add_report, prepare_report, repeated
+
+if TYPE_CHECKING:
+    from hardware_profiles.schema import DeviceProfile
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -43,6 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     day.add_argument("--autoscale", metavar="WINDOW", help="plan each window of the trace, for example 1h")
     day.add_argument("--startup", metavar="TIME", help="paid for every start of an instance (default 300s)")
     day.add_argument("--plot", metavar="FILE", help="write the day as a figure (.png, .svg, .pdf)")
+    add_report(parser)
     parser.add_argument("--json", metavar="FILE", help="write the plan ('-': stdout)")
     parser.add_argument("--export", metavar="DIR", help="write launch commands, manifests and benchmarks of every type")
 
@@ -63,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         other = "--profile" if args.autoscale is None else "--autoscale"
         raise UserError(f"--export writes one simulated fleet; leave {other} out")
     file = prepare_file(args.json, "--json") if args.json not in (None, "-") else None
+    prepare_report(args.report)
     figure = None if args.plot is None else prepare_figure(args.plot, "--plot")
     return _from_profile(args, file, figure) if args.profile is not None else _from_simulator(args, file, figure)
 
@@ -96,11 +103,11 @@ def _from_profile(args: argparse.Namespace, file: Path | None, figure: Path | No
         day, _ = day_of(problem, cell, trace, *inputs.window_of(args, trace))
         ones = np.ones((len(day.windows), len(problem.types)))
         plan = plan_day(day, ones, [None] * len(ones), gap=args.gap or None, time_limit_s=args.time_limit)
-        emit_day(plan, inputs.notes(problem, skipped, beyond), None, args.json, file, figure)
-        return 0
+        return _reported(
+            args, emit_day(plan, inputs.notes(problem, skipped, beyond), None, args.json, file, figure), []
+        )
     fleet = plan_fleet(problem, gap=args.gap or None, time_limit_s=args.time_limit)
-    emit(problem, fleet, skipped, None, args.json, file, beyond)
-    return 0
+    return _reported(args, emit(problem, fleet, skipped, None, args.json, file, beyond), [])
 
 
 def _from_simulator(args: argparse.Namespace, file: Path | None, figure: Path | None) -> int:
@@ -150,17 +157,27 @@ def _from_simulator(args: argparse.Namespace, file: Path | None, figure: Path | 
         day, of = day_of(problem, grid.cell, trace, *window)
         plan = keep_day_promise(day, of, serving, candidates, grid.cell, trace, capacity, rounds=most, **limits)
         notes = inputs.notes(problem, skipped, 0)
-        emit_day(plan, notes, slo, args.json, file, figure, day_account(candidates, plan))
-        return 0
+        data = emit_day(plan, notes, slo, args.json, file, figure, day_account(candidates, plan))
+        return _reported(args, data, [candidate.cluster.device for candidate in candidates])
     redraws = inputs.redraws_of(args)
     rounds = keep_promise(problem, serving, candidates, grid, trace, capacity, rounds=most, redraws=redraws, **limits)
     last = rounds[-1]
     span_s = fleet_span_s(last.checked, trace)
     account = fleet_account(candidates, last.fleet.counts, last.checked, span_s), span_s
     extra = export_values(serving, candidates, last, slo, args.seed) if args.json is not None else {}
-    emit(problem, last.fleet, skipped, (slo, rounds), args.json, file, account=account, extra=extra)
+    data = emit(problem, last.fleet, skipped, (slo, rounds), args.json, file, account=account, extra=extra)
     if args.export is not None:
         names = write_export(export_of_fleet(serving, candidates, last, slo, args.seed), args.export)
         if args.json != "-":
             print(f"\nwrote {', '.join(names)} to {args.export}")
+    return _reported(args, data, [candidate.cluster.device for candidate in candidates])
+
+
+def _reported(args: argparse.Namespace, data: dict[str, Any], devices: list[DeviceProfile]) -> int:
+    """Write the report that was asked for; ``devices``: whose throughputs were simulated."""
+    if args.report is not None:
+        from apex_sim.files import write_text
+        from apex_sim.html.gpus import fleet_report
+
+        write_text(Path(args.report), fleet_report(data, **repeated(args), devices=devices))
     return 0

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from apex_sim import options
+from apex_sim.html.write import add_report
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -54,6 +55,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     output.add_argument("--json", metavar="FILE", help="write the plan and all candidates ('-': stdout)")
     output.add_argument("--csv", metavar="FILE", help="write the table of all candidates")
     output.add_argument("--plot", metavar="FILE", help="write the Pareto plot (.png, .svg, .pdf)")
+    add_report(output)
     output.add_argument("--out", metavar="DIR", help="write plan.json, candidates.csv, pareto.png and serve.sh")
     output.add_argument(
         "--export",
@@ -66,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     """Plan, print, write."""
     from apex_sim.api import check_plan, search_space, with_search
     from apex_sim.exporting import check_exportable, export_of_plan, write_export
-    from apex_sim.files import prepare_figure, prepare_file, prepare_folder, to_json
+    from apex_sim.files import prepare_figure, prepare_file, prepare_folder, to_json, write_text
+    from apex_sim.html.write import prepare_report, repeated
     from apex_sim.plan_report import plan_dict, plan_text, write_plan
     from apex_sim.text import ProgressBar
     from hardware_profiles.errors import UserError
@@ -102,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
     }
     if args.export is not None:
         check_exportable(args.engine, cluster.device, args.export)
+    report = prepare_report(args.report)
     folder = prepare_folder(args.out) if args.out is not None else None
     with ProgressBar("planning") as progress:
         result = plan_parallel(
@@ -123,6 +127,10 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(plan_text(result, args.top))
     write_plan(result, files, folder)
+    if report is not None:
+        from apex_sim.html.plan import plan_report
+
+        write_text(report, plan_report(result, **repeated(args)))
     if folder is not None and args.json != "-":
         print(f"\nwrote plan.json, candidates.csv, pareto.png and serve.sh to {folder}")
     if args.export is not None:

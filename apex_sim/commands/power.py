@@ -6,6 +6,8 @@ import argparse
 import math
 from typing import TYPE_CHECKING
 
+from apex_sim.html.write import add_report
+
 if TYPE_CHECKING:
     from simulator.deployment import Deployment
 
@@ -76,6 +78,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     site.add_argument("--lifetime-years", type=float, metavar="YEARS", help="over which manufacture counts (default 5)")
     output = parser.add_argument_group("output")
     output.add_argument("--json", metavar="FILE", help="write everything ('-': stdout)")
+    add_report(output)
     output.add_argument("--plot", metavar="FILE", help="write power and clocks over time (.png, .svg, .pdf)")
 
 
@@ -149,6 +152,7 @@ def run(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from apex_sim.files import prepare_figure, prepare_file, to_json, write_atomically, write_text
+    from apex_sim.html.write import prepare_report, repeated
     from apex_sim.power_figure import power_figure
     from apex_sim.power_report import power_dict, power_text
     from apex_sim.text import ProgressBar
@@ -174,6 +178,7 @@ def run(args: argparse.Namespace) -> int:
         args.model, cluster, engine=args.engine, tp=cluster.num_devices, max_model_len=args.max_model_len
     )
     json_file = None if args.json in (None, "-") else prepare_file(args.json, "--json")
+    report = prepare_report(args.report)
     plot_file = None if args.plot is None else prepare_figure(args.plot, "--plot")
     setting = Setting(
         deployment=deployment,
@@ -212,6 +217,10 @@ def run(args: argparse.Namespace) -> int:
     )
     if json_file is not None:
         write_text(json_file, data)
+    if report is not None:
+        from apex_sim.html.power import power_report
+
+        write_text(report, power_report(study, static, outcomes, searched, **repeated(args)))
     if plot_file is not None:
         figure = power_figure(study, outcomes[0])
         write_atomically(plot_file, lambda path: save(figure, path))

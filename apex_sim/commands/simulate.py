@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from apex_sim import options
 from apex_sim.commands.simulate_timeline import timeline_file
 from apex_sim.elastic_options import add_elastic, elasticity_of
-
-PATHS = ("model", "cluster", "engine", "trace", "speculative_config", "interference")
-"""Arguments that are a name or a path."""
+from apex_sim.html.write import add_report
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -39,6 +36,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", metavar="FILE", help="write the summary, field names as vllm bench serve ('-': stdout)"
     )
     output.add_argument("--out", metavar="DIR", help="write requests, timeline, summary, plots and configuration")
+    add_report(output)
     output.add_argument("--timeline", metavar="FILE", help="write every step for Perfetto (.json or .json.gz)")
     output.add_argument("--timeline-window", metavar="START:END", help="what overlaps these seconds of the trace alone")
     parser.add_argument("--exact-steps", action="store_true", help="one engine step per event: same result, slower")
@@ -49,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     from apex_sim.api import check_pools_served
     from apex_sim.commands import simulate_pools
     from apex_sim.files import prepare_file, prepare_folder, to_json, write_text
+    from apex_sim.html.simulate import simulation_report
+    from apex_sim.html.write import prepare_report, repeated
     from apex_sim.report import summary_text, write_run
     from apex_sim.text import ProgressBar
     from simulator.simulate import simulate_deployment
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     check_pools_served(deployment, trace)
     json_file = prepare_file(args.json, "--json") if args.json not in (None, "-") else None
     folder = prepare_folder(args.out) if args.out is not None else None
-    timeline = timeline_file(args)
+    report, timeline = prepare_report(args.report), timeline_file(args)
     simulate: Any = simulate_disaggregated if pools else simulate_deployment
     with ProgressBar("simulating") as progress:
         result = simulate(
@@ -80,10 +80,12 @@ def run(args: argparse.Namespace) -> int:
         print(summary_text(result))
     if json_file is not None:
         write_text(json_file, to_json(result.summary))
+    config = (simulate_pools.config if pools else resolved_config)(args, deployment) if folder or report else {}
     if folder is not None:
-        config = (simulate_pools.config if pools else resolved_config)(args, deployment)
         paths = write_run(result, folder, config)
         print(f"\nwrote {', '.join(path.name for path in paths)} to {folder}")
+    if report is not None:
+        write_text(report, simulation_report(result, **repeated(args, config)))
     if timeline is not None:
         print(timeline.write(result), file=sys.stderr if args.json == "-" else sys.stdout)
     return 0
@@ -129,6 +131,7 @@ def resolved_config(args: argparse.Namespace, deployment: Any) -> dict[str, Any]
     import dataclasses
 
     from apex_sim import __version__
+    from apex_sim.repeat import command_of
     from simulator.techniques import plan_values
 
     return {
@@ -145,40 +148,5 @@ def resolved_config(args: argparse.Namespace, deployment: Any) -> dict[str, Any]
         "routing": deployment.routing,
         "speculative": None if deployment.speculative is None else dataclasses.asdict(deployment.speculative),
         "workload": options.workload_config(args),
-        "command": _command(args),
+        "command": command_of(args),
     }
-
-
-def _command(args: argparse.Namespace) -> str:
-    """The command line that repeats the run from any folder: all that differs from the defaults, paths made absolute."""
-    import shlex
-
-    parser = argparse.ArgumentParser()
-    _add_arguments(parser)
-    parts = ["apex-sim", args.command]
-    for action in parser._actions:
-        value = getattr(args, action.dest, None)
-        if action.dest in ("json", "out", "timeline", "timeline_window") or value in (None, action.default):
-            continue
-        parts += _flags(action, value)
-    return shlex.join(parts)
-
-
-def _is_path(text: str) -> bool:
-    return not text.lstrip().startswith("{") and Path(text).exists()
-
-
-def _flags(action: argparse.Action, value: Any) -> list[str]:
-    """How one argument is written."""
-    name = action.option_strings[0]
-    if isinstance(action, argparse.BooleanOptionalAction):
-        return [action.option_strings[0 if value else 1]]
-    if action.nargs == 0:
-        return [name] if value == action.const else []
-    if action.nargs == 2:
-        return [name, *value]
-    parts: list[str] = []
-    for item in value if isinstance(value, list) else [value]:
-        text = str(Path(item).resolve()) if action.dest in PATHS and _is_path(str(item)) else str(item)
-        parts += [f"{name}={text}"] if text.startswith("-") else [name, text]
-    return parts

@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
     """Read, replay, print, write."""
     from apex_sim import __version__
     from apex_sim.files import prepare_figure, prepare_file, to_json, write_text
+    from apex_sim.html.validate import report_html
     from apex_sim.text import ProgressBar
-    from apex_sim.validate_html import report_html
     from apex_sim.validate_text import outcome_text
     from hardware_profiles.errors import UserError, unknown_name
     from simulator.validation.files import check_unique, cited_runs, read_runs

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 
+from apex_sim.html.parts import Cell, document, table
 from apex_sim.text import number
 from apex_sim.validate_text import limits_text, percent
 from simulator.validation.outcome import Outcome
@@ -15,86 +16,6 @@ from simulator.validation.score import Aggregate, Residual
 SIDE, LEFT, BOTTOM = 260, 58, 34
 """Plot area and margins [px of the viewBox]."""
 SHAPES = ("circle", "square", "triangle", "diamond")
-
-STYLE = """
-:root {
-  --bg: #fff; --fg: #1b232b; --soft: #5d6975; --line: #dce2e8; --card: #f5f7f9; --band1: #c9d6e2; --band2: #e6ecf2;
-  --good: #00734f; --bad: #b4430a;
-  --s0: #0072b2; --s1: #c24e00; --s2: #00805c; --s3: #b0568a; --s4: #a87400; --s5: #2e8fc4; --s6: #4d4d4d; --s7: #7a5f00;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --bg: #12171c; --fg: #e4e9ee; --soft: #9aa7b3; --line: #2c353e; --card: #1a2128; --band1: #2c3a48; --band2: #202a34;
-    --good: #3fc796; --bad: #ff9860;
-    --s0: #5aaee6; --s1: #ff8a45; --s2: #35c494; --s3: #e59cc6; --s4: #f0b43c; --s5: #8fd0f5; --s6: #c4c4c4;
-    --s7: #d9c06a;
-  }
-}
-* { box-sizing: border-box; }
-body {
-  margin: 0 auto; max-width: 1180px; padding: 1.2rem; background: var(--bg); color: var(--fg);
-  font: 15px/1.5 system-ui, sans-serif;
-}
-h1 { font-size: 1.4rem; margin: .2rem 0; }
-h2 { font-size: 1.1rem; margin: 2rem 0 .6rem; }
-p { margin: .3rem 0; max-width: 75ch; }
-.soft { color: var(--soft); }
-.tiles { display: flex; flex-wrap: wrap; gap: .6rem; margin: 1rem 0; }
-.tile { background: var(--card); border-radius: 8px; padding: .6rem .9rem; min-width: 7rem; }
-.tile b { display: block; font-size: 1.35rem; font-variant-numeric: tabular-nums; }
-.wrap { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; }
-.tall { max-height: 75vh; overflow: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .86rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .32rem .6rem; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
-tr:last-child td { border-bottom: 0; }
-th { position: sticky; top: 0; background: var(--card); padding: 0; }
-th button {
-  all: unset; box-sizing: border-box; width: 100%; cursor: pointer; padding: .4rem .6rem; display: block; font-weight: 600;
-}
-th button:focus-visible { outline: 2px solid var(--s0); }
-th[aria-sort=ascending] button::after { content: " \\25B2"; }
-th[aria-sort=descending] button::after { content: " \\25BC"; }
-.n { text-align: right; }
-.id { white-space: normal; min-width: 15rem; overflow-wrap: anywhere; }
-td.good { color: var(--good); font-weight: 600; }
-td.bad { color: var(--bad); font-weight: 600; }
-.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(290px, 1fr)); gap: 1rem; }
-.plots svg { width: 100%; height: auto; background: var(--card); border-radius: 8px; }
-svg text { fill: var(--soft); font-size: 10.5px; }
-svg .t { fill: var(--fg); font-size: 12px; font-weight: 600; }
-input {
-  font: inherit; padding: .35rem .6rem; margin: .2rem 0 .6rem; width: min(26rem, 100%);
-  border: 1px solid var(--line); border-radius: 6px; background: var(--bg); color: var(--fg);
-}
-"""
-
-SCRIPT = """
-for (const table of document.querySelectorAll('table')) {
-  table.querySelectorAll('th').forEach((th, i) => th.firstElementChild.addEventListener('click', () => {
-    const down = th.getAttribute('aria-sort') !== 'descending';
-    table.querySelectorAll('th').forEach(other => other.removeAttribute('aria-sort'));
-    th.setAttribute('aria-sort', down ? 'descending' : 'ascending');
-    const key = row => {
-      const cell = row.cells[i];
-      return cell.dataset.v === undefined ? cell.textContent : Number(cell.dataset.v);
-    };
-    const compare = (x, y) => typeof x === 'number' && typeof y === 'number' ? x - y : String(x).localeCompare(String(y));
-    const body = table.tBodies[0];
-    [...body.rows].sort((a, b) => (down ? -1 : 1) * compare(key(a), key(b))).forEach(row => body.append(row));
-  }));
-}
-const box = document.querySelector('#find');
-if (box) box.addEventListener('input', () => {
-  const words = box.value.toLowerCase().split(/\\s+/);
-  for (const row of document.querySelectorAll('#runs tbody tr')) {
-    const text = row.textContent.toLowerCase();
-    row.hidden = !words.every(word => text.includes(word));
-  }
-});
-"""
-
-Cell = tuple[str, float | None, str]
-"""Text, number to sort by, class."""
 
 
 def report_html(outcome: Outcome, by: Sequence[str], version: str) -> str:
@@ -106,21 +27,18 @@ def report_html(outcome: Outcome, by: Sequence[str], version: str) -> str:
         parts += ["<h2>Predicted against measured</h2>", '<p class="soft">Bands are 10 and 20 %.</p>', _plots(outcome)]
         parts += ["<h2>Measured figures inside the 80 % interval of their prediction</h2>", _coverage(outcome)]
         parts += [f"<h2>Error by {escape(', '.join(by))}</h2>", _aggregates(outcome.aggregates(by), by)]
-        parts += ["<h2>Every run and metric</h2>", '<input id="find" type="search" placeholder="Filter rows">']
+        parts += [
+            "<h2>Every run and metric</h2>",
+            '<input id="find" type="search" placeholder="Filter rows" aria-label="filter rows">',
+        ]
         parts.append(_runs(outcome))
     if outcome.failures:
         rows = [[_text(p.run.source), _long(p.run.id), _long(p.failure or "")] for p in outcome.failures]
-        parts += ["<h2>Could not be simulated</h2>", _table(("source", "run", "reason"), rows)]
+        parts += ["<h2>Could not be simulated</h2>", table(("source", "run", "reason"), rows)]
     if outcome.skipped:
         rows = [[_text(run.source), _long(run.id), _long(run.skip or "")] for run in outcome.skipped]
-        parts += ["<h2>Skipped</h2>", _table(("source", "run", "reason"), rows, tall=True)]
-    body = "\n".join(parts)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme" content="light dark">'
-        f"<title>apex-sim validate</title><style>{STYLE}</style></head>\n"
-        f"<body>\n{body}\n<script>{SCRIPT}</script></body></html>\n"
-    )
+        parts += ["<h2>Skipped</h2>", table(("source", "run", "reason"), rows, tall=True)]
+    return document("apex-sim validate", parts)
 
 
 def _head(outcome: Outcome, version: str) -> str:
@@ -162,28 +80,6 @@ def _amount(value: float) -> Cell:
     return (number(value, 4), value, "n")
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[Cell]], *, tall: bool = False, name: str = "") -> str:
-    rows = list(rows)
-    kinds = [kind for _, _, kind in rows[0]] if rows else [""] * len(header)
-    head = "".join(
-        f"<th{' class=n' if kind == 'n' else ''}><button>{escape(title)}</button></th>"
-        for title, kind in zip(header, kinds, strict=True)
-    )
-    lines = []
-    for row in rows:
-        cells = []
-        for text, value, kind in row:
-            attributes = f' class="{kind}"' if kind else ""
-            if value is not None:
-                attributes += f' data-v="{value:.6g}"'
-            cells.append(f"<td{attributes}>{escape(text)}</td>")
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    style = "wrap tall" if tall else "wrap"
-    mark = f' id="{name}"' if name else ""
-    body = "\n".join(lines)
-    return f'<div class="{style}"><table{mark}><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
-
-
 def _goals(outcome: Outcome) -> str:
     rows = [
         [_text(g.goal.source), _text(g.goal.metric), ("met", None, "good") if g.met else ("not met", None, "bad"),
@@ -191,7 +87,7 @@ def _goals(outcome: Outcome) -> str:
          (str(g.reached.n), g.reached.n, "n"), (str(g.failures), g.failures, "n")]
         for g in outcome.goals
     ]  # fmt: skip
-    return _table(("source", "metric", "goal", "at most", "median", "p90", "worst", "n", "failed"), rows)
+    return table(("source", "metric", "goal", "at most", "median", "p90", "worst", "n", "failed"), rows)
 
 
 def _coverage(outcome: Outcome) -> str:
@@ -199,7 +95,7 @@ def _coverage(outcome: Outcome) -> str:
         [_text(c.family), _share(c.share), (f"x{c.width:.2f}", c.width, "n"), (str(c.total), c.total, "n")]
         for c in outcome.coverage
     ]
-    return _table(("metrics", "inside", "median width", "n"), rows)
+    return table(("metrics", "inside", "median width", "n"), rows)
 
 
 def _aggregates(groups: Sequence[Aggregate], by: Sequence[str]) -> str:
@@ -214,7 +110,7 @@ def _aggregates(groups: Sequence[Aggregate], by: Sequence[str]) -> str:
         ]
         for g in groups
     ]
-    return _table((*by, "n", "median", "mean", "p90", "bias"), rows)
+    return table((*by, "n", "median", "mean", "p90", "bias"), rows)
 
 
 def _runs(outcome: Outcome) -> str:
@@ -238,7 +134,7 @@ def _runs(outcome: Outcome) -> str:
         "over seeds",
         "class",
     )
-    return _table(header, rows, tall=True, name="runs")
+    return table(header, rows, tall=True, name="runs")
 
 
 # -- plots ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Reports: one HTML file each, without network, for light and dark screens, phones and paper."""

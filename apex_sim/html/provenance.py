@@ -1,0 +1,97 @@
+"""Where the figures of a report come from: device, engine and model, each with its sources and how sure they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from apex_sim.html.parts import Cell, facts, folded, section, table, text, wide
+from hardware_profiles.schema import DeviceProfile
+from simulator.deployment import Deployment
+from simulator.engine import EngineProfile
+
+FAMILIES = ("gemm", "prefill_attention", "decode_attention", "mla_decode_attention", "moe", "collectives")
+LOW = ("from memory", "low confidence", "assum", "assumption", "guess", "order of", "estimate")
+"""Words of a source that make a value less sure."""
+
+
+def confidence(source: str) -> str:
+    """What a source says of itself."""
+    lowered = source.lower()
+    if "from memory" in lowered or "low confidence" in lowered:
+        return "low: from memory"
+    if any(word in lowered for word in LOW):
+        return "low: assumed"
+    return "measured" if "measured" in lowered else "cited"
+
+
+def provenance(deployments: Iterable[Deployment]) -> str:
+    """The section of a report; each profile once."""
+    devices: dict[str, DeviceProfile] = {}
+    engines: dict[str, EngineProfile] = {}
+    models: dict[str, str] = {}
+    for deployment in deployments:
+        devices.setdefault(deployment.cluster.device.name, deployment.cluster.device)
+        engines.setdefault(deployment.engine.name, deployment.engine)
+        models.setdefault(deployment.model.name, _model_words(deployment))
+    parts = [facts(models.items(), "models")] if models else []
+    parts += [_device(device) for device in devices.values()]
+    parts += [_engine(engine) for engine in engines.values()]
+    return section("Where the figures come from", *parts)
+
+
+def device_provenance(devices: Iterable[DeviceProfile]) -> str:
+    """The section where only devices are known; each once."""
+    known = {device.name: device for device in devices}
+    return section("Where the figures come from", *(_device(device) for device in known.values()))
+
+
+def _model_words(deployment: Deployment) -> str:
+    model = deployment.model
+    billions = f"{model.num_params / 1e9:.3g} billion parameters"
+    return (
+        f"architecture from its config.json: {billions}, {model.num_layers} layers; weights are counted, not measured"
+    )
+
+
+def _device(device: DeviceProfile) -> str:
+    fits = device.efficiency
+    kind: str = "datasheet: nothing was measured on this device" if fits is None else fits.provenance
+    if fits is not None and fits.transferred_from:
+        kind += f" from {fits.transferred_from}"
+    rows = [("kernel efficiencies", kind + (f"; {fits.source}" if fits is not None and fits.source else ""))]
+    if device.power is not None:
+        rows.append(("power", device.power.source or "fitted"))
+    if device.notes:
+        rows.append(("note", device.notes))
+    parts = [f"<h3>{device.name}</h3>", facts(rows, f"basis of {device.name}")]
+    errors = _fits(device)
+    if errors:
+        header = ("kernels", "kind", "median error", "p90 error", "source")
+        parts.append(folded("Fits of its kernels and their errors", table(header, errors, about="fits of kernels")))
+    parts.append(folded("Sources of its figures", _sources(device.sources.items(), device.name)))
+    return "\n".join(parts)
+
+
+def _fits(device: DeviceProfile) -> list[list[Cell]]:
+    rows = []
+    for family in FAMILIES if device.efficiency is not None else ():
+        for key, fit in (getattr(device.efficiency, family, None) or {}).items():
+            errors = [fit.median_error, fit.p90_error]
+            shown = [("-" if e is None else f"{100 * e:.1f} %", -1.0 if e is None else e, "n") for e in errors]
+            rows.append([text(family.replace("_", " ")), text(key), *shown, wide(fit.source or "-")])
+    return rows
+
+
+def _engine(engine: EngineProfile) -> str:
+    known = engine.step_fixed_s or engine.step_seq_s or engine.sync_step_fixed_s or engine.sync_step_seq_s
+    words = "host times known" if known else "no host times: steps are their kernels alone"
+    rows = [(f"version {engine.version}", words)]
+    parts = [f"<h3>{engine.name}</h3>", facts(rows, f"basis of {engine.name}")]
+    if engine.sources:
+        parts.append(folded("Sources of its figures", _sources(engine.sources.items(), engine.name)))
+    return "\n".join(parts)
+
+
+def _sources(sources: Iterable[tuple[str, str]], name: str) -> str:
+    rows = [[text(field), text(confidence(source)), wide(source)] for field, source in sources]
+    return table(("figure", "confidence", "source"), rows, about=f"sources of {name}")

@@ -1,0 +1,71 @@
+"""Reports of the public API, and --report of the command line."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apex_sim.files import prepare_file, write_text
+from hardware_profiles.errors import UserError
+
+if TYPE_CHECKING:
+    from planners.parallel import PlanResult
+    from simulator.result import SimulationResult
+
+HELP = "write a report as one HTML file that needs no network"
+
+
+def write_report(result: SimulationResult | PlanResult, path: str | Path) -> Path:
+    """Write the report of a run or a plan: one HTML file with summary, figures, tables that sort, configuration and sources.
+
+    It needs no network, follows light and dark screens, and is the same bytes for the same result (docs/reports.md).
+    """
+    target = prepare_report(path)
+    assert target is not None
+    write_text(target, report_of(result))
+    return target
+
+
+def report_of(result: SimulationResult | PlanResult) -> str:
+    """The HTML itself."""
+    from apex_sim.html.of_api import plan_config, run_config
+    from planners.parallel import PlanResult
+    from simulator.result import SimulationResult
+
+    if isinstance(result, SimulationResult):
+        from apex_sim.html.simulate import simulation_report
+
+        return simulation_report(result, run_config(result))
+    if isinstance(result, PlanResult):
+        from apex_sim.html.plan import plan_report
+
+        return plan_report(result, plan_config(result))
+    raise UserError(f"there is no report of a {type(result).__name__}; give what simulate() or plan() returns")
+
+
+def add_report(parser: Any) -> None:
+    """--report of a command."""
+    parser.add_argument("--report", metavar="FILE", help=HELP)
+
+
+def prepare_report(path: str | Path | None) -> Path | None:
+    """Make sure the report can be written; call before the long work."""
+    if path is None:
+        return None
+    if Path(path).suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--report {path}: a report is HTML; name it .html")
+    return prepare_file(path, "--report")
+
+
+def repeated(args: argparse.Namespace, config: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Keywords of every report on the command line: configuration, command, warnings."""
+    from apex_sim import __version__
+    from apex_sim.repeat import command_of, options_of
+    from apex_sim.warned import told
+
+    command = command_of(args)
+    if config is None:
+        options = {name: value for name, value in options_of(args).items() if name != "command"}
+        config = {"apex_sim_version": __version__, "command": command, **options}
+    return {"config": config, "command": command, "warned": told()}

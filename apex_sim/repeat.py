@@ -1,0 +1,89 @@
+"""The command line that repeats a run from any folder, from the arguments it was given."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+OUTPUTS = frozenset(
+    (
+        *(
+            "json",
+            "out",
+            "csv",
+            "plot",
+            "report",
+            "timeline",
+            "timeline_window",
+            "export",
+            "save_routing",
+            "out_layers",
+        ),
+        *("quiet", "verbose", "help", "jobs", "config"),
+    )
+)
+"""Arguments that say where results go, not what they are."""
+PATHS = frozenset(
+    (
+        *("model", "cluster", "engine", "trace", "speculative_config", "interference", "profile", "services"),
+        *("routing_trace", "placement", "expert_routing", "init_expert_location", "expert_cache_trace"),
+    )
+)
+"""Arguments that are a name or a path."""
+
+
+def command_of(args: argparse.Namespace) -> str:
+    """All that differs from the defaults, paths made absolute."""
+    parts = ["apex-sim", args.command]
+    for action in _parser(args.command)._actions:
+        value = getattr(args, action.dest, None)
+        if action.dest in OUTPUTS or value in (None, action.default):
+            continue
+        parts += _flags(action, value)
+    return shlex.join(parts)
+
+
+def options_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Every argument that says what is computed, defaults filled in."""
+    found = {}
+    for action in _parser(args.command)._actions:
+        value = getattr(args, action.dest, None)
+        if action.dest not in OUTPUTS and value is not None and action.dest != argparse.SUPPRESS:
+            found[action.dest] = _plain(value)
+    return found
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    subparsers = argparse.ArgumentParser().add_subparsers()
+    import_module(f"apex_sim.commands.{command}").add_parser(subparsers)
+    parser: argparse.ArgumentParser = subparsers.choices[command]
+    return parser
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _is_path(text: str) -> bool:
+    return not text.lstrip().startswith("{") and Path(text).exists()
+
+
+def _flags(action: argparse.Action, value: Any) -> list[str]:
+    """How one argument is written."""
+    if not action.option_strings:
+        return [str(item) for item in (value if isinstance(value, list) else [value])]
+    name = action.option_strings[0]
+    if isinstance(action, argparse.BooleanOptionalAction):
+        return [action.option_strings[0 if value else 1]]
+    if action.nargs == 0:
+        return [name] if value == action.const else []
+    if action.nargs == 2:
+        return [name, *value]
+    parts: list[str] = []
+    for item in value if isinstance(value, list) else [value]:
+        text = str(Path(item).resolve()) if action.dest in PATHS and _is_path(str(item)) else str(item)
+        parts += [f"{name}={text}"] if text.startswith("-") else [name, text]
+    return parts
