@@ -278,9 +278,9 @@ def simulate(
     (docs/disaggregation.md). elasticity: autoscaling and failures of the ``dp`` replicas (docs/autoscaling.md).
     timeline: keep every step, or those that overlap (from, until) [s], for :func:`apex_sim.write_timeline`
     (docs/reports.md).
-    Returns a DisaggregatedResult, a SimulationResult with ``.pools`` and ``.kv_transfer``.
     Returns a SimulationResult: ``.summary`` (dict, ``_ms`` fields in milliseconds), ``.requests`` and ``.timeline``
-    (frames, seconds). Raises UserError for anything impossible, with the remedy.
+    (frames, seconds); with ``disaggregate`` a DisaggregatedResult, which has ``.pools`` and ``.kv_transfer`` as well.
+    Raises UserError for anything impossible, with the remedy.
     """
     workload, terms, remaining = _split(settings)
     machines, watch = _under(cluster, terms), watch_of(timeline)
