@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sweep_helpers import SWEEP, dying_workers
 
 import apex_sim
 from apex_sim.cli import main
@@ -14,14 +15,8 @@ from apex_sim.sweeps import pool
 from apex_sim.sweeps.folder import WHOLE, Shard
 from apex_sim.sweeps.journal import Journal, read_journal
 from apex_sim.sweeps.point import run_point
-from apex_sim.sweeps.pool import Task
 from apex_sim.sweeps.run import run_sweep
 from apex_sim.sweeps.spec import load_sweep
-
-SWEEP: dict[str, Any] = {
-    "fixed": {"model": "llama-3.1-8b", "cluster": "h100-sxm:2", "input_len": 100, "output_len": 8, "num_requests": 10},
-    "vary": {"tp": [1, 2], "rate": [1, 4, 16]},
-}
 
 
 class Here:
@@ -138,27 +133,9 @@ def test_a_trace_that_changed_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_worker_that_dies_costs_one_attempt_and_a_poisoned_run_is_a_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, pathlib, sys\n"
-        "import apex_sim.sweeps.point as point\n"
-        "was = point.run_point\n"
-        "def run_point(task):\n"
-        "    once = pathlib.Path(os.environ['ONCE'])\n"
-        "    if 'poison' in task or ('shaky' in task and not once.exists()):\n"
-        "        once.touch()\n"
-        "        os.kill(os.getpid(), 9)\n"
-        "    return was(task)\n"
-        "point.run_point = run_point\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setenv("ONCE", str(tmp_path / "once"))
-    base = {**SWEEP["fixed"], "rate": 1}
-    tasks = [
-        Task(name, json.dumps({"settings": base, "base": str(tmp_path), "note": name}))
-        for name in ("a", "shaky", "poison")
-    ]
+    tasks = dying_workers(tmp_path, monkeypatch)
     rows = dict(row for batch in pool.LocalPool(1).run(tasks) for row in batch)
-    assert {name: row["status"] for name, row in rows.items()} == {"a": "ok", "shaky": "ok", "poison": "crashed"}
+    assert {name: row["status"] for name, row in rows.items()} == {"fine": "ok", "shaky": "ok", "poison": "crashed"}
     assert "signal 9" in rows["poison"]["reason"]
 
 

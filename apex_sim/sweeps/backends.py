@@ -18,6 +18,10 @@ IN_FLIGHT = 4
 """Tasks sent ahead per core of a cluster."""
 
 
+CONNECT_S = 20
+"""To reach a cluster [s]."""
+
+
 class Backend(Protocol):
     """Carries out tasks; batches come as they finish, in any order."""
 
@@ -81,8 +85,10 @@ class RayBackend:
             options |= {"num_cpus": self._jobs or cores(), "include_dashboard": False}
             options |= {"runtime_env": {"env_vars": {"PYTHONPATH": _path()}}}
         try:
+            if address is not None:
+                _reach(address)
             ray.init(address=address, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise UserError(
                 f"--address {address}: no Ray cluster answers ({_first(error)}); start one, or leave it out"
             ) from None
@@ -123,7 +129,7 @@ class DaskBackend:
                     n_workers=self._jobs or cores(), threads_per_worker=1, dashboard_address=None, silence_logs=50
                 )
             try:
-                client = Client(cluster, timeout="20s")
+                client = Client(cluster, timeout=CONNECT_S)
             except (OSError, ValueError) as error:
                 raise UserError(
                     f"--address {address}: no Dask scheduler answers ({_first(error)}); start one, or leave it out"
@@ -153,6 +159,15 @@ class DaskBackend:
         for batch in finished.batches():
             yield [(keys.pop(future), _answer(future.result)) for future in batch]
             finished.update(more())
+
+
+def _reach(address: str) -> None:
+    """OSError where nobody listens at host:port, which Ray itself would try for minutes."""
+    import socket
+
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
 
 
 def _answer(get: Any) -> dict[str, Any]:
