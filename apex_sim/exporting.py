@@ -22,6 +22,8 @@ WHAT = {
     "llm-d": "values of llm-d's modelservice chart (`helm install NAME llm-d-modelservice/llm-d-modelservice -f {name}`)",
     "options": "options of trtllm-serve that are no flags",
     "bench": "the benchmark that verifies the plan (`sh {name} http://HOST:8000`)",
+    "replay": "replays the plan's own trace (`sh {name} http://HOST:8000`; `planned` in expected.json is what to expect)",
+    "trace": "that trace, in Mooncake's format",
     "expected": "the simulator's figures for that benchmark and for the plan's own workload",
     "routes": "which share of the requests of a size goes to which type",
     "export": "all of it as JSON; `apex-sim export` reads it",
@@ -45,6 +47,13 @@ def export_of_plan(result: PlanResult) -> Export:
     measured = result.best.measured
     planned = {} if measured is None else measured.metrics
     return export_of(result.deployment(), result.trace, result.slo, result.seed, planned)
+
+
+def replay_of_plan(result: PlanResult) -> dict[str, str]:
+    """Files that replay the plan's own workload; none where it cannot be replayed."""
+    from planners.export.replay import replay_files
+
+    return {} if result.model.pooling else replay_files(result.model.name, result.trace, result.seed)
 
 
 def export_values(result: PlanResult) -> dict[str, Any]:
@@ -77,13 +86,21 @@ def read_export(path: str) -> Export:
     return from_json_values(found, path)
 
 
-def write_export(export: Export, folder: str | Path, *, image: str | None = None, flag: str = "--export") -> list[str]:
-    """Write all files, after reading them back; their names. Raises UserError where memory or flags do not do."""
+def write_export(
+    export: Export,
+    folder: str | Path,
+    *,
+    image: str | None = None,
+    flag: str = "--export",
+    more: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Write all files, after reading them back, and ``more``; their names. Raises UserError where memory or flags do not do."""
     from planners.export.bundle import files_of
     from planners.export.readback import check_export
 
     files = files_of(export, image)
     check_export(export, files)
+    files |= more or {}
     target = prepare_folder(folder, flag)
     for name, text in [*files.items(), ("README.md", readme_of(export, list(files)))]:
         write_text(target / name, text)

@@ -12,6 +12,7 @@ import yaml
 from test_planner_launch import CASES
 from test_planner_launch import deployment as launched
 
+from apex_sim.api import load_trace
 from apex_sim.cli import main
 from hardware_profiles.errors import UserError
 from planners.export.benchmark import Benchmark, benchmark_of, trace_of
@@ -21,13 +22,14 @@ from planners.export.kubernetes import image_of, name_of, node_selector
 from planners.export.make import export_of
 from planners.export.memory import check_memory
 from planners.export.readback import Mismatch, check_export
+from planners.export.replay import replay_files
 from planners.launch import VLLM_FLAGS
 from planners.launch_engines import SGLANG_FLAGS, TRTLLM_FLAGS
 from planners.pools import AnyDeployment
 from simulator.build import build_deployment
 from simulator.build_disaggregated import build_disaggregated
 from workloads.slo import parse_slo
-from workloads.synthetic import generate
+from workloads.synthetic import SharedPrefix, generate
 from workloads.trace import Trace
 
 POOLS = {"prefill": {"tp": 1, "dp": 2}, "decode": {"tp": 2, "dp": 2}}
@@ -202,6 +204,44 @@ def test_the_benchmark_sends_what_was_simulated() -> None:
     assert trace_of(at_once).duration_s == 0
 
 
+def test_the_trace_is_replayed_as_it_was_planned_for(tmp_path: Path) -> None:
+    """Read by the reader of Mooncake's traces: times, lengths, and who shares how much of the prompt with whom."""
+    shared = generate(
+        input_len=90, output_len=7, num_requests=30, rate_per_s=3.0, prefix=SharedPrefix(groups=3, tokens=70)
+    )
+    for trace in (requests(), shared):
+        files = replay_files("m", trace, 0)
+        (tmp_path / "t.jsonl").write_text(files["trace.jsonl"])
+        block = trace.prefix_block_tokens or 512
+        read = load_trace(tmp_path / "t.jsonl", format="mooncake", block_tokens=block)
+        assert read.input_tokens.tolist() == trace.input_tokens.tolist()
+        assert read.output_tokens.tolist() == trace.output_tokens.tolist()
+        assert read.arrival_s == pytest.approx(trace.arrival_s - trace.arrival_s[0], abs=1e-6)
+        assert prefix_pairs(read) == prefix_pairs(trace)
+    assert prefix_pairs(shared)
+    closed = generate(input_len=9, output_len=9, num_requests=9, arrival="closed(concurrency=2)")
+    assert replay_files("m", closed, 0) == {}
+
+
+def prefix_pairs(trace: Trace) -> set[tuple[int, int, int]]:
+    """(request, later request, pieces of the prompt that are equal from the start)."""
+    found: set[tuple[int, int, int]] = set()
+    if trace.prefix_ids is None or trace.prefix_offsets is None:
+        return found
+    count = trace.input_tokens // trace.prefix_block_tokens
+    ids = [
+        trace.prefix_ids[a:b].tolist()[:n]
+        for a, b, n in zip(trace.prefix_offsets, trace.prefix_offsets[1:], count, strict=False)
+    ]
+    for i, mine in enumerate(ids):
+        for j in range(i + 1, len(ids)):
+            same = next((k for k, (x, y) in enumerate(zip(mine, ids[j], strict=False)) if x != y), None)
+            length = min(len(mine), len(ids[j])) if same is None else same
+            if length:
+                found.add((i, j, length))
+    return found
+
+
 def test_kubernetes_knows_the_objects() -> None:
     """Against the API's own schemas, where the package is installed; LeaderWorkerSet is none of its kinds."""
     validate = pytest.importorskip("kubernetes_validate")
@@ -217,10 +257,10 @@ def test_the_command_line_writes_it_and_reads_it_again(tmp_path: Path, capsys: p
     line = ["plan", "--model", "llama-3.2-1b", "--cluster", "l4:1", "--num-requests", "40", "--slo", "ttft=5s"]
     assert main([*line, "--jobs", "1", "--top", "1", "--json", str(plan), "--export", str(first)]) == 0
     assert main(["export", str(plan), "--out", str(again)]) == 0
-    names = sorted(path.name for path in first.iterdir())
-    assert names == sorted(path.name for path in again.iterdir())
-    assert "README.md" in names and "bench.sh" in names
-    assert all((first / name).read_bytes() == (again / name).read_bytes() for name in names)
+    names = {path.name for path in again.iterdir()}
+    assert names | {"replay.sh", "trace.jsonl"} == {path.name for path in first.iterdir()}
+    assert {"README.md", "bench.sh", "expected.json"} <= names
+    assert all((first / name).read_bytes() == (again / name).read_bytes() for name in names - {"README.md"})
     assert "wrote serve.sh" in capsys.readouterr().out
     assert main(["export", str(first / "export.json"), "--out", str(again), "--image", "me/it:1"]) == 0
     assert "image: me/it:1" in (again / "kubernetes-llama-3-2-1b-serve.yaml").read_text()

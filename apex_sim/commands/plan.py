@@ -67,7 +67,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Plan, print, write."""
     from apex_sim.api import check_plan, search_space, with_search
-    from apex_sim.exporting import check_exportable, export_of_plan, write_export
+    from apex_sim.exporting import check_exportable, export_of_plan, replay_of_plan, write_export
     from apex_sim.files import prepare_figure, prepare_file, prepare_folder, to_json, write_text
     from apex_sim.html.write import prepare_report, repeated
     from apex_sim.plan_report import plan_dict, plan_text, write_plan
@@ -134,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     if folder is not None and args.json != "-":
         print(f"\nwrote plan.json, candidates.csv, pareto.png and serve.sh to {folder}")
     if args.export is not None:
-        names = write_export(export_of_plan(result), args.export)
+        names = write_export(export_of_plan(result), args.export, more=replay_of_plan(result))
         if args.json != "-":
             print(f"\nwrote {', '.join(names)} to {args.export}")
     return 0
