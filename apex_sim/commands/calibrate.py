@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from simulator.kernel_runner.runner import Options, Profile
 
 SERVE = "apex_sim.serve"
+BENCH = "apex_sim.bench_calibrate"
 NOISY = 0.10
 """Distance of quartiles above which a device was hardly alone; an idle one stays below 5 %."""
 COMMENT = "Written by `{command}`. What the figures mean: docs/kernel_runner.md"
@@ -25,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Register ``calibrate``; --device, --out, --quick and --json are shared with --serve, whose --threads serves both."""
     parser = subparsers.add_parser("calibrate", help="measure a real device and write its hardware profile")
     parser.add_argument("--device", default="cpu", metavar="cpu|cuda:N", help="what to measure (%(default)s)")
-    parser.add_argument("--out", metavar="FILE", help="the profile to write, YAML")
+    parser.add_argument("--out", "-o", metavar="FILE", help="the profile to write, YAML")
     parser.add_argument("--quick", action="store_true", help="fewer shapes: under two minutes")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--serve", action="store_true", help="run a small serving engine instead of single kernels")
@@ -42,14 +43,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     serve = import_module(SERVE) if find_spec(SERVE) is not None else None
     if serve is not None and hasattr(serve, "add_arguments"):
         serve.add_arguments(parser.add_argument_group("with --serve"))
+    import_module(BENCH).add_arguments(parser.add_argument_group("from a benchmark of a real server (docs/checks.md)"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Dispatch to the serving engine or to the kernels."""
+    if args.from_bench is not None:
+        code: int = import_module(BENCH).run(args, OF_KERNELS)
+        return code
     _refuse_other_mode(args)
     _refuse_too_many_threads(_threads(args))
     if args.serve:
-        code: int = import_module(SERVE).run(args)
+        code = import_module(SERVE).run(args)
         return code
     return _kernels(args)
 
@@ -72,6 +77,9 @@ def _refuse_other_mode(args: argparse.Namespace) -> None:
     from hardware_profiles.errors import UserError
 
     given: list[str]
+    bench = next((name for name in import_module(BENCH).OWN if getattr(args, name, None) is not None), None)
+    if bench is not None:
+        raise UserError(f"--{bench.replace('_', '-')} is about a benchmark of a real server; add --from-bench FILE")
     if args.serve:
         given = [name for name in OF_KERNELS if getattr(args, name, None)]
         remedy = "leave it or --serve out"

@@ -111,7 +111,7 @@ def fit_constants(
     unseen: list[Residual] = []
     for seen in (first, ~first):
         constants = search(_loss(_chosen(usable, seen), metrics, jobs), bounds)
-        unseen += _residuals(_chosen(usable, ~seen), metrics, constants, jobs, fast=False)
+        unseen += residuals_under(_chosen(usable, ~seen), metrics, constants, jobs, fast=False)
     return Fit(
         constants=search(_loss(usable, metrics, jobs), bounds),
         unseen=aggregate(unseen, ("metric",)),
@@ -127,16 +127,17 @@ def _loss(runs: Sequence[MeasuredRun], metrics: Sequence[str], jobs: int) -> Los
     """Mean absolute log error over runs and metrics, errors beyond a factor of two counted as that."""
 
     def loss(constants: Constants) -> float:
-        found = _residuals(runs, metrics, constants, jobs, fast=True)
+        found = residuals_under(runs, metrics, constants, jobs, fast=True)
         logs = [abs(np.log(r.predicted / r.measured)) for r in found]
         return float(np.mean(np.minimum(logs, WORST_LOG_ERROR)))
 
     return loss
 
 
-def _residuals(
+def residuals_under(
     runs: Sequence[MeasuredRun], metrics: Sequence[str], constants: Constants, jobs: int, *, fast: bool
 ) -> list[Residual]:
+    """Predictions of ``metrics`` with these engine constants, beside what was measured."""
     options = Options(seeds=1, fast=fast, constants=tuple(constants.items()))
     return [r for r in residuals_of(predict_all(runs, options, jobs=jobs)) if r.metric in metrics]
 
