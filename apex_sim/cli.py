@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 COMMANDS = (
@@ -25,52 +26,40 @@ COMMANDS = (
     "hardware",
     "traces",
     "calibrate",
+    "doctor",
+    "completion",
 )
 """One module of apex_sim.commands each."""
-
-
-MANY_OPTIONS = 12
-"""Commands with more do not list them in the usage line."""
-
-
-class _Parser(argparse.ArgumentParser):
-    """Errors of the arguments look like all others."""
-
-    def format_help(self) -> str:
-        """Help whose usage line has the required arguments alone, where a list of all would fill the screen."""
-        if self.usage is None and len(self._actions) > MANY_OPTIONS:
-            required = [a for a in self._actions if a.required]
-            self.usage = " ".join(["%(prog)s", *map(_in_usage, required), "[options]"])
-        return super().format_help()
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        self.exit(2, f"apex-sim: error: {message} (see '{self.prog} --help')\n")
-
-
-def _in_usage(action: argparse.Action) -> str:
-    if action.option_strings:
-        return f"{action.option_strings[0]} {action.metavar}"
-    return f"[{action.metavar} ...]" if action.nargs == argparse.ZERO_OR_MORE else str(action.metavar)
+WORK = {"experts": "placing experts", "gpus": "planning the fleet", "power": "planning the row", "traces": "reading"}
+"""What a command does, where it has no better word for the progress line."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from apex_sim import __version__
+    from apex_sim.common_options import EXITS, Parser, add_common
 
-    parser = _Parser(
+    parser = Parser(
         prog="apex-sim",
         description="Predict and plan the serving of large language models, without a GPU.",
-        epilog="Start with: apex-sim plan --model llama-3.1-8b --cluster h100-sxm:1 --slo ttft=1s,tpot=50ms",
+        epilog="start with:\n  apex-sim plan --model llama-3.1-8b --cluster h100-sxm:1 --slo ttft=1s,tpot=50ms\n"
+        f"  apex-sim simulate --help\n\n{EXITS}\nmore: docs/tutorial.md, docs/cli.md",
     )
     parser.add_argument("--version", action="version", version=f"apex-sim {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         import_module(f"apex_sim.commands.{name}").add_parser(subparsers)
+    add_common(parser)
     return parser
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:
-    print(f"apex-sim: warning: {message}", file=sys.stderr)
+    from apex_sim.progress import is_quiet
+    from apex_sim.warned import tell
+
+    tell(str(message))
+    if not is_quiet():
+        print(f"apex-sim: warning: {message}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,19 +67,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns the exit code: 0 success, 2 a user's mistake, 1 output cannot be written or a check failed, 130 interrupted.
     """
+    from apex_sim.common_options import with_config
+    from apex_sim.progress import ProgressBar, set_quiet
+    from apex_sim.warned import forget
     from hardware_profiles.errors import UserError
 
-    args = build_parser().parse_args(argv)
-    with warnings.catch_warnings():
+    parser = build_parser()
+    try:
+        args = parser.parse_args(with_config(parser, sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        return _mistake(error)
+    set_quiet(args.quiet)
+    forget()
+    with warnings.catch_warnings(), _terminal(args):
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
-            code: int = import_module(f"apex_sim.commands.{args.command}").run(args)
+            with ProgressBar(WORK.get(args.command, args.command)):
+                code: int = import_module(f"apex_sim.commands.{args.command}").run(args)
             if sys.stdout is not None:  # it is None when the caller closed it
                 sys.stdout.flush()
         except UserError as error:
-            print(f"apex-sim: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
-            return 2
+            return _mistake(error)
         except BrokenPipeError:
             _discard_output()
             return 0
@@ -102,6 +100,30 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("apex-sim: interrupted", file=sys.stderr)
             return 130
     return code
+
+
+def _mistake(error: Exception) -> int:
+    print(f"apex-sim: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+    return 2
+
+
+@contextmanager
+def _terminal(args: argparse.Namespace) -> Iterator[None]:
+    """Where people look on: reports in the terminal's width, and a progress line that gives way to messages."""
+    from apex_sim.terminal import Messages, Report
+
+    out, err = sys.stdout, sys.stderr
+    report = None
+    if out is not None and out.isatty() and getattr(args, "json", None) != "-" and args.command != "completion":
+        sys.stdout = report = Report(out)
+    if err is not None and err.isatty():
+        sys.stderr = Messages(err)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = out, err
+        if report is not None:
+            report.close_report()
 
 
 def _discard_output() -> None:

@@ -64,7 +64,8 @@ def add_arguments(parser: _Adder) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve, fit, predict, write, print."""
-    from apex_sim.files import prepare_folder, to_json
+    from apex_sim.files import prepare_folder
+    from apex_sim.json_option import wants_json
     from simulator.serve_runner.compare import runs_yaml, table
     from simulator.serve_runner.files import write_all
 
@@ -91,8 +92,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--time-limit: was reached before the first load; allow more")
     if out is not None:
         write_all(out, {**files, "runs.yaml": runs_yaml(comparisons)})
-    if args.json:
-        print(to_json([_json(c) for c in comparisons]), end="")
+    if wants_json(args, [_json(c) for c in comparisons]):
         return 0
     print(table(comparisons), end="")
     for note in dict.fromkeys(notes):

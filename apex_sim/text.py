@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
 from collections.abc import Sequence
-from typing import TextIO
+
+from apex_sim.progress import ProgressBar as ProgressBar
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -54,34 +53,3 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -
         return "  ".join(parts).rstrip()
 
     return "\n".join([line(cells[0]), "  ".join("-" * w for w in widths), *map(line, cells[1:])])
-
-
-class ProgressBar:
-    """A bar on stderr while a run is long; silent when stderr is not a terminal."""
-
-    WIDTH = 30
-
-    def __init__(self, label: str, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
-        self._label = label
-        self._shown = -1
-        self.enabled = self._stream.isatty() and os.environ.get("TERM") != "dumb"
-
-    def __call__(self, done: int, total: int) -> None:
-        percent = 100 * done // max(1, total)
-        if not self.enabled or percent == self._shown:
-            return
-        self._shown = percent
-        filled = self.WIDTH * percent // 100
-        bar = "#" * filled + "." * (self.WIDTH - filled)
-        self._stream.write(f"\r{self._label} [{bar}] {percent:3d}%")
-        self._stream.flush()
-
-    def __enter__(self) -> ProgressBar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Remove the bar, however the work ended."""
-        if self.enabled and self._shown >= 0:
-            self._stream.write("\r\033[K")
-            self._stream.flush()

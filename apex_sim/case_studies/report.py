@@ -104,6 +104,15 @@ def list_text(cases: Sequence[Case], systems: Mapping[str, SystemLine]) -> str:
     return "\n".join(parts) + f"\n\n{len(cases)} cases; {len(absent)} systems not expressed\n"
 
 
+def list_dict(cases: Sequence[Case], systems: Mapping[str, SystemLine]) -> dict[str, Any]:
+    """The same for JSON."""
+    listed = [
+        {"name": c.name, "system": c.system, "rows": list(c.rows), "grades": {n: k.grade for n, k in c.checks.items()}}
+        for c in cases
+    ]
+    return {"cases": listed, "not_expressed": {n: line.missing for n, line in missing_systems(systems, cases).items()}}
+
+
 def _partly(systems: Mapping[str, SystemLine], name: str) -> bool:
     return name in systems and systems[name].missing is not None
 

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apex_sim.json_option import add_json, check_json, wants_json
+
 if TYPE_CHECKING:
     from hardware_profiles.schema import DeviceProfile
     from simulator.kernel_runner.points import PointsFile
@@ -28,7 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--device", default="cpu", metavar="cpu|cuda:N", help="what to measure (%(default)s)")
     parser.add_argument("--out", "-o", metavar="FILE", help="the profile to write, YAML")
     parser.add_argument("--quick", action="store_true", help="fewer shapes: under two minutes")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json(parser)
     parser.add_argument("--serve", action="store_true", help="run a small serving engine instead of single kernels")
     kernels = parser.add_argument_group("kernels (without --serve)")
     kernels.add_argument("--dtypes", metavar="A,B", help="matrix dtypes, such as bfloat16,fp8 (all the device has)")
@@ -52,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
         code: int = import_module(BENCH).run(args, OF_KERNELS)
         return code
     _refuse_other_mode(args)
+    check_json(args)
     _refuse_too_many_threads(_threads(args))
     if args.serve:
         code = import_module(SERVE).run(args)
@@ -112,11 +115,7 @@ def _kernels(args: argparse.Namespace) -> int:
         allow_partial=args.allow_partial,
     )
     written = _write(made, out, _command(args)) if out is not None else []
-    if args.json:
-        from apex_sim.files import to_json
-
-        print(to_json(_as_json(file, made, written)), end="")
-    else:
+    if not wants_json(args, _as_json(file, made, written)):
         print(_as_text(file, made, written))
     return 0
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 
+from apex_sim.json_option import add_json, wants_json
 from apex_sim.options import add_deployment, add_plan, engine_settings
 
 
@@ -20,7 +20,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     batch.add_argument("--context", type=int, default=0, metavar="L", help="cached tokens of each of them")
     batch.add_argument("--prefill", type=int, default=0, metavar="Q", help="prompt tokens computed in the step")
     batch.add_argument("--cached", type=int, default=0, metavar="P", help="tokens of that prompt already cached")
-    step.add_argument("--json", action="store_true", help="print JSON in SI units")
+    add_json(step, "the breakdown in SI units")
     step.set_defaults(run=run)
 
 
@@ -59,9 +59,7 @@ def run(args: argparse.Namespace) -> int:
         cached=args.cached,
         window=steps.window,
     )
-    if args.json:
-        print(json.dumps(explain_values(steps, shape, memory), indent=2))
-    else:
+    if not wants_json(args, explain_values(steps, shape, memory)):
         print(format_explanation(steps, shape, memory))
         for line in split_step_lines(deployment, shape):
             print(line)

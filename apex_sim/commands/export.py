@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from apex_sim.json_option import add_json, wants_json
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the subcommand."""
@@ -21,6 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--engine-version", metavar="VERSION", help="of the server, if not the one that was planned for"
     )
+    add_json(parser, "what was written")
     parser.add_argument("--image", metavar="NAME", help="container image (default: the engine's own of that version)")
 
 
@@ -33,5 +36,6 @@ def run(args: argparse.Namespace) -> int:
     if args.engine_version is not None:
         export = at_version(export, args.engine_version)
     names = write_export(export, args.out, image=args.image, flag="--out")
-    print(f"wrote {', '.join(names)} to {args.out}")
+    if not wants_json(args, {"folder": args.out, "files": list(names)}):
+        print(f"wrote {', '.join(names)} to {args.out}")
     return 0

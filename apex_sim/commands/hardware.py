@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, get_args
 
 from apex_sim.hardware_figures import RENTS, figures, ridge_points
+from apex_sim.json_option import add_json, wants_json
 from hardware_profiles.schema import DeviceKind
 
 if TYPE_CHECKING:
@@ -23,12 +24,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|grids")
     listing = actions.add_parser("list", help="one line per bundled device")
     listing.add_argument("--kind", choices=get_args(DeviceKind), help="only devices of this kind")
-    listing.add_argument("--json", action="store_true", help="print JSON")
+    add_json(listing)
     show = actions.add_parser("show", help="every figure of one device, with unit and source")
     show.add_argument("device", metavar="NAME|PATH", help="name or alias of a device, or your own YAML file")
-    show.add_argument("--json", action="store_true", help="print JSON")
+    add_json(show)
     grids = actions.add_parser("grids", help="grids that --grid knows: carbon intensity, price, source")
-    grids.add_argument("--json", action="store_true", help="print JSON")
+    add_json(grids)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,8 +42,8 @@ def _list(args: argparse.Namespace) -> int:
 
     devices = [load_device(name) for name in device_names()]
     devices = [device for device in devices if args.kind in (None, device.kind)]
-    if args.json:
-        return _print_json([summary(device) for device in devices])
+    if wants_json(args, [summary(device) for device in devices]):
+        return 0
     rents = ("$/h", "spot", "1 year", "3 years", "to own $")
     header = ("device", "kind", "memory GB", "GB/s", "bf16 TFLOP/s", "fp8", "TDP W", *rents, "efficiency")
     _print_table([header, *(_row(device) for device in devices)])
@@ -54,8 +55,8 @@ def _show(args: argparse.Namespace) -> int:
     from hardware_profiles.loader import load_device
 
     device = load_device(args.device)
-    if args.json:
-        return _print_json(as_json(device))
+    if wants_json(args, as_json(device)):
+        return 0
     print(f"{device.name}  ({device.vendor} {device.architecture}, {device.kind})".replace(" ,", ","))
     if device.aliases:
         print(f"also: {', '.join(device.aliases)}")
@@ -74,8 +75,8 @@ def _grids(args: argparse.Namespace) -> int:
 
     from hardware_profiles.sites import grids
 
-    if args.json:
-        return _print_json({name: dataclasses.asdict(grid) for name, grid in grids().items()})
+    if wants_json(args, {name: dataclasses.asdict(grid) for name, grid in grids().items()}):
+        return 0
     rows = [
         (name, f"{g.gco2_per_kwh:.0f}", "-" if g.usd_per_kwh is None else f"{g.usd_per_kwh:.3f}", g.source)
         for name, g in grids().items()
@@ -112,13 +113,6 @@ def as_json(device: DeviceProfile) -> dict[str, Any]:
     import dataclasses
 
     return {**dataclasses.asdict(device), "ridge_flop_per_byte": ridge_points(device)}
-
-
-def _print_json(content: object) -> int:
-    import json
-
-    print(json.dumps(content, indent=2))
-    return 0
 
 
 def _row(device: DeviceProfile) -> tuple[str, ...]:

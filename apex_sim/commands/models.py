@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from apex_sim.json_option import add_json, wants_json
 from apex_sim.model_words import attention_word, encoder_words, layer_words
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|formats")
     listing = actions.add_parser("list", help="the built-in catalog")
     listing.add_argument("text", nargs="?", default="", metavar="TEXT", help="only names that contain TEXT")
-    listing.add_argument("--json", action="store_true", help="print JSON")
+    add_json(listing)
     formats = actions.add_parser("formats", help="number formats of weights: what --quantization takes")
-    formats.add_argument("--json", action="store_true", help="print JSON")
+    add_json(formats)
     show = actions.add_parser("show", help="one model: layers, parameters, weights, KV cache, FLOP")
     show.add_argument("model", metavar="NAME|PATH", help="Hub name, short name, config.json or model folder")
     show.add_argument("--dtype", default="auto", help="dtype of unquantised weights: auto, bfloat16, float16, float32")
@@ -33,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     show.add_argument("--tp", type=int, default=1, help="tensor parallel degree (default 1)")
     show.add_argument("--pp", type=int, default=1, help="pipeline parallel degree (default 1)")
     show.add_argument("--ep", type=int, default=1, help="ranks the experts are spread over (default 1: split by TP)")
-    show.add_argument("--json", action="store_true", help="print JSON in SI units")
+    add_json(show, "the facts in SI units")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,8 +55,7 @@ def _formats(args: argparse.Namespace) -> int:
         }
         for name, row in FORMATS.items()
     ]
-    if args.json:
-        _print_json(rows)
+    if wants_json(args, rows):
         return 0
     head = ("FORMAT", "BITS", "ACTIVATIONS", "CONFIDENCE", "SOURCE")
     cells = [
@@ -77,8 +77,7 @@ def _list(args: argparse.Namespace) -> int:
             rows.append(_row(stem, entry.names, load_model(stem)))
     if not rows:
         raise UserError(f"no built-in model has {args.text!r} in its name; see 'apex-sim models list'")
-    if args.json:
-        _print_json(rows)
+    if wants_json(args, rows):
         return 0
     head = ("NAME", "PARAMS", "ACTIVE", "LAYERS", "ATTENTION", "KV/TOKEN", "WEIGHTS", "STORED AS", "HUB NAME")
     cells = [
@@ -120,9 +119,7 @@ def _show(args: argparse.Namespace) -> int:
 
     model = _with_dtypes(load_model(args.model), args.dtype, args.quantization)
     facts = _facts(model, args)
-    if args.json:
-        _print_json(facts)
-    else:
+    if not wants_json(args, facts):
         print(_text(model, facts))
     return 0
 
@@ -292,9 +289,3 @@ def _table(rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
         for row in rows
     )
     return "\n".join(line.rstrip() for line in lines)
-
-
-def _print_json(data: Any) -> None:
-    import json
-
-    print(json.dumps(data, indent=2))

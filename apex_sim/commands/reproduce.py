@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 
+from apex_sim.json_option import add_json, wants_json
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register ``reproduce`` with ``list``, ``show`` and ``run``."""
     parser = subparsers.add_parser("reproduce", help="run case studies: published systems against the simulator")
     what = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
-    what.add_parser("list", help="all cases, and the systems that cannot be expressed, with the reason")
+    listing = what.add_parser("list", help="all cases, and the systems that cannot be expressed, with the reason")
+    add_json(listing, "the cases")
     show = what.add_parser("show", help="citation, set-up, runs and tolerance of a case")
     show.add_argument("name", metavar="NAME", help="case, or a YAML file of your own")
+    add_json(show, "the case")
     run_parser = what.add_parser(
         "run", help="run cases", description="Exit code 1 when a check of grade A or B is outside its band."
     )
@@ -28,14 +32,20 @@ def run(args: argparse.Namespace) -> int:
     from apex_sim.case_studies.files import load_cases, read_systems
 
     if args.what == "list":
-        from apex_sim.case_studies.report import list_text
+        from apex_sim.case_studies.report import list_dict, list_text
 
-        print(list_text(load_cases(), read_systems()), end="")
+        cases, systems = load_cases(), read_systems()
+        if not wants_json(args, list_dict(cases, systems)):
+            print(list_text(cases, systems), end="")
         return 0
     if args.what == "show":
+        import dataclasses
+
         from apex_sim.case_studies.show import case_text
 
-        print(case_text(load_cases((args.name,))[0]), end="")
+        case = load_cases((args.name,))[0]
+        if not wants_json(args, dataclasses.asdict(case)):
+            print(case_text(case), end="")
         return 0
     return _run(args)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from apex_sim.json_option import add_json, wants_json
 from apex_sim.token_options import add_token_changes, token_settings
 
 if TYPE_CHECKING:
@@ -29,19 +30,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     describe.add_argument("file", metavar="FILE", help="trace file, workload YAML, or the sample 'chat_small'")
     describe.add_argument("--plot", metavar="FILE.png", help="write a figure")
     describe.add_argument("--out", metavar="DIR", help="write NAME.json and NAME.png there")
-    describe.add_argument("--json", action="store_true", help="print JSON")
+    add_json(describe, "the statistics")
     add_read_arguments(describe)
     add_token_changes(describe)
 
     convert = actions.add_parser("convert", help="write a trace as .csv, .jsonl or .parquet")
     convert.add_argument("file", metavar="IN", help="trace file, workload YAML, or the sample 'chat_small'")
     convert.add_argument("out", metavar="OUT", help="file to write; its ending says the format")
+    add_json(convert, "what was written")
     add_read_arguments(convert)
     add_token_changes(convert)
 
     generate = actions.add_parser("generate", help="write a synthetic trace")
     generate.add_argument("--workload", metavar="FILE.yaml", help="workload YAML (instead of the options below)")
     generate.add_argument("--out", metavar="FILE", required=True, help="file to write: .csv, .jsonl or .parquet")
+    add_json(generate, "what was written")
     _add_generate_arguments(generate)
     add_token_changes(generate)
 
@@ -142,7 +145,8 @@ def _describe(args: argparse.Namespace) -> int:
     folder = prepare_folder(args.out) if args.out else None
     facts = describe(trace)
     text = json.dumps(facts, indent=2)
-    print(text if args.json else format_description(facts))
+    if not wants_json(args, facts):
+        print(format_description(facts))
     if figure is not None:
         write_atomically(figure, lambda path: plot(trace, path))
     if folder is not None:
@@ -159,21 +163,23 @@ def _changed(trace: Trace, args: argparse.Namespace) -> Trace:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    return _save(_changed(trace_from_args(args.file, args), args), args.out, "OUT")
+    return _save(_changed(trace_from_args(args.file, args), args), args, "OUT")
 
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
-def _save(trace: Trace, target: str, name: str) -> int:
+def _save(trace: Trace, args: argparse.Namespace, name: str) -> int:
     from apex_sim.files import prepare_file, write_atomically
     from hardware_profiles.errors import UserError
 
+    target = args.out
     path = prepare_file(target, name)
     if path.suffix not in SUFFIXES:
         raise UserError(f"{name} {target}: the ending says the format; use {', '.join(SUFFIXES)}")
     write_atomically(path, trace.save)
-    print(f"{target}: {_summary(trace)}")
+    if not wants_json(args, {"file": target, "requests": len(trace), "duration_s": trace.duration_s}):
+        print(f"{target}: {_summary(trace)}")
     return 0
 
 
@@ -231,7 +237,7 @@ def _generate(args: argparse.Namespace) -> int:
     if args.workload and given:
         raise UserError(f"--workload and {', '.join(given)} exclude each other; write the keys into {args.workload}")
     trace = load_workload(args.workload) if args.workload else workload_from_dict(given, where="traces generate")
-    return _save(trace, args.out, "--out")
+    return _save(trace, args, "--out")
 
 
 def _summary(trace: Trace) -> str:
