@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +181,20 @@ def test_two_pools_become_an_inference_service_and_values_of_a_chart() -> None:
     assert not any(name.startswith("kubernetes-") for name in files)
 
 
+def test_pools_over_nodes_are_written_for_what_can_have_them() -> None:
+    """KServe takes pipelines over nodes, llm-d's chart does not; without either there are plain objects."""
+
+    def files(decode: dict[str, int]) -> set[str]:
+        pools = {"prefill": {"tp": 8}, "decode": decode}
+        what = export_of(build_disaggregated("llama-3.1-70b", "h100-sxm:8x4", pools), requests())
+        check_export(what, files_of(what))
+        return {name.partition("-")[0] for name in files_of(what) if name.endswith(".yaml")}
+
+    assert files({"tp": 8, "dp": 2}) == {"kserve.yaml", "llm"}
+    assert files({"tp": 8}) == {"kserve.yaml", "llm"}
+    assert files({"tp": 8, "pp": 2}) == {"kserve.yaml"}
+
+
 def test_devices_are_selected_by_what_their_driver_calls_them() -> None:
     def selector(cluster: str) -> dict[str, str]:
         return node_selector(export_of(build_deployment("llama-3.2-1b", cluster), requests()).servers[0])
@@ -240,6 +256,42 @@ def prefix_pairs(trace: Trace) -> set[tuple[int, int, int]]:
             if length:
                 found.add((i, j, length))
     return found
+
+
+def run_script(folder: Path, files: dict[str, str], name: str, *words: str, **env: str) -> list[list[str]]:
+    """Words that the engines were called with by a script; engines that write them down and end."""
+    (folder / "bin").mkdir(exist_ok=True)
+    log = folder / "log"
+    log.unlink(missing_ok=True)
+    for engine in ("vllm", "python", "trtllm-serve", "ray"):
+        tool = folder / "bin" / engine
+        tool.write_text(f'#!/bin/sh\nwords=$(printf "%s\\037" {engine} "$@")\nprintf "%s\\n" "$words" >> {log}\n')
+        tool.chmod(0o755)
+    (folder / name).write_text(files[name])
+    path = f"{folder / 'bin'}:{os.environ['PATH']}"
+    subprocess.run(["sh", name, *words], cwd=folder, env={"PATH": path, **env}, check=True)
+    return sorted(line.rstrip("\037").split("\037") for line in log.read_text().splitlines())
+
+
+def test_the_scripts_run_what_they_say(tmp_path: Path) -> None:
+    """By a real shell, with engines that only note down their arguments."""
+    what = export("moe replicas")
+    calls = run_script(tmp_path, files_of(what), "serve.sh")
+    assert calls == [[*what.servers[0].command, "--port", str(8000 + i)] for i in range(4)]
+    bench = run_script(tmp_path, files_of(what), "bench.sh", "http://there:80")
+    assert bench == [["http://there:80" if word == "$URL" else word for word in what.benchmarks[0].command]]
+    for name in ("two nodes", "experts on two nodes", "sglang on two nodes"):
+        what = export(name)
+        script = f"serve-{name_of(what.servers[0])}.sh"
+        for rank in ("0", "1"):
+            (call,) = run_script(tmp_path, files_of(what), script, HEAD="head", NODE_RANK=rank)
+            read = parse(what.servers[0].engine, call)["flags"]
+            place = (read.get("--node-rank"), read.get("--data-parallel-start-rank"))
+            assert place == ((None, None if rank == "0" else 8) if name.startswith("experts") else (int(rank), None))
+            assert read.get("--headless", False) is (rank == "1" and not name.startswith("sglang"))
+    drafted = export("adapters and drafts")
+    (call,) = run_script(tmp_path, files_of(drafted), "serve.sh")
+    assert json.loads(call[call.index("--speculative-config") + 1])["num_speculative_tokens"] == 3
 
 
 def test_kubernetes_knows_the_objects() -> None:

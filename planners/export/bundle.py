@@ -12,7 +12,13 @@ from typing import Any
 from hardware_profiles.errors import UserError
 from planners.export.benchmark import Benchmark
 from planners.export.benchmark import from_dict as benchmark_from
-from planners.export.disaggregated import are_pools, inference_service_of, modelservice_values_of
+from planners.export.disaggregated import (
+    are_pools,
+    inference_service_of,
+    modelservice_values_of,
+    not_in_kserve,
+    not_in_llmd,
+)
 from planners.export.flags import check_flags, release_of
 from planners.export.kubernetes import can_deploy, name_of, objects_of
 from planners.export.server import CONFIG_FILE, Server, from_dict, to_dict
@@ -117,10 +123,13 @@ def files_of(export: Export, image: str | None = None) -> dict[str, str]:
 
 def _manifests(servers: Sequence[Server], image: str | None) -> dict[str, str]:
     if are_pools(servers):
-        return {
-            "kserve.yaml": _yaml([inference_service_of(servers, image)]),
-            "llm-d-values.yaml": _yaml([modelservice_values_of(servers, image)]),
-        }
+        files = {}
+        if not_in_kserve(servers) is None:
+            files["kserve.yaml"] = _yaml([inference_service_of(servers, image)])
+        if not_in_llmd(servers) is None:
+            files["llm-d-values.yaml"] = _yaml([modelservice_values_of(servers, image)])
+        if files:
+            return files
     return {f"kubernetes-{name_of(server)}.yaml": _yaml(objects_of(server, image)) for server in servers}
 
 

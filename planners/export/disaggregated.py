@@ -40,14 +40,31 @@ def arguments_of(server: Server, *left_out: str) -> tuple[str, ...]:
     return without(server.command[begin:], *left_out)
 
 
+def not_in_kserve(servers: Sequence[Server]) -> str | None:
+    """Why KServe cannot have the pools (its webhook's rules on parallelism); None where it can."""
+    for server in servers:
+        if server.nodes > 1 and (server.pp > 1) == (server.dp > 1):
+            words = "KServe spreads a server over nodes by its pipeline or by data parallelism, one of the two"
+            return f"{words}; the {server.role} pool has neither or both"
+    return None
+
+
+def not_in_llmd(servers: Sequence[Server]) -> str | None:
+    """Why llm-d's chart cannot have the pools; None where it can."""
+    for server in servers:
+        if server.nodes > 1 and server.dp == 1:
+            return (
+                f"llm-d's chart spreads a server over nodes by data parallelism alone; the {server.role} pool has none"
+            )
+    return None
+
+
 def _parallelism(server: Server) -> dict[str, Any]:
+    """Degrees by which the controller starts workers; on one node the arguments have them."""
     found: dict[str, Any] = {"tensor": server.tp}
-    if server.pp > 1:
-        found["pipeline"] = server.pp
-    if server.dp > 1:
-        found |= {"data": server.dp, "dataLocal": server.dp_on_node}
-    if server.ep > 1:
-        found["expert"] = True
+    if server.nodes > 1:
+        found |= {"pipeline": server.pp} if server.pp > 1 else {"data": server.dp, "dataLocal": server.dp_on_node}
+        found |= {"expert": True} if server.ep > 1 else {}
     return found
 
 
@@ -128,7 +145,7 @@ def modelservice_values_of(servers: Sequence[Server], image: str | None = None) 
             "uri": f"hf://{decode.model}",
             "size": f"{size}Gi",
             "authSecretName": "hf-token",
-            "labels": {"llm-d.ai/inference-serving": "true", "llm-d.ai/model": name},
+            "labels": {"llm-d.ai/model": name},  # beside the chart's own, whose names differ between its versions
         },
         "multinode": max(server.nodes for server in servers) > 1,
         "accelerator": {"type": ACCELERATORS[decode.vendor]},

@@ -9,11 +9,13 @@ from typing import Any
 from hardware_profiles.errors import UserError
 from planners.export.benchmark import EXPECTED, Benchmark, benchmark_of, expected_of
 from planners.export.bundle import Export
+from planners.export.disaggregated import are_pools, not_in_kserve, not_in_llmd
 from planners.export.kubernetes import can_deploy, node_selector
 from planners.export.server import Server, servers_of
 from planners.launch import notes_of
 from planners.pools import AnyDeployment
 from simulator.deployment import Deployment
+from simulator.disaggregated import DisaggregatedDeployment
 from workloads.slo import Slo
 from workloads.trace import Trace
 
@@ -29,7 +31,7 @@ def export_of(
 
     ``planned``: figures of the deployment under ``trace``."""
     servers = servers_of(deployment)
-    runs, notes = [], [*notes_of(deployment, places=False), *_notes(servers)]
+    runs, notes = [], [*notes_of(deployment, places=False), *_notes(servers), *_notes_on_requests(deployment)]
     if not deployment.model.pooling:
         benchmark = benchmark_of(deployment.model.name, trace, slo, seed)
         runs.append((benchmark, _expected(benchmark, deployment, slo, notes)))
@@ -82,6 +84,16 @@ def role_of(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
+def _notes_on_requests(deployment: AnyDeployment) -> list[str]:
+    """Where the text of the benchmark's prompts matters, which is random."""
+    pools = [pool for _, pool in deployment.pools] if isinstance(deployment, DisaggregatedDeployment) else [deployment]
+    if any(pool.speculative is not None for pool in pools):
+        return [
+            "Drafts of random text are accepted at another rate than planned: benchmark with prompts of your own as well."
+        ]
+    return []
+
+
 def _expected(benchmark: Benchmark, deployment: AnyDeployment, slo: Slo | None, notes: list[str]) -> Mapping[str, Any]:
     """Figures of the benchmark; none, and a note, where the plan rests on what it cannot send (priorities)."""
     try:
@@ -93,7 +105,10 @@ def _expected(benchmark: Benchmark, deployment: AnyDeployment, slo: Slo | None, 
 
 def _notes(servers: tuple[Server, ...]) -> list[str]:
     """What the manifests leave open."""
-    notes = []
+    reasons = [not_in_kserve(servers), not_in_llmd(servers)] if are_pools(servers) else []
+    notes = [f"{reason}." for reason in reasons if reason is not None]
+    if [server.role for server in servers] == ["prefill", "decode"] and (None not in reasons):
+        notes.append("No manifest has the router that sends a request to a prefill server and then to a decode server.")
     for server in servers:
         if "@" in server.device:
             notes.append("Slices are named by UUID: put those of nvidia-smi -L into CUDA_VISIBLE_DEVICES.")

@@ -28,14 +28,12 @@ def check_export(export: Export, files: Mapping[str, str]) -> None:
     """Read everything back. Raises UserError where memory does not suffice, Mismatch where files and plan differ."""
     for server in export.servers:
         _check_command(server, server.command, name_of(server))
-    shells = [(name, text) for name, text in files.items() if name.startswith("serve") and name.endswith(".sh")]
-    found = [command for name, text in shells for command in _commands(name, text)]
-    for server in export.servers:
-        wanted = server.count if export.on_one_node else 2 if _differs(server) else 1
-        same = [words for words in found if _is_of(server, words)]
-        _same(len(same), wanted, f"commands of {name_of(server)} in scripts")
-        for words in same:
-            _check_command(server, words, name_of(server))
+    if export.on_one_node:
+        wanted = [server for server in export.servers for _ in range(server.count)]
+        _check_script(wanted, "serve.sh", files)
+    else:
+        for server in export.servers:
+            _check_script([server] * (2 if _differs(server) else 1), f"serve-{name_of(server)}.sh", files)
     for name, text in files.items():
         if name.endswith(".yaml"):
             _check_yaml(export, name, text)
@@ -70,12 +68,18 @@ def _begins(words: Sequence[str], begin: Sequence[str]) -> bool:
     return list(words[: len(begin)]) == list(begin)
 
 
-def _is_of(server: Server, words: Sequence[str]) -> bool:
-    """Whether a command of a script is one of this kind of server: it has all its flags but those that nodes differ in."""
-    if not _begins(words, engines()[server.engine].begin):
-        return False
-    wanted, found = (parse(server.engine, _plain(w))["flags"] for w in (server.command, words))
-    return all(found.get(name) == value for name, value in wanted.items() if name not in NODE_FLAGS)
+def _check_script(wanted: Sequence[Server], name: str, files: Mapping[str, str]) -> None:
+    """A script has one command for each of these servers, in order, with all its flags."""
+    found = list(_commands(name, files[name]))
+    _same(len(found), len(wanted), f"{name}: commands")
+    for server, words in zip(wanted, found, strict=True):
+        _check_command(server, words, name)
+        ours, theirs = (parse(server.engine, _plain(w))["flags"] for w in (server.command, words))
+        _same(
+            {flag: theirs.get(flag) for flag in ours if flag not in NODE_FLAGS},
+            {flag: value for flag, value in ours.items() if flag not in NODE_FLAGS},
+            name,
+        )
 
 
 def _check_command(server: Server, words: Sequence[str], where: str) -> None:
