@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from apex_sim.api import build_deployment, generate_trace, load_cluster, load_model, load_trace, plan, simulate
+    from apex_sim.checks.measured import check_measured
     from apex_sim.checks.run import check
     from apex_sim.frames import compare, describe, explain_step
     from apex_sim.load import LoadCurve, load_curve
@@ -43,12 +44,13 @@ _WHERE = {
     "generate_trace": "apex_sim.api",
     "build_deployment": "apex_sim.api",
     "check": "apex_sim.checks.run",
+    "check_measured": "apex_sim.checks.measured",
     "compare": "apex_sim.frames",
     "explain_step": "apex_sim.frames",
     "describe": "apex_sim.frames",
-    "latency_figure": "simulator.figures",
     "load_curve": "apex_sim.load",
     "LoadCurve": "apex_sim.load",
+    "latency_figure": "simulator.figures",
     "timeline_figure": "simulator.figures",
     "pareto_figure": "planners.figures",
     "Deployment": "simulator.deployment",
@@ -76,9 +78,9 @@ __all__ = [
     "DisaggregatedDeployment",
     "DisaggregatedResult",
     "Elasticity",
+    "LoadCurve",
     "PlanResult",
     "PromptPool",
-    "LoadCurve",
     "Sessions",
     "SharedPrefix",
     "SimulationResult",
@@ -89,15 +91,16 @@ __all__ = [
     "build_deployment",
     "build_disaggregated",
     "check",
+    "check_measured",
     "compare",
     "describe",
     "explain_step",
     "generate_trace",
     "latency_figure",
     "load_cluster",
+    "load_curve",
     "load_model",
     "load_trace",
-    "load_curve",
     "pareto_figure",
     "parse_slo",
     "plan",

@@ -280,6 +280,27 @@ def test_the_command_prints_both_and_may_judge(
     assert data["figures"][0]["error"] == pytest.approx(-0.5)
 
 
+def test_the_api_and_what_ci_reads(
+    loop: SimulationResult, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: dict[str, Any] = {"request_rate": "inf", "max_concurrency": 8}
+    path = written(tmp_path / "b.json", vllm(loop, detailed=False, **rates) | {"mean_tpot_ms": 70.0})
+    (found,) = apex_sim.check_measured(path, "h100-sxm:1", metrics=["mean_tpot_ms", "mean_ttft_ms"])
+    assert {row.name: row.inside for row in found.rows} == {"mean_tpot_ms": False, "mean_ttft_ms": True}
+    (again,) = apex_sim.check_measured([path], "h100-sxm:1", max_num_batched_tokens=512, concurrency=4, tp=1)
+    assert "a closed loop of 4" in again.load
+    with pytest.raises(UserError, match="unknown setting 'max_seqs'"):
+        apex_sim.check_measured(path, "h100-sxm:1", max_seqs=4)
+    summary = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    command = ["check", "--measured", str(path), "--cluster", "h100-sxm:1", "--rtol", "0.1", "--format"]
+    assert main([*command, "github"]) == 1
+    assert "::error title=apex-sim::b.json: mean_tpot_ms measured 70, predicted" in capsys.readouterr().out
+    assert "| mean_tpot_ms | 70 |" in summary.read_text()
+    assert main([*command, "markdown"]) == 1
+    assert capsys.readouterr().out == summary.read_text()[:-1]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 from hardware_profiles.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
-    from simulator.validation.bench.result import BenchResult
+    from simulator.validation.bench.result import BenchResult, Figure
+    from simulator.validation.replay import Prediction
     from simulator.validation.run import MeasuredRun
 
 DEGREES = ("tp", "pp", "dp", "ep")
+LOAD = ("rate_per_s", "concurrency", "input_len", "output_len", "num_requests")
+"""What a user may state instead of a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,14 @@ class MeasuredRow:
     """The metric of docs/validation.md that means the same."""
     measured: float
     predicted: float
+    low: float | None = None
+    high: float | None = None
+    """Between which four in five measured figures of this kind lie, in its unit (docs/validation.md); None: not known."""
+
+    @property
+    def inside(self) -> bool | None:
+        """Whether the measured figure lies in that range."""
+        return None if self.low is None or self.high is None else self.low <= self.measured <= self.high
 
     @property
     def error(self) -> float:
@@ -46,6 +57,34 @@ class MeasuredComparison:
     def beyond(self, rtol: float) -> list[MeasuredRow]:
         """Figures whose prediction is off by more than a share of the measured value."""
         return [row for row in self.rows if abs(row.error) > rtol]
+
+
+def check_measured(
+    files: Sequence[str | Path] | str | Path,
+    cluster: str,
+    *,
+    model: str | None = None,
+    engine: str = "vllm-v1",
+    metrics: Sequence[str] | None = None,
+    jobs: int = 1,
+    **settings: Any,
+) -> list[MeasuredComparison]:
+    """Results of benchmark tools beside predictions of the same load.
+
+    files: of vllm bench serve, sglang bench_serving, GenAI-Perf, AIPerf, GuideLLM, InferenceX. model: the files' unless given.
+    settings: tp, pp, dp, ep, engine settings as in :func:`apex_sim.simulate`, and what is stated instead of the files:
+    rate_per_s, concurrency, input_len, output_len, num_requests.
+    """
+    from simulator.build import EngineSettings
+
+    given = {name: settings.pop(name) for name in LOAD if name in settings}
+    degrees = {name: settings.pop(name) for name in DEGREES if name in settings}
+    for name in settings:
+        if name not in EngineSettings.__annotations__:
+            raise unknown_name("setting", name, (*EngineSettings.__annotations__, *DEGREES, *LOAD))
+    paths = [files] if isinstance(files, str | Path) else files
+    deployment = {"cluster": cluster, "engine": engine, "settings": settings, **degrees}
+    return compare_measured(read_all(paths, **given), model, deployment, metrics=metrics, jobs=jobs)
 
 
 def read_all(files: Sequence[str | Path], **given: Any) -> list[BenchResult]:
@@ -91,9 +130,7 @@ def compare_measured(
         if prediction.failure is not None:
             raise UserError(f"{result.place}: {prediction.failure}")
         rows = [
-            MeasuredRow(name=f.name, metric=f.metric, measured=f.value, predicted=prediction.metrics[f.metric])
-            for f in result.figures
-            if metrics is None or f.name in metrics or f.metric in metrics
+            _row(f, prediction) for f in result.figures if metrics is None or f.name in metrics or f.metric in metrics
         ]
         found.append(
             MeasuredComparison(
@@ -104,6 +141,21 @@ def compare_measured(
         known = [f.name for result in results for f in result.figures]
         raise unknown_name("metric", ", ".join(metrics or ()), known)
     return found
+
+
+def _row(figure: Figure, prediction: Prediction) -> MeasuredRow:
+    from simulator.validation.intervals import interval_of
+    from simulator.validation.score import Residual
+
+    value, run = prediction.metrics[figure.metric], prediction.run
+    residual = Residual(
+        run=run, metric=figure.metric, predicted=value, measured=figure.value, classes=prediction.classes
+    )
+    interval = interval_of(residual)
+    low, high = (None, None) if interval is None else interval.around(value)
+    return MeasuredRow(
+        name=figure.name, metric=figure.metric, measured=figure.value, predicted=value, low=low, high=high
+    )
 
 
 def load_text(run: MeasuredRun) -> str:
@@ -129,13 +181,41 @@ def measured_text(comparisons: Sequence[MeasuredComparison]) -> str:
 
     parts = []
     for c in comparisons:
-        rows = [(r.name, r.metric, number(r.measured, 4), number(r.predicted, 4), f"{r.error:+.1%}") for r in c.rows]
+        rows = [
+            (r.name, r.metric, number(r.measured, 4), number(r.predicted, 4), f"{r.error:+.1%}", _range(r))
+            for r in c.rows
+        ]
         notes = [f"note: {note}" for note in c.notes]
         head = f"{c.place} ({c.tool}): {c.load}"
         parts.append(
-            "\n".join([head, table((c.tool, "meaning", "measured", "predicted", "error"), rows, left=2), *notes])
+            "\n".join(
+                [head, table((c.tool, "meaning", "measured", "predicted", "error", "80 % range"), rows, left=2), *notes]
+            )
         )
     return "\n\n".join(parts)
+
+
+def _range(row: MeasuredRow) -> str:
+    from apex_sim.text import number
+
+    if row.low is None:
+        return "-"
+    return f"{number(row.low)} to {number(row.high)}" + ("" if row.inside else ", not in it")
+
+
+def measured_markdown(comparisons: Sequence[MeasuredComparison], verdict: str) -> str:
+    """The tables for a job's summary."""
+    lines = ["### apex-sim check: a benchmark beside its prediction", "", verdict, ""]
+    for c in comparisons:
+        lines += [
+            f"{c.place} ({c.tool}): {c.load}",
+            "",
+            "| figure | measured | predicted | error |",
+            "|---|---:|---:|---:|",
+        ]
+        lines += [f"| {r.name} | {r.measured:.4g} | {r.predicted:.4g} | {r.error:+.1%} |" for r in c.rows]
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def measured_dict(comparisons: Sequence[MeasuredComparison]) -> list[dict[str, Any]]:
@@ -148,6 +228,7 @@ def measured_dict(comparisons: Sequence[MeasuredComparison]) -> list[dict[str, A
             "notes": list(c.notes),
             "figures": [
                 {"name": r.name, "metric": r.metric, "measured": r.measured, "predicted": r.predicted, "error": r.error}
+                | ({} if r.low is None else {"interval": [r.low, r.high]})
                 for r in c.rows
             ],
         }

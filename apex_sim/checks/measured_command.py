@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from hardware_profiles.errors import UserError
+
+if TYPE_CHECKING:
+    from apex_sim.checks.measured import MeasuredComparison, MeasuredRow
 
 LOAD = ("rate", "concurrency", "input_len", "output_len", "num_requests")
 
@@ -35,7 +39,7 @@ def add_measured(parser: argparse.ArgumentParser) -> None:
 
 def run_measured(args: argparse.Namespace) -> int:
     """Simulate what was sent, print both, 1 when --rtol is given and a figure is off by more."""
-    from apex_sim.checks.measured import compare_measured, measured_dict, measured_text, read_all
+    from apex_sim.checks.measured import compare_measured, measured_dict, read_all
     from apex_sim.files import prepare_file, to_json, write_text
     from apex_sim.text import ProgressBar
 
@@ -52,19 +56,37 @@ def run_measured(args: argparse.Namespace) -> int:
         )
     if target is not None:
         write_text(target, to_json(measured_dict(found)))
-    as_json = args.json == "-" or args.format == "json"
-    print(to_json(measured_dict(found)) if as_json else measured_text(found) + "\n", end="")
-    if args.rtol is None:
-        return 0
-    off = [(c.place, row) for c in found for row in c.beyond(args.rtol)]
-    if not as_json:
-        names = ", ".join(f"{row.name} {row.error:+.1%}" for _, row in off)
-        print(
-            f"\nFAILED: beyond {args.rtol:.0%}: {names}"
-            if off
-            else f"\npassed: every prediction is within {args.rtol:.0%}"
-        )
+    off = [(c.place, row) for c in found for row in c.beyond(args.rtol)] if args.rtol is not None else []
+    kind = "json" if args.json == "-" else args.format
+    _print(found, kind, _verdict(args.rtol, [row for _, row in off]))
+    if kind == "github":
+        for place, row in off:
+            text = f"{place}: {row.name} measured {row.measured:.4g}, predicted {row.predicted:.4g} ({row.error:+.1%})"
+            print(f"::error title=apex-sim::{text.replace('%', '%25')}")
     return 1 if off else 0
+
+
+def _verdict(rtol: float | None, off: Sequence[MeasuredRow]) -> str:
+    if rtol is None:
+        return ""
+    if not off:
+        return f"passed: every prediction is within {rtol:.0%}"
+    return f"FAILED: beyond {rtol:.0%}: " + ", ".join(f"{row.name} {row.error:+.1%}" for row in off)
+
+
+def _print(found: Sequence[MeasuredComparison], kind: str, verdict: str) -> None:
+    from apex_sim.checks.github import append_summary
+    from apex_sim.checks.measured import measured_dict, measured_markdown, measured_text
+    from apex_sim.files import to_json
+
+    if kind == "json":
+        print(to_json(measured_dict(found)), end="")
+    elif kind == "markdown":
+        print(measured_markdown(found, verdict), end="")
+    else:
+        print(measured_text(found) + (f"\n\n{verdict}" if verdict else ""))
+    if kind == "github":
+        append_summary(measured_markdown(found, verdict))
 
 
 def stated_load(args: argparse.Namespace) -> dict[str, Any]:
