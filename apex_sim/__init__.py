@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from apex_sim.api import build_deployment, generate_trace, load_cluster, load_model, load_trace, plan, simulate
+    from apex_sim.bench_calibrate import calibrate_from_bench
     from apex_sim.checks.measured import check_measured
     from apex_sim.checks.run import check
+    from apex_sim.exporting import export
     from apex_sim.frames import compare, describe, explain_step
+    from apex_sim.html.write import write_report
     from apex_sim.load import LoadCurve, load_curve
     from apex_sim.several import simulate_several
     from apex_sim.sweeps.api import sweep
+    from apex_sim.sweeps.figures import sweep_figure, sweep_lines
+    from apex_sim.sweeps.pareto import sweep_front
     from apex_sim.timeline import write_timeline
     from hardware_profiles.errors import UserError
     from planners.figures import pareto_figure
@@ -38,11 +43,13 @@ __version__ = "0.1.0"
 _WHERE = {
     "simulate": "apex_sim.api",
     "plan": "apex_sim.api",
+    "export": "apex_sim.exporting",
     "load_model": "apex_sim.api",
     "load_cluster": "apex_sim.api",
     "load_trace": "apex_sim.api",
     "generate_trace": "apex_sim.api",
     "build_deployment": "apex_sim.api",
+    "calibrate_from_bench": "apex_sim.bench_calibrate",
     "check": "apex_sim.checks.run",
     "check_measured": "apex_sim.checks.measured",
     "compare": "apex_sim.frames",
@@ -60,6 +67,9 @@ _WHERE = {
     "simulate_disaggregated": "simulator.simulate_disaggregated",
     "simulate_several": "apex_sim.several",
     "sweep": "apex_sim.sweeps.api",
+    "sweep_figure": "apex_sim.sweeps.figures",
+    "sweep_front": "apex_sim.sweeps.pareto",
+    "sweep_lines": "apex_sim.sweeps.figures",
     "build_disaggregated": "simulator.build_disaggregated",
     "SimulationResult": "simulator.result",
     "PlanResult": "planners.parallel",
@@ -70,6 +80,7 @@ _WHERE = {
     "SharedPrefix": "workloads.synthetic",
     "Trace": "workloads.trace",
     "UserError": "hardware_profiles.errors",
+    "write_report": "apex_sim.html.write",
     "write_timeline": "apex_sim.timeline",
 }
 
@@ -90,11 +101,13 @@ __all__ = [
     "__version__",
     "build_deployment",
     "build_disaggregated",
+    "calibrate_from_bench",
     "check",
     "check_measured",
     "compare",
     "describe",
     "explain_step",
+    "export",
     "generate_trace",
     "latency_figure",
     "load_cluster",
@@ -108,7 +121,11 @@ __all__ = [
     "simulate_disaggregated",
     "simulate_several",
     "sweep",
+    "sweep_figure",
+    "sweep_front",
+    "sweep_lines",
     "timeline_figure",
+    "write_report",
     "write_timeline",
 ]
 

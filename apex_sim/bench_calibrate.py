@@ -51,24 +51,19 @@ def run(args: argparse.Namespace, others: Sequence[str] = ()) -> int:
 
     others: options that measure this machine's kernels, which have no meaning here.
     """
-    from apex_sim.checks.measured import read_all, runs_of
     from apex_sim.files import prepare_file, to_json, write_text
     from apex_sim.text import ProgressBar
-    from simulator.validation.bench.constants import DEFAULT, bounds_of
-    from simulator.validation.bench.fit import fit_bench
-    from simulator.validation.replay import deployment_of
 
     _refuse(args, others)
     as_json = prepare_file(args.json, "--json") if args.json not in (None, False, True, "-") else None
     out = _target(args)
-    runs = _distinct(runs_of(read_all(args.from_bench), args.model, _deployment(args)))
-    names = DEFAULT if args.constants is None else tuple(n.strip() for n in args.constants.split(",") if n.strip())
-    bounds = bounds_of(names, deployment_of(runs[0]).engine)
+    names = None if args.constants is None else tuple(n.strip() for n in args.constants.split(",") if n.strip())
+    deployment = _deployment(args)
     if out is not None:
         prepare_file(out, "--out")
     with ProgressBar("fitting") as progress:
-        fit = fit_bench(runs, bounds, jobs=1, progress=progress)
-    before = {name: getattr(deployment_of(runs[0]).engine, name) for name in fit.constants}
+        fit, runs = _fitted(args.from_bench, args.model, deployment, names, progress)
+    before = fit.profile
     if out is not None and fit.helps:
         write_text(out, profile_text(fit, runs, args.from_bench, _engine(args), out))
     if as_json is not None:
@@ -82,6 +77,50 @@ def run(args: argparse.Namespace, others: Sequence[str] = ()) -> int:
         elif out is not None:
             print(f"written: {out}\nuse it: apex-sim simulate --engine {out} ...")
     return 0 if fit.helps else 1
+
+
+def calibrate_from_bench(
+    files: Sequence[str | Path],
+    cluster: str,
+    *,
+    model: str | None = None,
+    engine: str = "vllm-v1",
+    constants: Sequence[str] | None = None,
+    out: str | Path | None = None,
+    **settings: Any,
+) -> BenchFit:
+    """Fit an engine's host times to results of benchmark tools, as ``apex-sim calibrate --from-bench``.
+
+    constants: step_fixed_s and request_fixed_s unless named. out: the engine profile to write, YAML; not written when the fit
+    does not help (``.helps``). settings: tp, pp, dp, ep and engine settings as in `apex_sim.simulate`. Raises UserError when
+    the files do not identify the constants.
+    """
+    from apex_sim.files import prepare_file, write_text
+
+    degrees = {name: settings.pop(name) for name in DEGREES if name in settings}
+    deployment = {"cluster": cluster, "engine": engine, "settings": settings, **degrees}
+    target = None if out is None else prepare_file(out, "out")
+    fit, runs = _fitted(files, model, deployment, None if constants is None else tuple(constants))
+    if target is not None and fit.helps:
+        write_text(target, profile_text(fit, runs, [str(file) for file in files], engine, target))
+    return fit
+
+
+def _fitted(
+    files: Sequence[str | Path],
+    model: str | None,
+    deployment: Mapping[str, Any],
+    names: tuple[str, ...] | None,
+    progress: Any = None,
+) -> tuple[BenchFit, list[MeasuredRun]]:
+    from apex_sim.checks.measured import read_all, runs_of
+    from simulator.validation.bench.constants import DEFAULT, bounds_of
+    from simulator.validation.bench.fit import fit_bench
+    from simulator.validation.replay import deployment_of
+
+    runs = _distinct(runs_of(read_all(files), model, deployment))
+    bounds = bounds_of(DEFAULT if names is None else names, deployment_of(runs[0]).engine)
+    return fit_bench(runs, bounds, progress=progress), runs
 
 
 def _refuse(args: argparse.Namespace, others: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+import apex_sim
 from apex_sim.api import make_trace
 from apex_sim.cli import main
 from simulator.build import build_deployment
@@ -26,7 +27,7 @@ def bench(path: Path, *, step_s: float = STEP_S, request_s: float = REQUEST_S, *
     """A result of ``vllm bench serve`` on a server with that host; repeats differ by a per cent."""
     deployment = build_deployment("llama-3.1-8b", "h100-sxm:1")
     engine = dataclasses.replace(deployment.engine, step_fixed_s=step_s, request_fixed_s=request_s)
-    trace = make_trace(num_requests=40, input_len=300, output_len=30, **load)
+    trace = make_trace(num_requests=24, input_len=300, output_len=30, **load)
     summary = simulate_deployment(dataclasses.replace(deployment, engine=engine, _cache={}), trace).summary
     data = {key: summary[key] for key in KEYS}
     noise = np.random.default_rng(len(path.name)).standard_normal(2)
@@ -71,9 +72,18 @@ def test_a_slow_host_is_found_again_and_the_profile_predicts_its_files(
     assert main([*check, "--engine", str(out)]) == 0
 
 
-def test_one_result_is_said_to_be_judged_on_itself(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*COMMAND, files[0]]) == 0
+def test_the_api_gives_what_the_command_writes_and_one_result_is_judged_on_itself(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, same = tmp_path / "a" / "mine.yaml", tmp_path / "b" / "mine.yaml"
+    for path in (out, same):
+        path.parent.mkdir()
+    fit = apex_sim.calibrate_from_bench(files[:1], "h100-sxm:1", constants=["request_fixed_s"], out=out)
+    assert fit.helps
+    assert fit.profile == {"request_fixed_s": 5.7e-3}
+    assert main([*COMMAND, files[0], "--constants", "request_fixed_s", "--out", str(same)]) == 0
     assert "give a second file" in capsys.readouterr().out
+    assert out.read_bytes() == same.read_bytes()
 
 
 def test_a_profile_that_is_right_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -325,7 +325,8 @@ def test_suite(apex_check):
 @pytest.fixture
 def run(pytester: pytest.Pytester) -> Iterator[Callable[..., pytest.RunResult]]:
     """pytest within pytest, with the plugin."""
-    yield lambda *arguments: pytester.runpytest_inprocess("-p", "apex_sim.pytest_plugin", *arguments)
+    options = ("-p", "apex_sim.pytest_plugin", "-p", "no:hypothesispytest", "-p", "no:xdist", "--assert", "plain")
+    yield lambda *arguments: pytester.runpytest_inprocess(*options, *arguments)
 
 
 def test_the_pytest_fixture_checks_results_and_suites(

@@ -39,6 +39,8 @@ class BenchFit:
     """Fitted constants, and what they do to predictions."""
 
     constants: Constants
+    profile: Constants
+    """The same constants in the profile as it was."""
     factors: Mapping[str, float]
     """Constant -> its standard error, as a factor either way."""
     before: list[Aggregate]
@@ -94,6 +96,7 @@ def fit_bench(
     note(4, 4)
     return BenchFit(
         constants=constants,
+        profile={name: float(getattr(deployment_of(runs[0]).engine, name)) for name in constants},
         factors=factors,
         before=aggregate(before, ("metric",)),
         after=aggregate(after, ("metric",)),
@@ -203,12 +206,3 @@ def _not_identified(name: str, names: Sequence[str], slopes: npt.NDArray[np.floa
         f"{name} is not identified beside {twin}: these {len(slopes)} figures cannot tell them apart; add results at other "
         f"loads (another concurrency, other prompt lengths), or fit fewer: --constants {','.join(others)}"
     )
-
-
-def check_deployments(runs: Sequence[MeasuredRun]) -> None:
-    """UserError where a deployment cannot be built, before the long work."""
-    for run in runs:
-        try:
-            deployment_of(run)
-        except UserError as error:
-            raise UserError(f"{run.place}: {error}") from None
