@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from hardware_profiles.schema import DeviceProfile
     from planners.export.bundle import Export
     from planners.outcome import PlanResult
+    from simulator.deployment import Deployment
+    from simulator.disaggregated import DisaggregatedDeployment
+    from workloads.slo import Slo
+    from workloads.trace import Trace
 
 WHAT = {
     "serve": "starts the servers (`sh {name}`); notes on top",
@@ -84,6 +88,46 @@ def read_export(path: str) -> Export:
     if isinstance(found, Mapping) and "refused" in found:
         raise UserError(f"{path}: {found['refused']}")
     return from_json_values(found, path)
+
+
+def export(
+    plan: PlanResult | Deployment | DisaggregatedDeployment | str | Path,
+    folder: str | Path,
+    *,
+    trace: Trace | None = None,
+    slo: Slo | str | None = None,
+    seed: int = 0,
+    engine_version: str | None = None,
+    image: str | None = None,
+) -> list[Path]:
+    """Write what starts a plan and what verifies it: launch scripts, Kubernetes manifests, a benchmark (docs/exports.md).
+
+    plan: a PlanResult, the JSON of one, or a deployment, which needs the ``trace`` (and ``slo``) of the benchmark.
+    engine_version: of the server, if not the one that was planned for. image: container image.
+    Returns the files. Raises UserError for flags that the version does not have, or memory that does not suffice.
+    """
+    from planners.export.bundle import at_version
+    from planners.export.make import export_of
+    from planners.export.replay import replay_files
+    from planners.outcome import PlanResult
+    from workloads.slo import as_slo
+
+    more: dict[str, str] = {}
+    if isinstance(plan, PlanResult):
+        what, more = export_of_plan(plan), replay_of_plan(plan)
+    elif isinstance(plan, str | Path):
+        what = read_export(str(plan))
+    elif trace is None:
+        raise UserError(
+            "export: a deployment does not say what it serves; give trace=, for example generate_trace(...)"
+        )
+    else:
+        what = export_of(plan, trace, as_slo(slo), seed)
+        more = {} if plan.model.pooling else replay_files(plan.model.name, trace, seed)
+    if engine_version is not None:
+        what = at_version(what, engine_version)
+    names = write_export(what, folder, image=image, flag="folder", more=more)
+    return [Path(folder) / name for name in names]
 
 
 def write_export(

@@ -14,6 +14,7 @@ import yaml
 from test_planner_launch import CASES
 from test_planner_launch import deployment as launched
 
+import apex_sim
 from apex_sim.api import load_trace
 from apex_sim.cli import main
 from hardware_profiles.errors import UserError
@@ -176,7 +177,8 @@ def test_two_pools_become_an_inference_service_and_values_of_a_chart() -> None:
     assert service["kind"] == "LLMInferenceService"
     assert service["spec"]["parallelism"]["tensor"] == 2 and service["spec"]["prefill"]["parallelism"]["tensor"] == 1
     values = yaml.safe_load(files["llm-d-values.yaml"])
-    assert values["decode"]["parallelism"] == {"tensor": 2, "data": 2, "dataLocal": 2, "workers": 1}
+    assert values["decode"]["parallelism"] == {"tensor": 2, "data": 1, "dataLocal": 1, "workers": 1}
+    assert values["decode"]["replicas"] == values["prefill"]["replicas"] == 2
     assert "--tensor-parallel-size" not in values["decode"]["containers"][0]["args"]
     assert not any(name.startswith("kubernetes-") for name in files)
 
@@ -316,6 +318,17 @@ def test_the_command_line_writes_it_and_reads_it_again(tmp_path: Path, capsys: p
     assert "wrote serve.sh" in capsys.readouterr().out
     assert main(["export", str(first / "export.json"), "--out", str(again), "--image", "me/it:1"]) == 0
     assert "image: me/it:1" in (again / "kubernetes-llama-3-2-1b-serve.yaml").read_text()
+
+
+def test_python_exports_plans_and_deployments(tmp_path: Path) -> None:
+    pair = made("pools")
+    files = apex_sim.export(pair, tmp_path / "a", trace=requests(), slo="ttft=1s", engine_version="0.33", image="me/it")
+    assert {file.name for file in files} >= {"kserve.yaml", "llm-d-values.yaml", "replay.sh", "README.md"}
+    again = apex_sim.export(tmp_path / "a" / "export.json", tmp_path / "b")
+    assert {file.name for file in files} - {file.name for file in again} == {"replay.sh", "trace.jsonl"}
+    assert "v0.33.0" in (tmp_path / "b" / "kserve.yaml").read_text()
+    with pytest.raises(UserError, match="does not say what it serves"):
+        apex_sim.export(pair, tmp_path / "c")
 
 
 @pytest.mark.parametrize(

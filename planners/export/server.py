@@ -131,9 +131,9 @@ def _server(pool: Deployment, role: str, line: str, version: str | None) -> Serv
     together = engines()[engine].flags.get("--data-parallel-size")
     too_old = together is not None and not together.exists_in(version)
     sliced = "@" in pool.cluster.device.name  # a process sees one slice only
-    split = separate_servers(pool) or (
-        plan.dp > 1 and not _experts_shared(pool) and (too_old or sliced or plan.num_devices > node.num_devices)
-    )
+    pooled = role in ("prefill", "decode")  # their router picks servers, not replicas inside one
+    apart = too_old or sliced or pooled or plan.num_devices > node.num_devices
+    split = separate_servers(pool) or (plan.dp > 1 and not _experts_shared(pool) and apart)
     if split:
         words = without(words, "--data-parallel-size")
     dp = 1 if split else plan.dp
