@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from html import escape as escape
 from typing import TYPE_CHECKING, Any
 
 from apex_sim.html.style import SCRIPT, STYLE
@@ -74,7 +74,9 @@ def _cell(shown: str, value: float | None, kind: str) -> str:
 def facts(rows: Iterable[tuple[str, str]], about: str) -> str:
     """Names and what is said of them."""
     lines = "\n".join(f'<tr><th scope="row">{escape(k)}</th><td class="wide">{linked(v)}</td></tr>' for k, v in rows)
-    return f'<div class="wrap"><table aria-label="{escape(about)}"><tbody>\n{lines}\n</tbody></table></div>'
+    return (
+        f'<div class="wrap"><table class="facts" aria-label="{escape(about)}"><tbody>\n{lines}\n</tbody></table></div>'
+    )
 
 
 def linked(words: str) -> str:

@@ -82,7 +82,7 @@ def _tiles(s: Mapping[str, Any]) -> dict[str, str]:
 def _cautions(result: SimulationResult) -> list[str]:
     """What the run itself has to be read with."""
     s = result.summary
-    lines = []
+    lines = [words for label, words in _lines(result) if label in ("note", "warning")]
     if s["failed"]:
         lines.append(f"{s['failed']:,} of {s['num_prompts']:,} requests were refused: their prompts are too long.")
     if s["truncated"]:

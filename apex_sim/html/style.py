@@ -65,8 +65,15 @@ pre {
 summary { cursor: pointer; font-weight: 600; margin: .6rem 0; }
 td.wide, td.id { white-space: normal; overflow-wrap: anywhere; min-width: min(20rem, 55vw); }
 tbody th { background: none; position: static; padding: .32rem .6rem; font-weight: 600; white-space: nowrap; }
+.facts th { white-space: normal; width: 9rem; overflow-wrap: anywhere; }
+.facts td.wide { min-width: 0; }
 a { color: var(--s0); overflow-wrap: anywhere; }
-@media (max-width: 30rem) { body { padding: .8rem; } .tile { flex: 1 1 8rem; min-width: 0; } .tile b { font-size: 1.15rem; } }
+@media (max-width: 30rem) {
+  body { padding: .8rem; }
+  .facts th { width: 5.5rem; }
+  .tile { flex: 1 1 8rem; min-width: 0; }
+  .tile b { font-size: 1.15rem; }
+}
 @media print {
   :root {
     --bg: #fff; --fg: #000; --soft: #444; --line: #bbb; --card: #f5f5f5; color-scheme: light;
@@ -87,9 +94,9 @@ input {
 
 SCRIPT = """
 for (const table of document.querySelectorAll('table')) {
-  table.querySelectorAll('th').forEach((th, i) => th.firstElementChild.addEventListener('click', () => {
+  table.querySelectorAll('thead th').forEach((th, i) => th.firstElementChild.addEventListener('click', () => {
     const down = th.getAttribute('aria-sort') !== 'descending';
-    table.querySelectorAll('th').forEach(other => other.removeAttribute('aria-sort'));
+    table.querySelectorAll('thead th').forEach(other => other.removeAttribute('aria-sort'));
     th.setAttribute('aria-sort', down ? 'descending' : 'ascending');
     const key = row => {
       const cell = row.cells[i];
