@@ -48,6 +48,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
 
 PAGES = {
     "several": "docs/several_models.md",
+    "sweep": "docs/sweeps.md",
     "gpus": "docs/gpus.md",
     "power": "docs/oversubscribe.md",
     "experts": "docs/experts.md",

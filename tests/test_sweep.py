@@ -171,7 +171,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["--address", "x:1"], "--address is of a cluster"),
         (["--timeout", "-1"], "--timeout is -1"),
         (["--where", "tp == 1"], "--where goes with --pareto"),
-        (["--out", "tests"], "is not empty and not the folder of a sweep"),
+        (["--out", "FULL"], "is not empty and not the folder of a sweep"),
     ],
 )
 def test_mistakes_on_the_command_line(
@@ -179,9 +179,62 @@ def test_mistakes_on_the_command_line(
 ) -> None:
     file = tmp_path / "s.yaml"
     file.write_text(json.dumps(SWEEP))
-    folder = Path(__file__).parent if "tests" in more else tmp_path / "out"
-    command = ["sweep", str(file), *more[:-1], str(folder)] if "tests" in more else ["sweep", str(file), *more]
+    folder = tmp_path if "FULL" in more else tmp_path / "out"
+    command = ["sweep", str(file), *more[:-1], str(folder)] if "FULL" in more else ["sweep", str(file), *more]
     assert main(command if "--out" in command else [*command, "--out", str(folder)]) == 2
     error = capsys.readouterr().err
     assert text in error and error.count("\n") == 1
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["s.yaml"]
+
+
+def test_the_front_is_what_none_beats_and_figures_are_the_same_bytes(tmp_path: Path) -> None:
+    import pandas as pd
+
+    from workloads.figure_style import png_bytes
+
+    values = [(1.0, 5.0), (2.0, 6.0), (2.0, 3.0), (4.0, 3.0), (5.0, 9.0), (None, 9.0), (2.0, 3.0)]
+    frame = pd.DataFrame(
+        {"tp": range(7), "key": "k", "status": "ok", "usd": [a for a, _ in values], "goodput": [b for _, b in values]}
+    )
+    assert apex_sim.sweep_front(frame, "usd,goodput")["tp"].tolist() == [0, 1, 4]
+    assert apex_sim.sweep_front(frame, "usd,min:goodput")["tp"].tolist() == [0, 2, 6]
+    assert apex_sim.sweep_front(frame, "goodput,usd", "usd < 5")["tp"].tolist() == [1, 0]
+    assert apex_sim.sweep_front(frame, "usd,goodput", "usd > 2")["tp"].tolist() == [3, 4]
+    assert png_bytes(apex_sim.sweep_figure(frame, "usd,goodput")) == png_bytes(
+        apex_sim.sweep_figure(frame, "usd,goodput")
+    )
+    (line,) = apex_sim.sweep_lines(frame, "usd,goodput").axes[0].lines
+    assert line.get_ydata().tolist() == [5.0, 6.0, 3.0, 9.0]  # type: ignore[union-attr]
+    mistakes = {"usd": "two columns", "usd,tq": "unknown column", "usd,up:tp": "use min: or max:", "usd,key": "is text"}
+    for pareto, text in mistakes.items():
+        with pytest.raises(apex_sim.UserError, match=text):
+            apex_sim.sweep_front(frame, pareto)
+
+
+def test_progress_counts_this_session_for_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    from apex_sim.sweeps.progress import SweepProgress
+
+    stream = io.StringIO()
+    with SweepProgress(stream) as bar:
+        tell = bar.start(100, 50)
+        tell(60, 1)
+        assert tell.text(20.0) == "sweep: 60 of 100, 1 failed, 1 min 20 s left"
+        monkeypatch.setattr("apex_sim.sweeps.progress.EVERY_S", 0.0)
+        tell(100, 1)
+    assert stream.getvalue() == "apex-sim: 50 of 100 runs are there already\napex-sim: sweep: 100 of 100, 1 failed\n"
+
+
+def test_the_code_of_the_page_runs() -> None:
+    import re
+
+    page = (Path(__file__).parent.parent / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.M | re.S)
+    exec(compile(block, "docs/sweeps.md", "exec"), {})
+    (spec,) = re.findall(r"^```yaml\n(.*?)^```", page, flags=re.M | re.S)
+    import yaml
+
+    from apex_sim.sweeps.design import points_of
+
+    assert len(points_of(load_sweep(yaml.safe_load(spec)))) == 90

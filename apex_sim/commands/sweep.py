@@ -38,8 +38,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     result = parser.add_argument_group("results")
     result.add_argument("--pareto", metavar="X,Y[,...]", help="print the rows that none beats in these columns")
     result.add_argument("--where", metavar="CONDITION", help="only rows such as 'slo_attainment >= 0.99'")
-    result.add_argument("--figure", metavar="FILE", help="with --pareto: draw it (.png, .svg, .pdf)")
-    result.add_argument("--json", metavar="FILE", help="write counts and the front ('-': stdout)")
+    result.add_argument("--lines", metavar="X,Y[,BY]", help="with --figure: the best Y along X over all other settings")
+    result.add_argument("--figure", metavar="FILE", help="draw --pareto or --lines (.png, .svg, .pdf)")
+    result.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE", help="write counts and the front ('-' or none: stdout)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,8 +50,10 @@ def run(args: argparse.Namespace) -> int:
     from apex_sim.files import prepare_figure, prepare_file
     from hardware_profiles.errors import UserError
 
-    if (args.figure or args.where) and not args.pareto:
+    if (args.figure or args.where) and not (args.pareto or args.lines):
         raise UserError(f"--{'figure' if args.figure else 'where'} goes with --pareto; add --pareto X,Y")
+    if args.lines and (args.pareto or not args.figure):
+        raise UserError("--lines goes with --figure FILE and without --pareto; draw one figure at a time")
     figure = prepare_figure(args.figure, "--figure") if args.figure else None
     json_file = prepare_file(args.json, "--json") if args.json not in (None, "-") else None
     if args.list:
@@ -85,24 +90,14 @@ def _carry_out(args: argparse.Namespace) -> tuple[dict[str, list[Any]], list[str
     points_of(sweep)
     backend = open_backend(args.backend, args.jobs, args.address, _timeout(args.timeout))
     folder = prepare_folder(args.out if args.out is not None else Path(args.sweep).with_suffix("").name + "-results")
-    bars: list[SweepProgress] = []
-
-    def report(total: int, done: int) -> SweepProgress:
-        if done:
-            print(f"apex-sim: {folder} has {done:,} of {total:,} runs", file=sys.stderr)
-        bars.append(SweepProgress(total, done))
-        return bars[0]
-
     try:
-        outcome = run_sweep(sweep, folder, lambda: backend, shard=shard, retry_failed=args.retry_failed, report=report)
+        with SweepProgress() as bar:
+            outcome = run_sweep(
+                sweep, folder, lambda: backend, shard=shard, retry_failed=args.retry_failed, report=bar.start
+            )
     except KeyboardInterrupt:
-        for bar in bars:
-            bar.close()
         print(f"apex-sim: finished runs are in {folder}; the same command goes on with the rest", file=sys.stderr)
         raise
-    finally:
-        for bar in bars:
-            bar.close()
     return outcome.columns, list(outcome.points[0].chosen), len(outcome.points), outcome.paths
 
 
@@ -147,8 +142,10 @@ def _show(
     summary: dict[str, Any] = {"points": total, **_counts(columns["status"]), "files": [str(path) for path in paths]}
     lines = _report(columns, summary, paths)
     if args.pareto:
-        text, summary["pareto"] = _front(args, frame, names, figure)
+        text, summary["pareto"] = _front(args, frame, names)
         lines += ["", text]
+    if figure is not None:
+        _draw(args, frame, figure)
     print(to_json(summary) if args.json == "-" else "\n".join(lines), end="" if args.json == "-" else "\n")
     if json_file is not None:
         write_text(json_file, to_json(summary))
@@ -176,27 +173,32 @@ def _report(columns: dict[str, list[Any]], summary: dict[str, Any], paths: list[
     return lines
 
 
-def _front(
-    args: argparse.Namespace, frame: pd.DataFrame, names: list[str], figure: Path | None
-) -> tuple[str, list[dict[str, Any]]]:
+def _draw(args: argparse.Namespace, frame: pd.DataFrame, path: Path) -> None:
     from apex_sim.files import write_atomically
-    from apex_sim.sweeps.pareto import pareto, pareto_plot, parse_goals, where
+    from apex_sim.sweeps.figures import sweep_figure, sweep_lines
+    from workloads.figure_style import save
+
+    figure = (sweep_figure if args.pareto else sweep_lines)(frame, args.pareto or args.lines, args.where)
+    write_atomically(path, lambda temporary: save(figure, temporary))
+
+
+def _front(args: argparse.Namespace, frame: pd.DataFrame, names: list[str]) -> tuple[str, list[dict[str, Any]]]:
+    from apex_sim.sweeps.pareto import front_of, good_rows, parse_goals
     from hardware_profiles.errors import UserError
 
     goals = parse_goals(args.pareto, list(frame.columns))
-    rows = where(frame, args.where)
-    front = pareto(rows, goals)
+    rows = good_rows(frame, args.where)
+    front = front_of(rows, goals)
     if front.empty:
         raise UserError(
             f"--pareto {args.pareto}: no run has these figures" + (" and meets --where" if args.where else "")
         )
     shown = list(dict.fromkeys([*names, *(goal.column for goal in goals)]))
-    cells = [[_cell(value) for value in row] for row in front[shown].itertuples(index=False)]
-    if figure is not None:
-        write_atomically(figure, lambda path: pareto_plot(rows, front, goals, names, path))
+    cells = [[str(i), *map(_cell, row)] for i, row in enumerate(front[shown].itertuples(index=False), 1)]
     words = ", ".join(f"{'most' if goal.more else 'least'} {goal.column}" for goal in goals)
     more = f"\n... {len(cells) - SHOWN:,} more; --json FILE has all" if len(cells) > SHOWN else ""
-    text = f"{len(cells):,} of {len(rows):,} runs are beaten by none ({words}):\n{_table(shown, cells[:SHOWN])}{more}"
+    shown_rows = _table(["", *shown], cells[:SHOWN])
+    text = f"{len(cells):,} of {len(rows):,} runs are beaten by none ({words}):\n{shown_rows}{more}"
     plain = front[shown].astype(object).where(front[shown].notna(), None)
     return text, [{str(k): v for k, v in row.items()} for row in plain.to_dict("records")]
 

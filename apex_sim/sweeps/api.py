@@ -43,18 +43,12 @@ def sweep(
 
     checked, part = load_sweep(spec), parse_shard(shard)
     chosen = open_backend(backend, jobs, address, timeout_s)
-    shown: list[SweepProgress] = []
-
-    def report(total: int, done: int) -> SweepProgress:
-        shown.append(SweepProgress(total, done, quiet=not progress))
-        return shown[0]
 
     def carry_out(folder: Path) -> pd.DataFrame:
-        try:
-            outcome = run_sweep(checked, folder, lambda: chosen, shard=part, retry_failed=retry_failed, report=report)
-        finally:
-            for bar in shown:
-                bar.close()
+        with SweepProgress(quiet=not progress) as bar:
+            outcome = run_sweep(
+                checked, folder, lambda: chosen, shard=part, retry_failed=retry_failed, report=bar.start
+            )
         return frame_of(outcome.columns)
 
     if out is not None:

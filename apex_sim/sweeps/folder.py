@@ -89,14 +89,17 @@ def open_folder(folder: Path, sweep: Sweep, points: list[Point]) -> dict[str, di
     known = read_manifest(folder)
     rows = read_journal(folder)
     _sweep_up(folder)
-    if known is None:
-        if rows or any(path.name[0] != "." for path in folder.iterdir()):
-            raise UserError(f"--out {folder}: is not empty and not the folder of a sweep; choose another")
-    else:
+    if known is not None:
         _check(folder, known, manifest, points, rows, sweep.where)
     if known != manifest:
         write_text(folder / MANIFEST, to_json(manifest))
     return rows
+
+
+def refuse_foreign(folder: Path) -> None:
+    """UserError for a folder with files that are not of a sweep."""
+    if read_manifest(folder) is None and any(path.name[0] != "." for path in folder.iterdir()):
+        raise UserError(f"--out {folder}: is not empty and not the folder of a sweep; choose another")
 
 
 def _sweep_up(folder: Path) -> None:

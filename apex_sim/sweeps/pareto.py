@@ -1,10 +1,9 @@
-"""The rows of a sweep that nothing beats, and a figure of them."""
+"""The rows of a sweep that nothing beats."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apex_sim.sweeps.expressions import parse
@@ -24,11 +23,6 @@ class Goal:
     column: str
     more: bool
 
-    @property
-    def words(self) -> str:
-        """For an axis."""
-        return f"{self.column} ({'more' if self.more else 'less'} is better)"
-
 
 def parse_goals(text: str | Sequence[str], columns: Sequence[str]) -> list[Goal]:
     """``usd_per_hour,max:output_throughput``: columns with their direction, which is known for most."""
@@ -37,9 +31,7 @@ def parse_goals(text: str | Sequence[str], columns: Sequence[str]) -> list[Goal]
         raise UserError(f"--pareto is {text!r}; name two columns or more, for example p95_tpot_ms,output_throughput")
     found = []
     for part in parts:
-        way, colon, name = part.partition(":")
-        if not colon:
-            way, name = "", part
+        way, _, name = part.partition(":") if ":" in part else ("", "", part)
         if way not in ("", "min", "max"):
             raise UserError(f"--pareto: {part!r} begins with {way!r}; use min: or max:")
         if name not in columns:
@@ -49,7 +41,7 @@ def parse_goals(text: str | Sequence[str], columns: Sequence[str]) -> list[Goal]
     return found
 
 
-def where(frame: pd.DataFrame, condition: str | None) -> pd.DataFrame:
+def good_rows(frame: pd.DataFrame, condition: str | None) -> pd.DataFrame:
     """Rows that succeeded and meet a condition such as ``slo_attainment >= 0.99``."""
     good = frame[frame["status"] == "ok"]
     if condition is None:
@@ -69,7 +61,7 @@ def _holds(test: Any, row: dict[str, Any]) -> bool:
         raise
 
 
-def pareto(frame: pd.DataFrame, goals: Sequence[Goal]) -> pd.DataFrame:
+def front_of(frame: pd.DataFrame, goals: Sequence[Goal]) -> pd.DataFrame:
     """Rows that no other row equals or beats in every goal and beats in one, best in the first goal first."""
     import numpy as np
 
@@ -91,27 +83,7 @@ def pareto(frame: pd.DataFrame, goals: Sequence[Goal]) -> pd.DataFrame:
     return known.iloc[kept]
 
 
-def pareto_plot(
-    frame: pd.DataFrame, front: pd.DataFrame, goals: Sequence[Goal], names: Sequence[str], path: Path
-) -> None:
-    """All rows and the front over the first two goals, the front's rows named by what varies along it."""
-    from matplotlib.figure import Figure
-
-    x, y = goals[0], goals[1]
-    figure = Figure(figsize=(7.0, 4.6), layout="constrained")
-    axes = figure.add_subplot()
-    axes.scatter(frame[x.column], frame[y.column], s=14, color="#999999", linewidths=0, label="runs")
-    axes.plot(front[x.column], front[y.column], "o-", color="#0072B2", markersize=5, linewidth=1.2, label="front")
-    varied = [name for name in names if front[name].astype(str).nunique() > 1]
-    for _, row in front.iloc[:: max(1, -(-len(front) // 12))].iterrows():
-        text = " ".join(f"{name}={_short(row[name])}" for name in varied if row[name] is not None)
-        axes.annotate(text, (row[x.column], row[y.column]), xytext=(5, 4), textcoords="offset points", fontsize=7)
-    axes.set_xlabel(x.words)
-    axes.set_ylabel(y.words)
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=150, metadata={"Software": None} if path.suffix == ".png" else {})
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def sweep_front(frame: pd.DataFrame, pareto: str | Sequence[str], where: str | None = None) -> pd.DataFrame:
+    """Rows of a sweep's frame that no other beats in the columns of ``pareto``, ``"usd_per_hour,max:output_throughput"``;
+    ``where``: only among rows that meet a condition, ``"slo_attainment >= 0.99"``."""
+    return front_of(good_rows(frame, where), parse_goals(pareto, list(frame.columns)))

@@ -1,65 +1,59 @@
-"""How far a sweep is, on stderr: a bar with the time left, or a line a minute where stderr is no terminal."""
+"""How far a sweep is, on stderr: the bar of all commands with runs counted, or a line a minute where there is no terminal."""
 
 from __future__ import annotations
 
-import os
-import sys
 import time
-from typing import TextIO
+from typing import Self, TextIO
 
-QUIET_S = 60.0
+from apex_sim.progress import ProgressBar, _write, duration, is_quiet
+
+EVERY_S = 60.0
 """Between two lines where there is no terminal [s]."""
 
 
-def duration(seconds: float) -> str:
-    """42 s, 3 min 05 s, 2 h 07 min."""
-    whole = round(max(0.0, seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+class SweepProgress(ProgressBar):
+    """Runs that are recorded; the time left is from those of this session alone."""
 
+    def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
+        super().__init__("sweep", stream)
+        self._silent = quiet or is_quiet()
+        self.enabled = self.enabled and not self._silent
+        self._first, self._bad = 0, 0
+        self._last = self._begin
 
-class SweepProgress:
-    """``done`` of ``total`` runs are recorded; the time left is from those of this session."""
-
-    WIDTH = 24
-
-    def __init__(self, total: int, done: int, stream: TextIO | None = None, *, quiet: bool = False) -> None:
-        self._stream = stream or sys.stderr
-        self._total, self._first = total, done
+    def start(self, total: int, done: int) -> Self:
+        """``done`` of ``total`` runs were there before."""
+        self._total, self._done, self._first = total, done, done
         self._begin = self._last = time.monotonic()
-        self._quiet = quiet
-        self._bar = not quiet and self._stream.isatty() and os.environ.get("TERM") != "dumb"
-        self._shown = False
+        if done and not self._silent:
+            _write(self._stream, f"apex-sim: {done:,} of {total:,} runs are there already\n")
+        return self
 
     def __call__(self, done: int, bad: int) -> None:
+        """``done`` runs are recorded, ``bad`` of this session did not succeed."""
+        self._done, self._bad = done, bad
         now = time.monotonic()
-        wait = 0.1 if self._bar else QUIET_S
-        if self._quiet or (now - self._last < wait and (done < self._total or not self._bar)):
-            return
-        self._last = now
-        text = self.text(done, bad, now - self._begin)
-        if self._bar:
-            filled = self.WIDTH * done // max(1, self._total)
-            text = f"\r\033[K[{'#' * filled}{'.' * (self.WIDTH - filled)}] {text}"
-        self._stream.write(text if self._bar else f"apex-sim: {text}\n")
-        self._stream.flush()
-        self._shown = self._bar
+        if self.enabled:
+            if now - self._last >= 0.1:
+                self._last = now
+                self.tick()
+        elif not self._silent and now - self._last >= EVERY_S:
+            self._last = now
+            _write(self._stream, f"apex-sim: {self.text(now - self._begin)}\n")
 
-    def text(self, done: int, bad: int, passed_s: float) -> str:
-        """The figures of the bar."""
-        new = done - self._first
-        parts = [f"{done:,} of {self._total:,}"]
-        if bad:
-            parts.append(f"{bad:,} failed")
-        if new and done < self._total:
-            parts.append(f"{duration((self._total - done) * passed_s / new)} left")
-        return ", ".join(parts)
+    def text(self, passed_s: float) -> str:
+        """``sweep [####....]  40%  36 of 90, 2 failed, 1 min 05 s left``."""
+        share = self._done / max(1, self._total)
+        filled = int(self.WIDTH * share)
+        parts = [f"{self._done:,} of {self._total:,}"]
+        if self._bad:
+            parts.append(f"{self._bad:,} failed")
+        new = self._done - self._first
+        if new and self._done < self._total:
+            parts.append(f"{duration((self._total - self._done) * passed_s / new)} left")
+        bar = f"sweep [{'#' * filled}{'.' * (self.WIDTH - filled)}] {int(100 * share):3d}%  "
+        return (bar if self.enabled else "sweep: ") + ", ".join(parts)
 
-    def close(self) -> None:
-        """Remove the bar."""
-        if self._shown:
-            self._stream.write("\r\033[K")
-            self._stream.flush()
+    def __enter__(self) -> Self:
+        super().__enter__()
+        return self

@@ -12,7 +12,7 @@ from typing import Any
 
 from apex_sim.sweeps.backends import Backend
 from apex_sim.sweeps.design import Point, points_of
-from apex_sim.sweeps.folder import WHOLE, Shard, is_final, locked, open_folder
+from apex_sim.sweeps.folder import WHOLE, Shard, is_final, locked, open_folder, refuse_foreign
 from apex_sim.sweeps.journal import Journal, read_journal
 from apex_sim.sweeps.point import FAILED
 from apex_sim.sweeps.pool import Task
@@ -101,6 +101,7 @@ def run_sweep(
     """
     points = points_of(sweep)
     part = shard.part(points)
+    refuse_foreign(folder)
     with locked(folder, shard):
         rows = open_folder(folder, sweep, points)
         missing = [p for p in part if p.key not in rows or not _keep(rows[p.key], retry_failed)]
