@@ -67,6 +67,11 @@ def dress(axis: Axes) -> None:
         label.set_color(INK)
 
 
+def panel_title(axis: Axes, text: str) -> None:
+    """What one of several panels shows, above its left end."""
+    axis.set_title(text, loc="left", fontsize=TEXT_PT, color=INK, pad=4)
+
+
 def headline(figure: Figure, title: str, below: str = "") -> None:
     """Title at the left, and what it means below it, smaller; both are wrapped to the width."""
     wide = float(figure.get_size_inches()[0])
@@ -216,11 +221,16 @@ def save(figure: Figure, path: str | Path) -> None:
 
 
 def png_bytes(figure: Figure) -> bytes:
-    """The figure as PNG; equal figures give equal bytes."""
+    """The figure as PNG of 256 colours, a third of the size of all colours; equal figures give equal bytes."""
+    from PIL import Image
+
     settle(figure)
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=figure.dpi, metadata={"Software": None})
-    return buffer.getvalue()
+    image = Image.open(buffer).convert("RGB").quantize(colors=256, dither=Image.Dither.NONE)
+    small = BytesIO()
+    image.save(small, format="PNG", optimize=True)
+    return small.getvalue()
 
 
 def svg_text(figure: Figure) -> str:

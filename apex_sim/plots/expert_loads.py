@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workloads.figure_style import MUTED, SMALL_PT, headline, new_figure
+from workloads.figure_style import INK, MUTED, SMALL_PT, headline, new_figure, panel_title
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -39,14 +39,14 @@ def expert_load_figure(demand: Demand, placements: Mapping[str, Placement], *, t
         image = axis.imshow(table, aspect="auto", cmap="cividis", vmin=least, vmax=most, interpolation="nearest")
         axis.grid(False)
         waits = float(table.max(axis=0).mean())
-        axis.set_title(f"{name}: the busiest GPU of a layer has {waits:.3f} times the mean", loc="left")
+        panel_title(axis, f"{name}: a layer's busiest GPU has {waits:.3f} times the mean")
         axis.set_ylabel("GPU")
         axis.set_yticks(range(0, ranks, 1 + (ranks - 1) // 8))
     axes[-1, 0].set_xlabel("MoE layer")
     assert image is not None
     bar = figure.colorbar(image, ax=axes[:, 0].tolist(), fraction=0.035, pad=0.02)
-    bar.set_label("tokens over the layer's mean", fontsize=SMALL_PT)
-    bar.ax.tick_params(labelsize=SMALL_PT, color=MUTED)
+    bar.set_label("tokens / mean", fontsize=SMALL_PT, color=INK)
+    bar.ax.tick_params(labelsize=SMALL_PT, color=MUTED, labelcolor=INK)
     bar.outline.set_visible(False)
     headline(figure, title or "Load of the GPUs by layer")
     return figure

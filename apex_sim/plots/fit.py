@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workloads.figure_style import BLUE, GRID, MARKERS, MUTED, PALETTE, SMALL_PT, headline, new_figure, plain_log
+from workloads.figure_style import (
+    BLUE,
+    GRID,
+    MARKERS,
+    MUTED,
+    PALETTE,
+    SMALL_PT,
+    headline,
+    new_figure,
+    panel_title,
+    plain_log,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -53,8 +64,8 @@ def _panel(axis: Any, family: str, groups: Mapping[str, Points]) -> None:
     plain_log(axis.yaxis, (1 / far, far), most=5)
     plain_log(axis.xaxis, axis.get_xlim())
     axis.grid(False, axis="y")
-    axis.set_ylabel("predicted / measured")
-    axis.set_title(family, loc="left")
+    axis.set_ylabel("predicted /\nmeasured")
+    panel_title(axis, family)
     for row, (text, colour) in enumerate(said):
         axis.annotate(text, (1.0, 1.0), xycoords="axes fraction", xytext=(0, 3 - 10 * row), textcoords="offset points",
                       ha="right", va="bottom", fontsize=SMALL_PT, color=colour)  # fmt: skip

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workloads.figure_style import GREEN, GRID, INK, MUTED, ORANGE, PALETTE, end_labels, headline, level, new_figure
+from workloads.figure_style import GREEN, GRID, INK, MUTED, ORANGE, PALETTE, headline, level, new_figure, note
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +33,7 @@ def fleet_day_figure(data: dict[str, Any]) -> Figure:
     saved = 1 - data["usd"] / data["static"]["usd"] if data["static"]["usd"] else 0.0
     headline(
         figure,
-        f"The mix follows the load: ${data['usd']:,.0f} for {data['hours']:g} h",
+        f"The mix follows the load: ${data['usd']:,.0f} for {data['hours']:.3g} h",
         f"The best fleet that never changes costs ${data['static']['usd']:,.0f}; the mix saves {100 * saved:.0f} %",
     )
     return figure
@@ -41,20 +41,30 @@ def fleet_day_figure(data: dict[str, Any]) -> Figure:
 
 def _dollars(axis: Any, data: dict[str, Any], edges: Any) -> None:
     """Stacked by type, with the static fleet as a line."""
-    base, ends = np.zeros(len(edges) - 1), []
+    base = np.zeros(len(edges) - 1)
     used = [t for t in data["types"] if any(w["counts"][t["name"]] for w in data["windows"])]
     for i, kind in enumerate(used):
         dollars = np.array([w["counts"][kind["name"]] * kind["usd_per_hour_each"] for w in data["windows"]])
-        colour = PALETTE[i % len(PALETTE)]
-        axis.stairs(base + dollars, edges, baseline=base, fill=True, color=colour, alpha=0.85)
-        ends.append((edges[-1], float(base[-1] + dollars[-1] / 2), kind["name"], colour))
+        axis.stairs(base + dollars, edges, baseline=base, fill=True, color=PALETTE[i % len(PALETTE)], alpha=0.85)
+        first, last = _widest(dollars >= dollars.max())
+        x, y = (edges[first] + edges[last]) / 2, float((base + dollars / 2)[first:last].mean())
+        note(axis, x, y, kind["name"], ha="center", va="center")
         base = base + dollars
     fixed = sum(data["static"]["counts"][t["name"]] * t["usd_per_hour_each"] for t in data["types"])
     axis.set_ylim(0, 1.25 * max(fixed, float(base.max()), 1e-9))
     words = ", ".join(f"{n} {name}" for name, n in data["static"]["counts"].items() if n)
     level(axis, fixed, f"never changing: {words}", INK)
     axis.set_ylabel("$/h")
-    end_labels(axis, ends)
+
+
+def _widest(chosen: Any) -> tuple[int, int]:
+    """[first, last) of the longest run of true values."""
+    best, start = (0, 1), 0
+    for i, (value, following) in enumerate(zip(chosen, [*chosen[1:], False], strict=True)):
+        start = start if value else i + 1
+        if value and not following and i + 1 - start >= best[1] - best[0]:
+            best = (start, i + 1)
+    return best
 
 
 def _good(axis: Any, data: dict[str, Any], edges: Any) -> None:

@@ -35,6 +35,7 @@ KINDS = {
     "vocabulary, sampler": AMBER,
     "norms, small kernels": MUTED,
     "host, launches": INK,
+    "power limit": "#7a4f9a",
     "other": GRID,
 }
 """Kind of component -> colour: the same in every figure."""
@@ -55,6 +56,7 @@ PREFIXES = (
     ("host", "host, launches"),
     ("launch", "host, launches"),
     ("step_fixed", "host, launches"),
+    ("power_limit", "power limit"),
 )
 """Beginning of a component's name -> its kind; the first that fits."""
 WIDE = 0.09

@@ -23,6 +23,7 @@ from hardware_profiles.schema import (
 from simulator.calibration import attention, collectives, gemm, moe, power, profiles
 from simulator.calibration.dtypes import BY_KEY
 from simulator.calibration.fitting import Bound, Parameters, errors, fit_and_score, group_keys, rounded, rounded_all
+from simulator.calibration.points import Points
 from simulator.calibration.tables import FloatColumn, Mask, Table
 from simulator.kernel_runner import tables
 from simulator.kernel_runner.backend import DeviceFacts
@@ -99,6 +100,8 @@ class Fits:
     overheads: profiles.Overheads | None = None
     power: PowerFit | None = None
     results: list[FitResult] = field(default_factory=list)
+    seen: list[Points] = field(default_factory=list)
+    """Of matrix products, attention and experts: measured times, and predictions of fits that have not seen the row."""
 
     @property
     def failed(self) -> list[FitResult]:
@@ -156,7 +159,7 @@ def _run(
         fits.results.append(replace(result, problem=f"only {len(mine)} of at least {LEAST_POINTS} points"))
         return
     try:
-        fitted = fit_one()
+        fitted, seen = fit_one()
     except UserError:
         raise
     except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
@@ -165,6 +168,7 @@ def _run(
     result = replace(result, median_error=fitted.median_error, p90_error=fitted.p90_error)
     problem = _problem(fitted.median_error, fits.facts)
     fits.results.append(replace(result, problem=problem))
+    fits.seen += [] if seen is None else [seen]
     if not problem:
         into[key] = fitted
 
@@ -189,34 +193,34 @@ def _attention_view(device: DeviceProfile, dtype: str) -> DeviceProfile:
     return replace(device, dense_flop_per_s={**peaks, "bfloat16": peak})
 
 
-def _gemm(rows: Table, device: DeviceProfile, dtype: str, facts: DeviceFacts) -> Callable[[], GemmFit]:
+def _gemm(rows: Table, device: DeviceProfile, dtype: str, facts: DeviceFacts) -> Callable[[], tuple[GemmFit, Points]]:
     ranges = limits(gemm.BOUNDS, facts)
-    return lambda: gemm.fit_gemm(rows, device, BY_KEY[dtype], facts.framework, limits=ranges)[0]
+    return lambda: gemm.fit_gemm(rows, device, BY_KEY[dtype], facts.framework, limits=ranges)
 
 
 def _prefill(
     rows: Table, device: DeviceProfile, dtype: str, tile_rows: Sequence[float], facts: DeviceFacts
-) -> Callable[[], PrefillAttentionFit]:
+) -> Callable[[], tuple[PrefillAttentionFit, Points]]:
     ranges = limits(attention.PREFILL_BOUNDS, facts)
 
-    def fit_one() -> PrefillAttentionFit:
+    def fit_one() -> tuple[PrefillAttentionFit, Points]:
         found = [attention.fit_prefill_rows(rows, device, dtype, tile, bounds=ranges) for tile in tile_rows]
         misses = [float(np.mean(np.abs(np.log(seen.predicted_s / seen.measured_s)))) for _, seen in found]
-        return found[int(np.argmin(misses))][0]
+        return found[int(np.argmin(misses))]
 
     return fit_one
 
 
 def _decode(
     rows: Table, device: DeviceProfile, dtype: str, mixed_tile_rows: float, facts: DeviceFacts
-) -> Callable[[], DecodeAttentionFit]:
+) -> Callable[[], tuple[DecodeAttentionFit, Points]]:
     ranges = limits(attention.DECODE_BOUNDS, facts)
-    return lambda: attention.fit_decode_rows(rows, device, dtype, mixed_tile_rows, bounds=ranges)[0]
+    return lambda: attention.fit_decode_rows(rows, device, dtype, mixed_tile_rows, bounds=ranges)
 
 
-def _moe(rows: Table, device: DeviceProfile, dtype: str, facts: DeviceFacts) -> Callable[[], MoeFit]:
+def _moe(rows: Table, device: DeviceProfile, dtype: str, facts: DeviceFacts) -> Callable[[], tuple[MoeFit, Points]]:
     ranges = limits(moe.BOUNDS, facts)
-    return lambda: moe.fit_moe(rows, device, dtype, limits=ranges)[0]
+    return lambda: moe.fit_moe(rows, device, dtype, limits=ranges)
 
 
 def _link_bounds(device: DeviceProfile, facts: DeviceFacts) -> Mapping[str, Bound]:
@@ -225,20 +229,23 @@ def _link_bounds(device: DeviceProfile, facts: DeviceFacts) -> Mapping[str, Boun
     return collectives.bounds(device.scaleup.bandwidth_bytes_per_s)
 
 
-def _collective(rows: Table, device: DeviceProfile, ranges: Mapping[str, Bound]) -> Callable[[], CollectiveFit]:
+def _collective(
+    rows: Table, device: DeviceProfile, ranges: Mapping[str, Bound]
+) -> Callable[[], tuple[CollectiveFit, None]]:
     """As ``collectives.fit_collective``, with bounds for the link at hand."""
 
     def predicted(p: Parameters, mask: Mask) -> FloatColumn:
         return collectives.predict(rows.where(mask), device, "all_reduce", CollectiveFit(**p))
 
-    def fit_one() -> CollectiveFit:
+    def fit_one() -> tuple[CollectiveFit, None]:
         scored = fit_and_score(predicted, rows["latency_ms"] * 1e-3, group_keys(rows["bytes"]), ranges)
-        return CollectiveFit(
+        fitted = CollectiveFit(
             **rounded_all(scored.parameters),
             median_error=rounded(scored.median_error, 3),
             p90_error=rounded(scored.p90_error, 3),
             source=f"{rows.name}: {rows.describe('kernel_source', 'framework', 'version')}; {len(rows)} rows",
         )
+        return fitted, None
 
     return fit_one
 
