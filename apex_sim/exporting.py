@@ -140,10 +140,15 @@ def write_export(
 ) -> list[str]:
     """Write all files, after reading them back, and ``more``; their names. Raises UserError where memory or flags do not do."""
     from planners.export.bundle import files_of
-    from planners.export.readback import check_export
+    from planners.export.readback import Mismatch, check_export
 
     files = files_of(export, image)
-    check_export(export, files)
+    try:
+        check_export(export, files)
+    except (Mismatch, ValueError) as error:
+        raise UserError(
+            f"export: {error}: that is a fault of apex-sim, nothing was written; please report it"
+        ) from None
     files |= more or {}
     target = prepare_folder(folder, flag)
     for name, text in [*files.items(), ("README.md", readme_of(export, list(files)))]:

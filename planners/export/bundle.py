@@ -21,7 +21,7 @@ from planners.export.disaggregated import (
 )
 from planners.export.flags import check_flags, release_of
 from planners.export.kubernetes import can_deploy, name_of, objects_of
-from planners.export.server import CONFIG_FILE, Server, from_dict, to_dict
+from planners.export.server import Server, from_dict, to_dict
 from planners.export.shell import node_script, one_node_script
 
 FORMAT = 1
@@ -102,9 +102,7 @@ def files_of(export: Export, image: str | None = None) -> dict[str, str]:
     else:
         for server in export.servers:
             files[f"serve-{name_of(server)}.sh"] = node_script(server, export.notes)
-    configs = [server.config for server in export.servers if server.config]
-    if configs:
-        files[CONFIG_FILE] = _yaml([configs[0]])
+    files |= {server.config_file: _yaml([server.config]) for server in export.servers if server.config}
     if all(can_deploy(server) is None for server in export.servers):
         files |= _manifests(export.servers, image)
     for benchmark, expected in zip(export.benchmarks, export.expected, strict=True):

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from planners.export.flags import engines, release_of
-from planners.export.server import CONFIG_FILE, PORT, Server
+from planners.export.server import PORT, Server
 from planners.export.shell import multi_node_lines
 
 RESOURCES = {"NVIDIA": "nvidia.com/gpu", "AMD": "amd.com/gpu", "Intel": "habana.ai/gaudi"}
@@ -103,7 +103,9 @@ def container_of(server: Server, image: str | None) -> dict[str, Any]:
     mounts = [{"name": "shm", "mountPath": "/dev/shm"}, {"name": "cache", "mountPath": "/root/.cache/huggingface"}]
     if server.config:
         mounts.append({"name": "options", "mountPath": "/etc/apex-sim"})
-    words = [f"/etc/apex-sim/{word}" if word == CONFIG_FILE else word for word in server.command]
+    words = [
+        f"/etc/apex-sim/{word}" if server.config and word == server.config_file else word for word in server.command
+    ]
     start_s = START_S + server.weight_bytes / LOAD_BYTES_PER_S
     return {
         "name": "server",
@@ -199,7 +201,7 @@ def objects_of(server: Server, image: str | None = None) -> list[dict[str, Any]]
     if server.config:
         import yaml
 
-        data = {CONFIG_FILE: yaml.safe_dump(dict(server.config), sort_keys=False)}
+        data = {server.config_file: yaml.safe_dump(dict(server.config), sort_keys=False)}
         metadata = {"name": f"{name_of(server)}-options", "labels": labels_of(server)}
         objects.insert(0, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
     return objects

@@ -109,6 +109,10 @@ def _notes(servers: tuple[Server, ...]) -> list[str]:
     notes = [f"{reason}." for reason in reasons if reason is not None]
     if [server.role for server in servers] == ["prefill", "decode"] and (None not in reasons):
         notes.append("No manifest has the router that sends a request to a prefill server and then to a decode server.")
+    if any(server.engine == "trtllm" and server.role == "prefill" for server in servers):
+        notes.append(
+            "Start 'trtllm-serve disaggregated -c FILE' in front, with the URLs of both pools in FILE (from memory)."
+        )
     for server in servers:
         if "@" in server.device:
             notes.append("Slices are named by UUID: put those of nvidia-smi -L into CUDA_VISIBLE_DEVICES.")

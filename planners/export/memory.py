@@ -77,5 +77,6 @@ def check_memory(need: MemoryNeed, utilization: float | None, where: str) -> Non
     if missing > slack:
         raise UserError(
             f"{where}: weights, activations and KV cache need {(budget + missing) / 1e9:.1f} GB of a device, the command "
-            f"gives {budget / 1e9:.1f} GB at {share:g}; raise gpu_memory_utilization or shorten max_model_len"
+            f"gives {budget / 1e9:.1f} GB at {share:g}; raise gpu_memory_utilization, shorten max_model_len or "
+            "leave num_gpu_blocks_override out"
         )

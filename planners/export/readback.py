@@ -13,7 +13,7 @@ from planners.export.disaggregated import LAYOUT
 from planners.export.flags import check_flags, engines, parse
 from planners.export.kubernetes import name_of, node_selector, resource_of
 from planners.export.memory import check_memory
-from planners.export.server import CONFIG_FILE, Server
+from planners.export.server import Server
 
 NODE_FLAGS = ("--distributed-executor-backend",)
 """Left out where the nodes of a server find each other without it."""
@@ -123,10 +123,10 @@ def _check_yaml(export: Export, name: str, text: str) -> None:
     elif name == "llm-d-values.yaml":
         for server in export.servers:
             _check_llmd(server, documents[0], documents[0][server.role])
-    elif name == CONFIG_FILE:
-        for server in export.servers:
-            _same(documents[0], dict(server.config), name)
-            _same(server.config["kv_cache_config"]["free_gpu_memory_fraction"], server.memory.utilization, name)
+    elif name.startswith("options"):
+        server = next(s for s in export.servers if s.config_file == name)
+        _same(documents[0], dict(server.config), name)
+        _same(server.config["kv_cache_config"]["free_gpu_memory_fraction"], server.memory.utilization, name)
     elif name.startswith("kubernetes-"):
         server = next(s for s in export.servers if f"kubernetes-{name_of(s)}.yaml" == name)
         _check_kubernetes(server, documents)

@@ -21,6 +21,11 @@ ENGINES = {"vllm-v1": "vllm", "vllm-v0": "vllm", "sglang": "sglang", "trtllm": "
 PORT = 8000
 
 
+def config_file_of(role: str) -> str:
+    """Name of the file of options beside a command."""
+    return "options.yaml" if role == "serve" else f"options-{role}.yaml"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """``count`` equal servers: each one process group with one port."""
@@ -83,6 +88,11 @@ class Server:
         return tuple(found)
 
     @property
+    def config_file(self) -> str:
+        """Name of the file of ``config``."""
+        return config_file_of(self.role)
+
+    @property
     def devices(self) -> int:
         """Of one server."""
         return self.tp * self.pp * self.dp
@@ -137,7 +147,7 @@ def _server(pool: Deployment, role: str, line: str, version: str | None) -> Serv
     if split:
         words = without(words, "--data-parallel-size")
     dp = 1 if split else plan.dp
-    config = _trtllm_options(pool) if engine == "trtllm" else {}
+    config = _trtllm_options(pool, role) if engine == "trtllm" else {}
     server = Server(
         role=role,
         engine=engine,
@@ -155,7 +165,7 @@ def _server(pool: Deployment, role: str, line: str, version: str | None) -> Serv
         max_num_seqs=pool.engine.max_num_seqs,
         max_num_batched_tokens=pool.engine.max_num_batched_tokens,
         max_model_len=pool.effective_max_model_len,
-        words=(*words, "--extra_llm_api_options", CONFIG_FILE) if config else words,
+        words=(*words, "--extra_llm_api_options", config_file_of(role)) if config else words,
         async_scheduling=pool.engine.async_scheduling,
         old_scheduler=pool.engine.name == "vllm-v0",
         config=config,
@@ -171,10 +181,6 @@ def _server(pool: Deployment, role: str, line: str, version: str | None) -> Serv
     return server
 
 
-CONFIG_FILE = "options.yaml"
-"""Name of the file of options beside a command."""
-
-
 def _experts_shared(pool: Deployment) -> bool:
     """The replicas of one server hold the experts together."""
     return pool.plan.ep > 1 and any(group.mlp.is_moe for group in pool.model.layers)
@@ -187,7 +193,7 @@ def _host_bytes(pool: Deployment) -> float:
     return weights + pool.kv_offload.host_bytes
 
 
-def _trtllm_options(pool: Deployment) -> dict[str, Any]:
+def _trtllm_options(pool: Deployment, role: str) -> dict[str, Any]:
     """TensorRT-LLM's YAML of options: what trtllm-serve has no flag for (names of its LLM API, from memory: 1.0)."""
     share = pool.engine.gpu_memory_utilization  # once more, since the file replaces what flags say of the cache
     cache: dict[str, Any] = {"free_gpu_memory_fraction": share, "enable_block_reuse": pool.engine.prefix_caching}
@@ -198,6 +204,10 @@ def _trtllm_options(pool: Deployment) -> dict[str, Any]:
     options: dict[str, Any] = {"enable_chunked_prefill": True, "kv_cache_config": cache}
     if pool.engine.cuda_graphs == "none":
         options["cuda_graph_config"] = None
+    if role in ("prefill", "decode"):
+        options["cache_transceiver_config"] = {"backend": "DEFAULT"}
+    if role == "prefill":
+        options["disable_overlap_scheduler"] = True
     return options
 
 

@@ -1,0 +1,205 @@
+"""Exported files: shells run them, Kubernetes takes them, the command line writes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from export_cases import export, made, requests
+
+import apex_sim
+from apex_sim.cli import main
+from hardware_profiles.errors import UserError
+from planners.export.bundle import at_version, files_of
+from planners.export.flags import parse
+from planners.export.kubernetes import name_of, node_selector
+from planners.export.make import export_of
+from planners.export.readback import check_export
+from simulator.build import build_deployment
+from simulator.build_disaggregated import build_disaggregated
+
+
+def test_a_server_over_nodes_is_a_leader_worker_set() -> None:
+    what = export("experts on two nodes")
+    file = files_of(what)[f"kubernetes-{name_of(what.servers[0])}.yaml"]
+    group = next(yaml.safe_load_all(file))
+    template = group["spec"]["leaderWorkerTemplate"]
+    assert group["kind"] == "LeaderWorkerSet" and template["size"] == 2
+    leader, worker = (template[f"{who}Template"]["spec"]["containers"][0]["args"][0] for who in ("leader", "worker"))
+    assert "--data-parallel-size 16" in leader and "--data-parallel-size-local 8" in leader
+    assert "--headless --data-parallel-start-rank $((LWS_WORKER_INDEX*8))" in worker
+
+
+def test_nodes_join_by_ray_before_vllm_could_do_it_itself() -> None:
+    what, name = export("two nodes"), "kubernetes-llama-3-1-405b-serve.yaml"
+    new, old = files_of(what), files_of(at_version(what, "0.10"))
+    assert "--nnodes 2 --node-rank" in new[name] and "--headless" in new[name] and "ray" not in new[name]
+    assert "ray start --head" in old[name] and "ray start --address" in old[name] and "--nnodes" not in old[name]
+    check_export(at_version(what, "0.10"), old)
+
+
+def test_two_pools_become_an_inference_service_and_values_of_a_chart() -> None:
+    files = files_of(export("pools"))
+    service = yaml.safe_load(files["kserve.yaml"])
+    assert service["kind"] == "LLMInferenceService"
+    assert service["spec"]["parallelism"]["tensor"] == 2 and service["spec"]["prefill"]["parallelism"]["tensor"] == 1
+    values = yaml.safe_load(files["llm-d-values.yaml"])
+    assert values["decode"]["parallelism"] == {"tensor": 2, "data": 1, "dataLocal": 1, "workers": 1}
+    assert values["decode"]["replicas"] == values["prefill"]["replicas"] == 2
+    assert "--tensor-parallel-size" not in values["decode"]["containers"][0]["args"]
+    assert not any(name.startswith("kubernetes-") for name in files)
+
+
+def test_pools_over_nodes_are_written_for_what_can_have_them() -> None:
+    """KServe takes pipelines over nodes, llm-d's chart does not; without either there are plain objects."""
+
+    def files(decode: dict[str, int]) -> set[str]:
+        pools = {"prefill": {"tp": 8}, "decode": decode}
+        what = export_of(build_disaggregated("llama-3.1-70b", "h100-sxm:8x4", pools), requests())
+        check_export(what, files_of(what))
+        return {name.partition("-")[0] for name in files_of(what) if name.endswith(".yaml")}
+
+    assert files({"tp": 8, "dp": 2}) == {"kserve.yaml", "llm"}
+    assert files({"tp": 8}) == {"kserve.yaml", "llm"}
+    assert files({"tp": 8, "pp": 2}) == {"kserve.yaml"}
+
+
+def test_every_server_of_tensorrt_llm_has_its_own_options() -> None:
+    files = files_of(export("pools of TensorRT-LLM"))
+    assert "disable_overlap_scheduler" in files["options-prefill.yaml"]
+    assert "disable_overlap_scheduler" not in files["options-decode.yaml"]
+    assert "--extra_llm_api_options options-decode.yaml" in files["serve.sh"]
+    assert "/etc/apex-sim/options-decode.yaml" in files["kubernetes-llama-3-1-8b-decode.yaml"]
+
+
+def test_devices_are_selected_by_what_their_driver_calls_them() -> None:
+    def selector(cluster: str) -> dict[str, str]:
+        return node_selector(export_of(build_deployment("llama-3.2-1b", cluster), requests()).servers[0])
+
+    assert selector("h100-sxm:1") == {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
+    assert selector("a100-sxm-80gb:1") == {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}
+    assert selector("t4:1") == {"nvidia.com/gpu.product": "Tesla-T4"}
+    assert "nvidia.com/mig-3g.40gb: '1'" in files_of(export("slices"))["kubernetes-llama-3-1-8b-serve.yaml"]
+
+
+def run_script(folder: Path, files: dict[str, str], name: str, *words: str, **env: str) -> list[list[str]]:
+    """Words that the engines were called with by a script; engines that write them down and end."""
+    (folder / "bin").mkdir(exist_ok=True)
+    log = folder / "log"
+    log.unlink(missing_ok=True)
+    for engine in ("vllm", "python", "trtllm-serve", "ray"):
+        tool = folder / "bin" / engine
+        tool.write_text(f'#!/bin/sh\nwords=$(printf "%s\\037" {engine} "$@")\nprintf "%s\\n" "$words" >> {log}\n')
+        tool.chmod(0o755)
+    (folder / name).write_text(files[name])
+    path = f"{folder / 'bin'}:{os.environ['PATH']}"
+    subprocess.run(["sh", name, *words], cwd=folder, env={"PATH": path, **env}, check=True)
+    return sorted(line.rstrip("\037").split("\037") for line in log.read_text().splitlines())
+
+
+def test_the_scripts_run_what_they_say(tmp_path: Path) -> None:
+    """By a real shell, with engines that only note down their arguments."""
+    what = export("moe replicas")
+    calls = run_script(tmp_path, files_of(what), "serve.sh")
+    assert calls == [[*what.servers[0].command, "--port", str(8000 + i)] for i in range(4)]
+    bench = run_script(tmp_path, files_of(what), "bench.sh", "http://there:80")
+    assert bench == [["http://there:80" if word == "$URL" else word for word in what.benchmarks[0].command]]
+    for name in ("two nodes", "experts on two nodes", "sglang on two nodes"):
+        what = export(name)
+        script = f"serve-{name_of(what.servers[0])}.sh"
+        for rank in ("0", "1"):
+            (call,) = run_script(tmp_path, files_of(what), script, HEAD="head", NODE_RANK=rank)
+            read = parse(what.servers[0].engine, call)["flags"]
+            place = (read.get("--node-rank"), read.get("--data-parallel-start-rank"))
+            assert place == ((None, None if rank == "0" else 8) if name.startswith("experts") else (int(rank), None))
+            assert read.get("--headless", False) is (rank == "1" and not name.startswith("sglang"))
+    drafted = export("adapters and drafts")
+    (call,) = run_script(tmp_path, files_of(drafted), "serve.sh")
+    assert json.loads(call[call.index("--speculative-config") + 1])["num_speculative_tokens"] == 3
+
+
+def test_kubernetes_knows_the_objects() -> None:
+    """Against the API's own schemas, where the package is installed; of kinds that it does not know the pods in them."""
+    validate = pytest.importorskip("kubernetes_validate")
+    seen = set()
+    for name in ("everything", "trtllm", "AMD", "moe replicas", "experts on two nodes", "two nodes", "pools"):
+        for file, text in files_of(export(name)).items():
+            if file.startswith("kubernetes-") or file == "kserve.yaml":
+                for document in yaml.safe_load_all(text):
+                    for known in known_objects(document):
+                        validate.validate(known, validate.latest_version(), strict=True)
+                        seen.add(known["kind"])
+    assert seen == {"ConfigMap", "Deployment", "Pod", "Service"}
+    with pytest.raises(validate.ValidationError):
+        validate.validate(
+            {"apiVersion": "v1", "kind": "Service", "metadata": {}, "spec": {"port": 1}}, "1.30", strict=True
+        )
+
+
+def known_objects(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The object itself, or the pods of one that is not Kubernetes' own."""
+    spec = document.get("spec", {})
+    if document["kind"] == "LeaderWorkerSet":
+        group = spec["leaderWorkerTemplate"]
+        pods = [group["leaderTemplate"], group["workerTemplate"]]
+    elif document["kind"] == "LLMInferenceService":
+        pods = [{"metadata": {}, "spec": spec["template"]}, {"metadata": {}, "spec": spec["prefill"]["template"]}]
+    else:
+        return [document]
+    return [{"apiVersion": "v1", "kind": "Pod", **pod} for pod in pods]
+
+
+def test_the_command_line_writes_it_and_reads_it_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, plan, again = tmp_path / "first", tmp_path / "plan.json", tmp_path / "again"
+    line = ["plan", "--model", "llama-3.2-1b", "--cluster", "l4:1", "--num-requests", "40", "--slo", "ttft=5s"]
+    assert main([*line, "--jobs", "1", "--top", "1", "--json", str(plan), "--export", str(first)]) == 0
+    assert main(["export", str(plan), "--out", str(again)]) == 0
+    names = {path.name for path in again.iterdir()}
+    assert names | {"replay.sh", "trace.jsonl"} == {path.name for path in first.iterdir()}
+    assert {"README.md", "bench.sh", "expected.json"} <= names
+    assert all((first / name).read_bytes() == (again / name).read_bytes() for name in names - {"README.md"})
+    assert "wrote serve.sh" in capsys.readouterr().out
+    assert main(["export", str(first / "export.json"), "--out", str(again), "--image", "me/it:1"]) == 0
+    assert "image: me/it:1" in (again / "kubernetes-llama-3-2-1b-serve.yaml").read_text()
+
+
+def test_python_exports_plans_and_deployments(tmp_path: Path) -> None:
+    pair = made("pools")
+    files = apex_sim.export(pair, tmp_path / "a", trace=requests(), slo="ttft=1s", engine_version="0.33", image="me/it")
+    assert {file.name for file in files} >= {"kserve.yaml", "llm-d-values.yaml", "replay.sh", "README.md"}
+    again = apex_sim.export(tmp_path / "a" / "export.json", tmp_path / "b")
+    assert {file.name for file in files} - {file.name for file in again} == {"replay.sh", "trace.jsonl"}
+    assert "v0.33.0" in (tmp_path / "b" / "kserve.yaml").read_text()
+    with pytest.raises(UserError, match="does not say what it serves"):
+        apex_sim.export(pair, tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "holds a list"),
+        ("{}", "has no 'export'"),
+        ('{"export": {"format": 1, "servers": [{}]}}', "is damaged"),
+        ('{"export": {"refused": "nobody ships it"}}', "nobody ships it"),
+    ],
+)
+def test_bad_input_is_one_line(content: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text(content)
+    assert main(["export", str(file), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_nobody_ships_is_refused_before_the_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["plan", "--model", "llama-3.2-1b", "--cluster", "l4:1", "--engine", "orca", "--export", str(tmp_path / "x")]
+    assert main(line) == 2
+    assert "nobody ships the engine orca" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
