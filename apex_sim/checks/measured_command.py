@@ -39,7 +39,8 @@ def add_measured(parser: argparse.ArgumentParser) -> None:
 
 def run_measured(args: argparse.Namespace) -> int:
     """Simulate what was sent, print both, 1 when --rtol is given and a figure is off by more."""
-    from apex_sim.checks.measured import compare_measured, measured_dict, read_all
+    from apex_sim.checks.measured import compare_measured, read_all
+    from apex_sim.checks.measured_text import measured_dict
     from apex_sim.files import prepare_file, to_json, write_text
     from apex_sim.text import ProgressBar
 
@@ -76,7 +77,7 @@ def _verdict(rtol: float | None, off: Sequence[MeasuredRow]) -> str:
 
 def _print(found: Sequence[MeasuredComparison], kind: str, verdict: str) -> None:
     from apex_sim.checks.github import append_summary
-    from apex_sim.checks.measured import measured_dict, measured_markdown, measured_text
+    from apex_sim.checks.measured_text import measured_dict, measured_markdown, measured_text
     from apex_sim.files import to_json
 
     if kind == "json":

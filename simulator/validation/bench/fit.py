@@ -29,7 +29,7 @@ WIDEST = float(np.log(2.0))
 """Standard error of a constant's logarithm beyond which it is not identified: a factor of two either way."""
 PROBE = 0.25
 """Step, in logarithms, of the derivatives that say what a constant changes."""
-ELSEWHERE = "check --cluster, the layout, quantization and the model"
+ELSEWHERE = "check --cluster, the layout, quantization and what else the server was started with"
 AT_BOUND = 0.03
 """A constant this close to its bound, in logarithms, was stopped by it."""
 
@@ -167,9 +167,10 @@ def identified(
         if lowest > WIDEST:
             raise UserError(_not_identified(name, names, slopes))
         if error > WIDEST:
+            effect = float(np.sqrt((slopes[:, names.index(name)] ** 2).mean())) * WIDEST
             raise UserError(
-                f"{name} is not identified: even the best fit leaves errors of {scatter:.0%}, so these results differ from the "
-                f"prediction in more than the engine's overhead; {ELSEWHERE}"
+                f"{name} is not identified: the best fit leaves errors of {scatter:.0%}, a factor of two in it changes "
+                f"figures by {effect:.0%}; add results, or {ELSEWHERE}"
             )
     return {name: float(np.exp(error)) for name, error in zip(names, errors, strict=True)}
 
