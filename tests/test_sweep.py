@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +239,24 @@ def test_the_code_of_the_page_runs() -> None:
     from apex_sim.sweeps.design import points_of
 
     assert len(points_of(load_sweep(yaml.safe_load(spec)))) == 90
+
+
+def test_warnings_of_a_trace_belong_to_every_run_that_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apex_sim.generate_trace(num_requests=3, rate_per_s=1.0, input_len="50", output_len="5").save(tmp_path / "t.csv")
+    read = apex_sim.load_trace
+
+    def load_trace(path: str, **options: Any) -> apex_sim.Trace:
+        warnings.warn("lengths are estimated", stacklevel=2)
+        return read(path, **options)
+
+    monkeypatch.setattr("apex_sim.api.load_trace", load_trace)
+    fixed = {"model": "llama-3.1-8b", "cluster": "h100-sxm:1", "trace": "t.csv"}
+    tasks = [json.dumps({"settings": {**fixed, "max_num_seqs": n}, "base": str(tmp_path)}) for n in (1, 2, 3)]
+    rows = [json.loads(run_point(task)) for task in tasks]
+    assert [(row["status"], row["warnings"]) for row in rows] == [("ok", "lengths are estimated")] * 3
+
+
+def test_a_sweep_of_nothing_but_refused_settings_is_a_mistake_and_keeps_the_reasons(tmp_path: Path) -> None:
+    with pytest.raises(apex_sim.UserError, match="all 2 runs failed; the first: plan:"):
+        sweep_here(tmp_path / "out", {**SWEEP, "vary": {"tp": [3], "rate": [1, 2]}})
+    assert "results.csv" in tables(tmp_path / "out")

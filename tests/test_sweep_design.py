@@ -50,15 +50,16 @@ def test_cases_set_several_settings_at_once_and_dots_lead_into_mappings() -> Non
     sweep = load_sweep(
         {
             "vary": {
-                "where": {"cases": {"one": {**FIXED, "tp": 4}, "two": {**FIXED, "cluster": "l40s:2"}}},
+                "where": {"cases": {"one": {**FIXED, "tp": 4}, "two": {**FIXED, "cluster": "l40s:2", "rate": None}}},
                 "elasticity.startup_s": [30, 60],
             },
-            "fixed": {"elasticity": {"policy": "outstanding(target=20)"}},
+            "fixed": {"elasticity": {"policy": "outstanding(target=20)"}, "rate": 4},
         }
     )
     points = points_of(sweep)
     assert [p.chosen["where"] for p in points] == ["one", "one", "two", "two"]
     assert points[0].settings["elasticity"] == {"policy": "outstanding(target=20)", "startup_s": 30}
+    assert points[0].settings["rate"] == 4 and "rate" not in points[2].settings, "a case replaces what is fixed"
     assert "where" not in points[0].settings and points[0].settings["tp"] == 4
 
 

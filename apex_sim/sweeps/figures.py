@@ -7,19 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from apex_sim.sweeps.pareto import Goal, front_of, good_rows, parse_goals
 from hardware_profiles.errors import UserError
-from workloads.figure_style import (
-    BLUE,
-    INK,
-    MARKERS,
-    MUTED,
-    PALETTE,
-    SMALL_PT,
-    end_labels,
-    headline,
-    new_figure,
-    note,
-    plain_log,
-)
+from workloads.figure_labels import end_labels, note
+from workloads.figure_style import BLUE, INK, MARKERS, MUTED, PALETTE, SMALL_PT, headline, new_figure, plain_log
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,6 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import chdir
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +28,7 @@ CRASHED = "crashed"
 def run_point(task: str) -> str:
     """Carry out a task ``{"settings": ..., "base": folder}``; the row that comes back has status, reason and results."""
     given = json.loads(task)
-    if os.getcwd() != given["base"]:
-        os.chdir(given["base"])
-    with warnings.catch_warnings(record=True) as caught:
+    with chdir(given["base"]), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         row = _row(given["settings"])
     said = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
@@ -57,20 +56,25 @@ def _simulate(settings: Mapping[str, Any]) -> Mapping[str, Any]:
         given["disaggregate"] = tuple(given["disaggregate"])
     options = {name: given.pop(name) for name in ("trace_format", "trace_sort", "spread_ties") if name in given}
     if isinstance(given.get("trace"), str) and given.get("arrival") is None and Path(given["trace"]).is_file():
-        given["trace"] = _trace(given["trace"], os.stat(given["trace"]).st_mtime_ns, tuple(options.items()))
+        given["trace"], said = _trace(given["trace"], os.stat(given["trace"]).st_mtime_ns, tuple(options.items()))
         options = {}
+        for text in said:
+            warnings.warn(text, stacklevel=1)
     return simulate(**given, **options).summary
 
 
 @lru_cache(maxsize=2)
-def _trace(path: str, changed_ns: int, options: tuple[tuple[str, Any], ...]) -> Trace:
-    """A trace file, read once for many runs."""
+def _trace(path: str, changed_ns: int, options: tuple[tuple[str, Any], ...]) -> tuple[Trace, list[str]]:
+    """A trace file, read once for many runs, and what its reader warned of, which belongs to every one of them."""
     from apex_sim.api import load_trace
 
     given = dict(options)
     read: dict[str, Any] = {"format": given["trace_format"]} if given.get("trace_format") else {}
     read |= {name.removeprefix("trace_"): True for name in ("trace_sort", "spread_ties") if given.get(name)}
-    return load_trace(path, **read)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        trace = load_trace(path, **read)
+    return trace, [str(w.message) for w in caught]
 
 
 def _elasticity(content: Any) -> Any:

@@ -112,7 +112,8 @@ def run_sweep(
                 _carry_out(missing, sweep, backend(), recorder, len(part), tell)
         finally:
             paths = recorder.finish(part)
-    _check(part, recorder.rows)
+    if shard.count == 1:
+        _check(points, recorder.rows)
     return Outcome(points, recorder.rows, paths)
 
 
@@ -140,8 +141,7 @@ def _tasks(points: list[Point], sweep: Sweep) -> Iterator[Task]:
         yield Task(point.key, json.dumps({"settings": point.settings, "base": base}))
 
 
-def _check(part: list[Point], rows: Mapping[str, Mapping[str, Any]]) -> None:
+def _check(points: list[Point], rows: Mapping[str, Mapping[str, Any]]) -> None:
     """UserError when nothing could be simulated at all: it is the file that is wrong."""
-    of_part = [rows[point.key] for point in part if point.key in rows]
-    if of_part and all(row["status"] == FAILED for row in of_part):
-        raise UserError(f"all {len(of_part):,} runs failed; the first: {of_part[0]['reason']}")
+    if all(rows[point.key]["status"] == FAILED for point in points):
+        raise UserError(f"all {len(points):,} runs failed; the first: {rows[points[0].key]['reason']}")

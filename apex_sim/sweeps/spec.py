@@ -129,11 +129,11 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
 
 def _dimensions(vary: Mapping[str, Any], fixed: Mapping[str, Any], where: str) -> tuple[Dimension, ...]:
     found: list[Dimension] = []
-    seen: set[str] = set(fixed)
+    seen: set[str] = set()
     for text, content in vary.items():
-        dimension = _dimension(text, content, where, seen)
+        dimension = _dimension(text, content, where, {*fixed, *seen})
         for name in dimension.sets:
-            if name in seen:
+            if name in seen or (name in fixed and dimension.cases is None):
                 raise UserError(f"{where}.{text}: {name} is set twice; leave it once, under fixed or vary")
         seen.update(dimension.sets)
         found.append(dimension)
