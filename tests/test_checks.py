@@ -12,6 +12,7 @@ import pytest
 
 import apex_sim
 from apex_sim import UserError
+from apex_sim.checks.baseline import Stored, baseline_text, read_baseline
 from apex_sim.checks.compare import compare_values
 from apex_sim.checks.metrics import DEFAULT_METRICS, Tolerance, family_of, parse_tolerances
 from apex_sim.checks.run import update
@@ -54,6 +55,15 @@ def scale(suite: Path, metric: str, factor: float, *, case: int = 0) -> None:
     parts = re.split(rf"({metric}: )([\d.]+)", path.read_text())
     parts[3 * case + 2] = f"{float(parts[3 * case + 2]) * factor:.6g}"
     path.write_text("".join(parts))
+
+
+def once_stored(suite: Path, case: str) -> None:
+    """Add a case to the suite, with values as if it could be simulated once."""
+    suite.write_text(suite.read_text() + case)
+    added = read_suite(suite).cases[-1]
+    entries = read_baseline(baseline_of(suite))
+    entries[added.name] = Stored(digest=added.digest, reason="it fitted", values={"median_ttft_ms": 9.0})
+    baseline_of(suite).write_text(baseline_text(entries))
 
 
 def test_our_own_predictions_are_as_stored() -> None:
@@ -160,7 +170,15 @@ def test_updating_a_suite_that_cannot_run_writes_nothing(suite: Path) -> None:
     with pytest.raises(UserError, match=r"case 'three': "):
         update(suite, "more")
     assert baseline_of(suite).read_bytes() == before
-    assert [case.status for case in apex_sim.check(suite).cases] == ["passed", "passed", "failed"]
+    with pytest.raises(UserError, match=r"case 'three': "):
+        apex_sim.check(suite)
+
+
+def test_what_could_once_be_simulated_and_cannot_now_is_a_regression(suite: Path) -> None:
+    once_stored(suite, "  - {name: three, model: llama-3.1-405b}\n")
+    result = apex_sim.check(suite)
+    assert [case.status for case in result.cases] == ["passed", "passed", "failed"]
+    assert not result.passed
 
 
 def test_entries_of_cases_that_are_gone_are_named(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,7 +201,7 @@ def test_one_case_alone(suite: Path) -> None:
 
 def test_junit_says_what_pytest_says_too(suite: Path, tmp_path: Path) -> None:
     scale(suite, "median_ttft_ms", 0.9)
-    suite.write_text(SUITE + '  - {name: "three <&\\u0001>", model: llama-3.1-405b}\n')
+    once_stored(suite, '  - {name: "three <&\\u0001>", model: llama-3.1-405b}\n')
     files = [tmp_path / "a.xml", tmp_path / "b.xml"]
     assert [main(["check", str(suite), "--junit", str(file)]) for file in files] == [1, 1]
     assert files[0].read_bytes() == files[1].read_bytes()
@@ -250,6 +268,7 @@ def test_json_and_markdown_say_the_same(suite: Path, capsys: pytest.CaptureFixtu
         (SUITE + "tolerances: {ttft: -1}", "tolerances: ttft is -1"),
         (SUITE + "tolerances: {ttft: {relative: 1}}", "unknown limit 'relative'"),
         (SUITE + "tolerances: {tttf: 1}", "unknown metric or family 'tttf'"),
+        (SUITE.replace("rate: 8", "rate: fast"), "case 'one': --rate is 'fast'"),
         (SUITE.replace("ttft=1s", "tfft=1s"), "case 'two, slower': --slo"),
         (SUITE + "baseline: 3", "baseline is 3"),
         (SUITE.replace("model: llama-3.1-8b", "mode: x", 1), "unknown setting 'mode'"),

@@ -24,6 +24,8 @@ class Ran:
 
     values: dict[str, float]
     failure: str | None = None
+    ours: bool = False
+    """Whether the failure is this package's own fault."""
 
 
 def run_case(case: Case) -> Ran:
@@ -37,7 +39,7 @@ def run_case(case: Case) -> Ran:
         except UserError as error:
             return Ran({}, str(error))
         except Exception as error:  # our own fault: the case is named, the others are not lost
-            return Ran({}, f"internal error: {error!r}")
+            return Ran({}, f"internal error: {error!r}", ours=True)
 
 
 def run_cases(cases: Sequence[Case], *, jobs: int = 1, progress: Progress | None = None) -> list[Ran]:
@@ -76,13 +78,13 @@ def check(
 
     match: only cases whose name has it (or fits it, with ``*``). rtol, atol: the default tolerance, instead of the suite's.
     strict: improvements and left-over baseline entries fail too. Raises UserError for a suite or a baseline that cannot be
-    read; a case that cannot be simulated is a failing case.
+    read, or a case that cannot be simulated and never was; one that once was is a failing case.
     """
     loaded = selected(read_suite(suite, baseline=baseline), match)
     stored = read_baseline(loaded.baseline)
     cases = [_with_default(case, rtol, atol) for case in loaded.cases]
     results = [
-        _result(case, ran, stored.get(case.name))
+        _result(case, ran, stored.get(case.name), loaded.path)
         for case, ran in zip(cases, run_cases(cases, jobs=jobs, progress=progress), strict=True)
     ]
     stale = () if match is not None else tuple(name for name in stored if name not in {c.name for c in loaded.cases})
@@ -146,8 +148,11 @@ def _with_default(case: Case, rtol: float | None, atol: float | None) -> Case:
     return dataclasses.replace(case, tolerances={**case.tolerances, DEFAULT_KEY: default})
 
 
-def _result(case: Case, ran: Ran, entry: Stored | None) -> CaseResult:
+def _result(case: Case, ran: Ran, entry: Stored | None, path: Path) -> CaseResult:
+    """What was simulated with these settings before and cannot be now is a regression; anything else a mistake of the suite."""
     if ran.failure is not None:
+        if not ran.ours and (entry is None or entry.digest != case.digest):
+            raise UserError(f"{path}: case {case.name!r}: {ran.failure}")
         return CaseResult(name=case.name, line=case.line, values={}, status="failed", failure=ran.failure)
     return compare_case(
         case.name,
