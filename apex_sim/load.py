@@ -77,6 +77,10 @@ def load_curve(
 
     if "rate" in settings:
         raise UserError("load_curve: rate is what it varies; give rates=[...]")
+    if settings.get("disaggregate") is not None:
+        raise UserError(
+            "load_curve: disaggregate makes two pools with a limit each; simulate the rates you are interested in"
+        )
     if not {"trace", "input_len", "output_len", "arrival"} & set(settings):
         settings["trace"] = SAMPLE_WORKLOAD
     if rates is None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from planners.oversubscribe.row import readings
 from planners.oversubscribe.services import PRIORITIES
 from planners.oversubscribe.study import Outcome, Study
-from workloads.figure_style import AMBER, BLUE, GREEN, MUTED, ORANGE, PINK, end_labels, headline, level, new_figure
+from workloads.figure_labels import end_labels, level
+from workloads.figure_style import AMBER, BLUE, GREEN, MUTED, ORANGE, PINK, headline, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

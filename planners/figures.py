@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hardware_profiles.terms import usd_per_device_hour
+from workloads.figure_labels import place_labels, vertical
 from workloads.figure_style import (
     BLUE,
     GREEN,
@@ -14,10 +16,8 @@ from workloads.figure_style import (
     SMALL_PT,
     headline,
     new_figure,
-    note,
     plain_ticks,
     short_name,
-    vertical,
 )
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from planners.outcome import Entry, PlanResult
 
 
+FAR = 5.0
+"""A latency axis ends at this many times the SLO's limit, or the slowest plan of the front."""
 HEIGHTS = {
     "request-cost": ("usd_per_request", "$ per request"),
     "energy": ("joules_per_output_token", "J per output token"),
@@ -52,12 +54,13 @@ def pareto_figure(result: PlanResult) -> Figure:
         _scatter(axis, result, metric, cost)
         limit = None if result.slo is None else getattr(result.slo, f"{label.lower()}_s")
         axis.set_xscale("log")
+        beyond = _cut(axis, result, metric, cost, limit)
         plain_ticks(axis)
         if limit is not None:
             vertical(axis, limit * 1e3, f"SLO {limit * 1e3:g} ms", ORANGE, low=True)
-        axis.set_xlabel(f"p95 {label} [ms]")
+        axis.set_xlabel(f"p95 {label} [ms]" + (f"; {beyond} further right" if beyond else ""))
         axis.set_ylabel(words)
-        axis.set_ylim(0, 1.06 * axis.get_ylim()[1])
+        _name_points(axis, result, metric, cost)
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=SMALL_PT, ncols=2, loc="outside lower left", labelcolor=INK)
     headline(figure, f"{short_name(result.model.name)} on {result.cluster.name}, {result.trace.name}")
@@ -83,15 +86,36 @@ def _scatter(axis: Any, result: PlanResult, metric: str, cost: str) -> None:
         if points:
             x, y = zip(*points, strict=True)
             axis.scatter(x, y, s=170 if marker == "*" else 30, c=colour, marker=marker, label=name, zorder=3)
-    placed: list[tuple[float, float]] = []
-    for entry in [best, *(e for e in result.pareto if e is not best)]:
-        x_value, y_value = _point(entry, metric, cost)
-        if x_value is None or y_value is None or x_value != x_value:
-            continue
-        if any(abs(x_value - x) < 0.15 * x and abs(y_value - y) <= 0.04 * y for x, y in placed):
-            continue
-        placed.append((x_value, y_value))
-        note(axis, x_value, y_value, _name(entry), xytext=(0, 9), ha="center")
+
+
+def _known(entries: Sequence[Entry], metric: str, cost: str) -> list[tuple[float, float]]:
+    """Points of the entries that have both figures."""
+    pairs = [_point(e, metric, cost) for e in entries if e.best_known is not None]
+    return [(x, y) for x, y in pairs if x is not None and y is not None and x == x]
+
+
+def _cut(axis: Any, result: PlanResult, metric: str, cost: str, limit_s: float | None) -> int:
+    """End the axes where plans are hopeless: several times the SLO's limit, or the best plan's figures; how many lie beyond."""
+    points = _known([e for e in result.entries if e.measured or e.screen], metric, cost)
+    front = _known([result.best, *result.pareto], metric, cost)
+    if not front:
+        return 0
+    most = FAR * max([x for x, _ in front] + ([] if limit_s is None else [1e3 * limit_s]))
+    shown = [(x, y) for x, y in points if x <= most]
+    low, high = min(x for x, _ in shown), max([x for x, _ in shown] + ([] if limit_s is None else [1e3 * limit_s]))
+    axis.set_xlim(low / 1.3, 1.3 * high)
+    axis.set_ylim(0, 1.2 * max(y for _, y in shown))
+    return len(points) - len(shown)
+
+
+def _name_points(axis: Any, result: PlanResult, metric: str, cost: str) -> None:
+    """Names of the best and of the front, one where several points coincide."""
+    labels: list[tuple[float, float, str]] = []
+    for entry in [result.best, *(e for e in result.pareto if e is not result.best)]:
+        for x, y in _known([entry], metric, cost):
+            if not any(abs(x - a) < 0.15 * a and abs(y - b) <= 0.04 * b for a, b, _ in labels):
+                labels.append((x, y, _name(entry)))
+    place_labels(axis, labels, _known([e for e in result.entries if e.measured or e.screen], metric, cost))
 
 
 def _name(entry: Entry) -> str:

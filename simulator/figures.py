@@ -8,20 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from workloads.figure_style import (
-    BLUE,
-    MUTED,
-    ORANGE,
-    PALETTE,
-    SMALL_PT,
-    end_labels,
-    headline,
-    new_figure,
-    note,
-    plain_ticks,
-    short_name,
-    vertical,
-)
+from workloads.figure_labels import end_labels, note, vertical
+from workloads.figure_style import BLUE, MUTED, ORANGE, PALETTE, SMALL_PT, headline, new_figure, plain_ticks, short_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,6 +13,7 @@ import apex_sim as apex
 from apex_sim import plots, studies
 from apex_sim.plots.expert_loads import rank_loads
 from apex_sim.plots.step import KINDS, kind_of
+from workloads import figure_labels
 from workloads import figure_style as style
 
 
@@ -157,7 +158,12 @@ def test_no_limit_where_there_is_hardly_any_load():
 
 @pytest.mark.parametrize(
     ("rates", "settings", "message"),
-    [([], {}, "rates"), ([0.0, 1.0], {}, "above 0"), ([1.0], {"rate": 2.0}, "rate is what it varies")],
+    [
+        ([], {}, "rates"),
+        ([0.0, 1.0], {}, "above 0"),
+        ([1.0], {"rate": 2.0}, "rate is what it varies"),
+        ([1.0], {"disaggregate": ("prefill=tp1,dp1", "decode=tp1,dp1")}, "two pools"),
+    ],
 )
 def test_load_curve_refuses_rates_that_mean_nothing(rates, settings, message):
     with pytest.raises(apex.UserError, match=message):
@@ -183,7 +189,7 @@ def test_loads_of_ranks_have_mean_one_in_every_layer():
 
 @pytest.mark.parametrize("at", [[5, 5, 5], [0, 100, 1], [98, 99, 100], [10, 50, 90]])
 def test_labels_are_moved_apart_in_order_and_stay_inside(at):
-    placed = style.spread(at, 12.0, 100.0)
+    placed = figure_labels.spread(at, 12.0, 100.0)
     order = np.argsort(at, kind="stable")
     assert (np.diff(np.array(placed)[order]) >= 12 - 1e-9).all()
     assert min(placed) >= 0 and max(placed) <= 100 + 1e-9
@@ -252,3 +258,12 @@ def test_published_kernels_of_an_l40s_are_fitted_on_shapes_not_seen():
         assert float(np.median(ratio)) == pytest.approx(
             found.table.loc[(p.family.replace(" ", "_"), p.key), "median_error"], abs=2e-3
         )
+
+
+def test_names_of_points_do_not_cover_each_other():
+    _, axes = style.new_figure()
+    axes[0, 0].set(xlim=(0, 10), ylim=(0, 10))
+    at = [(5.0, 5.0), (5.2, 5.1), (4.9, 5.2)]
+    figure_labels.place_labels(axes[0, 0], [(x, y, "a plan") for x, y in at], at)
+    offsets = [text.xyann for text in axes[0, 0].texts]
+    assert len(set(offsets)) == 3

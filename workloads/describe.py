@@ -9,6 +9,20 @@ from typing import Any
 import numpy as np
 
 from hardware_profiles.errors import UserError
+from workloads.figure_labels import level, vertical
+from workloads.figure_style import (
+    BLUE,
+    GREEN,
+    GRID,
+    INK,
+    MUTED,
+    ORANGE,
+    SMALL_PT,
+    headline,
+    new_figure,
+    plain_ticks,
+    save,
+)
 from workloads.prefixes import prompt_blocks_hit
 from workloads.trace import FloatArray, IntArray, Trace
 
@@ -147,25 +161,19 @@ def _labelled(facts: dict[str, Any]) -> list[tuple[str, str | None]]:
 
 def plot(trace: Trace, path: str | Path) -> None:
     """One figure with the rate over time, the gaps between arrivals, and both length distributions."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 2)
-    figure.suptitle(f"{trace.name}: {len(trace):,} requests")
+    figure, axes = new_figure(4, 1, height=1.7)
+    headline(figure, f"{trace.name}: {len(trace):,} requests")
     _plot_rate(axes[0, 0], trace)
-    _plot_gaps(axes[0, 1], trace)
-    _plot_lengths(axes[1, 0], trace.input_tokens, "input", "tab:blue")
-    _plot_lengths(axes[1, 1], trace.output_tokens, "output", "tab:orange")
+    _plot_gaps(axes[1, 0], trace)
+    _plot_lengths(axes[2, 0], trace.input_tokens, "input", BLUE)
+    _plot_lengths(axes[3, 0], trace.output_tokens, "output", ORANGE)
     try:
-        figure.savefig(path, dpi=120)
+        save(figure, path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot write the figure: {error}") from error
 
 
 def _plot_rate(axis: Any, trace: Trace) -> None:
-    axis.set_title("Arrivals over time")
     if trace.concurrency is not None or trace.duration_s == 0:
         text = "all at once" if trace.concurrency is None else f"closed loop, {trace.concurrency} in flight"
         axis.text(0.5, 0.5, text, ha="center", va="center", transform=axis.transAxes)
@@ -175,16 +183,15 @@ def _plot_rate(axis: Any, trace: Trace) -> None:
     counts = window_counts(trace.arrival_s, window_s)
     unit_s, unit = (3600.0, "h") if trace.duration_s > 3 * 3600 else (1.0, "s")
     edges = (trace.arrival_s[0] + np.arange(len(counts) + 1) * window_s) / unit_s
-    axis.stairs(counts / window_s, edges, fill=True, alpha=0.4, color="tab:green")
-    axis.axhline(trace.request_rate_per_s, color="black", lw=1, ls="--", label=f"mean {trace.request_rate_per_s:.3g}/s")
-    axis.set(xlabel=f"time [{unit}]", ylabel=f"requests/s (per {window_s:g} s)", ylim=(0, None))
-    axis.legend(frameon=False)
+    axis.stairs(counts / window_s, edges, fill=True, color=GRID)
+    axis.stairs(counts / window_s, edges, color=MUTED, linewidth=1.0)
+    level(axis, trace.request_rate_per_s, f"mean {trace.request_rate_per_s:.3g}/s", INK)
+    axis.set(xlabel=f"arrival [{unit}], by {window_s:g} s", ylabel="requests/s", ylim=(0, None))
 
 
 def _plot_gaps(axis: Any, trace: Trace) -> None:
     """Share of gaps longer than x, on a log axis: a Poisson process is a straight line."""
     gaps = np.diff(trace.arrival_s)
-    axis.set_title("Gaps between arrivals")
     if trace.concurrency is not None or not gaps.any():
         axis.set_axis_off()
         return
@@ -192,10 +199,10 @@ def _plot_gaps(axis: Any, trace: Trace) -> None:
     longer = 1 - np.arange(len(ordered)) / len(ordered)
     span = np.linspace(0, float(ordered[-1]), 200)
     poisson = np.exp(-span * trace.request_rate_per_s)
-    axis.step(ordered, longer, where="post", color="tab:green", label=f"trace, CV {gaps.std() / gaps.mean():.2f}")
-    axis.plot(span, poisson, color="black", lw=1, ls="--", label="Poisson at the same rate")
-    axis.set(xlabel="gap [s]", ylabel="share of gaps longer", yscale="log", ylim=(0.5 / len(ordered), 1.5))
-    axis.legend(frameon=False)
+    axis.step(ordered, longer, where="post", color=GREEN, label=f"trace, CV {gaps.std() / gaps.mean():.2f}")
+    axis.plot(span, poisson, color=INK, lw=1, ls="--", label="Poisson at the same rate")
+    axis.set(xlabel="gap [s]", ylabel="share longer", yscale="log", ylim=(0.5 / len(ordered), 1.5))
+    axis.legend(frameon=False, fontsize=SMALL_PT, labelcolor=INK)
 
 
 def _plot_lengths(axis: Any, tokens: IntArray, what: str, color: str) -> None:
@@ -204,8 +211,12 @@ def _plot_lengths(axis: Any, tokens: IntArray, what: str, color: str) -> None:
     edges = np.unique(np.rint(np.logspace(low, high, 60)))
     edges = edges if len(edges) > 1 else np.array([edges[0], edges[0] + 1])
     axis.hist(tokens, bins=edges, color=color, alpha=0.6)
-    for percentile, style in ((50, "-"), (95, "--"), (99, ":")):
+    axis.set(xscale="log", xlabel=f"{what} [tokens]", ylabel="requests")
+    plain_ticks(axis)
+    axis.set_ylim(top=1.3 * axis.get_ylim()[1])
+    ends = []
+    for percentile in (50, 95, 99):
         value = float(np.percentile(tokens, percentile))
-        axis.axvline(value, color="black", lw=1, ls=style, label=f"p{percentile} {value:,.0f}")
-    axis.set(xscale="log", xlabel=f"{what} tokens", ylabel="requests", title=f"{what.capitalize()} length")
-    axis.legend(frameon=False)
+        ends.append((value, f"p{percentile} {value:,.0f}"))
+    for i, (value, text) in enumerate(ends):
+        vertical(axis, value, text, INK, ("-", "--", ":")[i], room=i != 1)

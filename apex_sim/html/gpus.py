@@ -126,7 +126,8 @@ def _sizes(data: Mapping[str, Any]) -> str:
 
 def _bars(data: Mapping[str, Any]) -> str:
     """The plan beside fleets of one type."""
-    from workloads.figure_style import BLUE, MUTED, headline, new_figure, note
+    from workloads.figure_labels import note
+    from workloads.figure_style import BLUE, MUTED, headline, new_figure
 
     bars = [("the plan", data["usd_per_hour"])]
     bars += [

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workloads.figure_style import GREEN, GRID, INK, MUTED, ORANGE, PALETTE, headline, level, new_figure, note
+from workloads.figure_labels import level, note
+from workloads.figure_style import GREEN, GRID, INK, MUTED, ORANGE, PALETTE, headline, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from apex_sim.plots.step import KINDS, kind_of
-from workloads.figure_style import INK, MUTED, PAPER, SMALL_PT, headline, new_figure, note, short_name
+from workloads.figure_labels import note
+from workloads.figure_style import INK, MUTED, PAPER, SMALL_PT, headline, new_figure, short_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

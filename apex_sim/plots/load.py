@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workloads.figure_labels import end_labels, level, vertical
 from workloads.figure_style import (
     AMBER,
     BLUE,
@@ -17,12 +18,9 @@ from workloads.figure_style import (
     ORANGE,
     PALETTE,
     SKY,
-    end_labels,
     headline,
-    level,
     new_figure,
     plain_log,
-    vertical,
 )
 
 if TYPE_CHECKING:

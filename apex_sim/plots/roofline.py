@@ -6,19 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workloads.figure_style import (
-    BLUE,
-    GREEN,
-    INK,
-    MUTED,
-    ORANGE,
-    headline,
-    new_figure,
-    note,
-    plain_log,
-    short_name,
-    vertical,
-)
+from workloads.figure_labels import note, vertical
+from workloads.figure_style import BLUE, GREEN, INK, MUTED, ORANGE, headline, new_figure, plain_log, short_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,7 +92,8 @@ def _batch(decode_seqs: int, prefill_tokens: int) -> str:
 
 def _names(axis: Any, xs: Any, ys: Any, shown: Any, peak: float) -> None:
     """Names beside the points, those of crowded ones above each other."""
-    from workloads.figure_style import SMALL_PT, spread
+    from workloads.figure_labels import spread
+    from workloads.figure_style import SMALL_PT
 
     figure = axis.figure
     size = figure.get_size_inches() * 72

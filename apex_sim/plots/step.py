@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from workloads.figure_labels import note
 from workloads.figure_style import (
     AMBER,
     BLUE,
@@ -19,7 +20,6 @@ from workloads.figure_style import (
     SMALL_PT,
     headline,
     new_figure,
-    note,
 )
 
 if TYPE_CHECKING:

@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simulator.validation.score import Aggregate, Residual
-from workloads.figure_style import (
-    GRID,
-    MUTED,
-    PALETTE,
-    SMALL_PT,
-    TEXT_PT,
-    headline,
-    new_figure,
-)
+from workloads.figure_style import GRID, MUTED, PALETTE, SMALL_PT, TEXT_PT, headline, new_figure
 from workloads.figure_style import MARKERS as SHAPES
 
 if TYPE_CHECKING:
