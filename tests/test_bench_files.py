@@ -225,6 +225,16 @@ def test_inferencex_gives_seconds_and_figures_per_device(tmp_path: Path) -> None
         read_bench(written(tmp_path / "agg_y.json", {**data, "disagg": True}))
 
 
+def test_lengths_without_times_are_drawn_from(run: SimulationResult, tmp_path: Path) -> None:
+    data = {name: value for name, value in vllm(run).items() if name != "start_times"}
+    (result,) = read_bench(written(tmp_path / "s.jsonl", {**data, "server_info": {}}))
+    assert result.requests is None
+    assert result.input_len == tuple(run.trace.input_tokens.tolist())
+    (found,) = compare_measured([result], MODEL, ON)
+    assert "80 observed input and 80 observed output tokens" in found.load
+    assert abs(next(row.error for row in found.rows if row.name == "mean_tpot_ms")) < 0.05
+
+
 def test_which_of_rate_and_concurrency_decided() -> None:
     def load(**more: Any) -> Any:
         given: dict[str, Any] = {

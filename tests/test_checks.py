@@ -190,6 +190,17 @@ def test_entries_of_cases_that_are_gone_are_named(suite: Path, capsys: pytest.Ca
     assert "two, slower" not in baseline_of(suite).read_text()
 
 
+def test_a_slower_engine_is_caught(tmp_path: Path) -> None:
+    engine = tmp_path / "mine.yaml"
+    engine.write_text("base: vllm-v1\nname: mine\n")
+    path = tmp_path / "suite.yaml"
+    path.write_text(SUITE.replace("cluster:", "engine: mine.yaml\n  cluster:"))
+    update(path, "first")
+    engine.write_text("base: vllm-v1\nname: mine\nstep_fixed_s: 6.0e-4\n")
+    worse = {d.metric for d in apex_sim.check(path).cases[0].differences if d.verdict == "worse"}
+    assert {"median_tpot_ms", "p95_tpot_ms"} <= worse
+
+
 def test_one_case_alone(suite: Path) -> None:
     assert [case.name for case in apex_sim.check(suite, match="two").cases] == ["two, slower"]
     scale(suite, "median_ttft_ms", 0.9)

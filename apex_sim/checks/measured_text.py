@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from apex_sim.checks.measured import MeasuredComparison, MeasuredRow
-    from simulator.validation.run import MeasuredRun
+    from simulator.validation.run import Lengths, MeasuredRun
 
 
 def load_text(run: MeasuredRun) -> str:
@@ -23,8 +23,16 @@ def load_text(run: MeasuredRun) -> str:
         how = "at the times of the file"
     else:
         how = f"{load.rate_per_s:.4g} requests/s, {load.arrival}" if load.rate_per_s else "all at once"
-    lengths = "" if load.requests is not None else f", {load.input_len} input and {load.output_len} output tokens"
+    lengths = (
+        ""
+        if load.requests is not None
+        else f", {_length(load.input_len)} input and {_length(load.output_len)} output tokens"
+    )
     return f"{count:,} requests, {how}{lengths}"
+
+
+def _length(length: Lengths | None) -> str:
+    return f"{len(length)} observed" if isinstance(length, tuple) else str(length)
 
 
 def measured_text(comparisons: Sequence[MeasuredComparison]) -> str:

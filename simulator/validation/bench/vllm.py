@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from simulator.validation.bench.result import BenchResult, Figure, figure, number, spread_of, whole
+from simulator.validation.run import Lengths
 from workloads.trace import Trace
 
 PREFIXES = {"mean": "mean", "p50": "median", "p90": "p90", "p95": "p95", "p99": "p99"}
@@ -31,6 +32,9 @@ MEAN_ONLY = (
 )
 
 
+DRAWN = "the file has lengths but no times of requests, so lengths are drawn from it"
+
+
 def read_vllm(data: Mapping[str, Any], place: str) -> BenchResult:
     """One object of ``vllm bench serve`` (also of InferenceX's fork of its client)."""
     return _result(data, place, "vllm bench serve", VLLM)
@@ -43,7 +47,7 @@ def read_sglang(data: Mapping[str, Any], place: str) -> BenchResult:
 
 def _result(data: Mapping[str, Any], place: str, tool: str, names: Mapping[str, str]) -> BenchResult:
     done = whole(data, "completed")
-    requests = _requests(data, place)
+    requests, lengths = _requests(data, place), _lengths(data)
     model = data.get("model_id") or data.get("model")
     return BenchResult(
         tool=tool,
@@ -52,13 +56,13 @@ def _result(data: Mapping[str, Any], place: str, tool: str, names: Mapping[str, 
         model=model if isinstance(model, str) else None,
         num_requests=done or whole(data, "num_prompts"),
         requests=requests,
-        input_len=_mean(data, "total_input_tokens", done),
-        output_len=_mean(data, "total_output_tokens", done),
+        input_len=lengths[0] if lengths else _mean(data, "total_input_tokens", done),
+        output_len=lengths[1] if lengths else _mean(data, "total_output_tokens", done),
         rate_per_s=_rate(data.get("request_rate")),
         reached_rate_per_s=number(data, "request_throughput"),
         arrival=_arrival(number(data, "burstiness")),
         concurrency=whole(data, "max_concurrency"),
-        notes=() if requests is not None else (MEAN_ONLY,),
+        notes=() if requests is not None else (DRAWN,) if lengths else (MEAN_ONLY,),
     )
 
 
@@ -71,6 +75,17 @@ def _figures(data: Mapping[str, Any], names: Mapping[str, str]) -> tuple[Figure,
     for name, metric in RATES.items():
         found += figure(name, metric, number(data, name))
     return tuple(found)
+
+
+def _lengths(data: Mapping[str, Any]) -> tuple[Lengths, Lengths] | None:
+    """Prompt and output tokens of the requests that were answered, to draw from."""
+    inputs, outputs = _array(data.get("input_lens")), _array(data.get("output_lens"))
+    if inputs is None or outputs is None or len(inputs) != len(outputs):
+        return None
+    answered = (inputs >= 1) & (outputs >= 1)
+    if not answered.any():
+        return None
+    return tuple(inputs[answered].astype(int).tolist()), tuple(outputs[answered].astype(int).tolist())
 
 
 def _mean(data: Mapping[str, Any], total: str, done: int | None) -> Any:
