@@ -16,13 +16,14 @@ from planners.export.benchmark import Benchmark, benchmark_of, trace_of
 from planners.export.bundle import at_version, files_of, from_json_values, to_json_values
 from planners.export.flags import check_flags, engines, parse, version_of
 from planners.export.kubernetes import image_of
-from planners.export.make import export_of
+from planners.export.make import export_of, export_of_mix
 from planners.export.memory import check_memory
 from planners.export.readback import Mismatch, check_export
 from planners.export.replay import replay_files
 from planners.launch import VLLM_FLAGS
 from planners.launch_engines import SGLANG_FLAGS, TRTLLM_FLAGS
 from simulator.build import build_deployment
+from workloads.slo import parse_slo
 from workloads.synthetic import SharedPrefix, generate
 from workloads.trace import Trace
 
@@ -91,6 +92,19 @@ def test_flags_belong_to_versions() -> None:
     assert check_flags("sglang", "0.5", ["--tensor-parallel-size"]) != []
 
 
+def test_values_belong_to_versions() -> None:
+    """Blocks of 48 tokens are for vLLM from 0.18 on, a KV cache in float16 from 0.19."""
+    assert check_flags("vllm", "0.12", ["--block-size", "48"]) == [
+        "--block-size of vllm 0.12 takes 8, 16, 32, 64, 128, 1, 256, not 48"
+    ]
+    assert check_flags("vllm", "0.19", ["--block-size", "48"]) == []
+    assert check_flags("vllm", "0.16", ["--kv-cache-dtype", "float16"]) != []
+    assert check_flags("vllm", "0.19", ["--kv-cache-dtype", "float16"]) == []
+    assert check_flags("sglang", "0.5.5", ["--cpu-offload-gb", "2.5"]) == [
+        "--cpu-offload-gb of sglang takes a whole number, not 2.5"
+    ]
+
+
 def test_a_flag_that_an_old_server_needs_not_is_left_out() -> None:
     """vLLM 0.8 schedules synchronously and knows no flag for it; 0.12 does with a flag."""
     for version, given in (("0.8.5", False), ("0.12", True)):
@@ -112,6 +126,21 @@ def test_a_server_keeps_its_schedule_in_another_version() -> None:
     what = export_of(build_deployment("llama-3.1-8b", "h100-sxm:1", engine="vllm-v1@0.19"), requests())
     given = {v: "--async-scheduling" in at_version(what, v).servers[0].command for v in ("0.9", "0.12", "0.33")}
     assert given == {"0.9": False, "0.12": True, "0.33": False}
+
+
+def test_a_mix_has_servers_and_a_benchmark_of_every_type() -> None:
+    mix = {
+        "h100-sxm:2": (build_deployment("llama-3.1-8b", "h100-sxm:2x3", tp=2, dp=3), requests()),
+        "l4": (build_deployment("llama-3.1-8b", "l4:1x2", dp=2), None),
+    }
+    routes = [{"size": "500 in / 50 out", "shares": {"l4": 0.25, "h100-sxm:2": 0.75}}]
+    what = export_of_mix(mix, parse_slo("ttft=1s"), 0, {"usd_per_hour": 9.0}, routes)
+    files = files_of(what)
+    check_export(what, files)
+    assert [(s.role, s.count, s.devices) for s in what.servers] == [("h100-sxm-2", 3, 2), ("l4", 2, 1)]
+    assert {"bench-h100-sxm-2.sh", "kubernetes-llama-3-1-8b-l4.yaml", "routes.json"} < set(files)
+    assert "bench-l4.sh" not in files  # nothing is sent there
+    assert json.loads(files["expected.json"])["planned"] == {"usd_per_hour": 9.0}
 
 
 def test_the_benchmark_sends_what_was_simulated() -> None:

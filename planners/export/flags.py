@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -28,12 +28,23 @@ class Flag:
     last: str | None = None
     """Last version that has it; None: it is still there in the version the table was checked against."""
     takes: Takes
-    field: str | None = None
+    meaning: str | None = None
     """What of a server it sets."""
+    values: Mapping[str, str] = field(default_factory=dict)
+    """Values that it takes, with the first version of each; empty: any."""
+    until: str | None = None
+    """Last version that takes these values only; None: all do."""
     before: Literal["default", "refuse"] = "refuse"
     """An older server does the same without it (default), or cannot do it."""
     confidence: Literal["high", "medium", "low"]
     source: str = ""
+
+    def takes_in(self, value: str, version: str) -> bool:
+        """Whether a version of the engine takes a value."""
+        given = version_of(version)
+        if not self.values or (self.until is not None and given[:2] > version_of(self.until)[:2]):
+            return True
+        return value in self.values and version_of(self.values[value]) <= given
 
     def exists_in(self, version: str) -> bool:
         """Whether a version of the engine has the flag."""
@@ -75,7 +86,7 @@ def engines() -> dict[str, Engine]:
     found = {}
     for name, data in read_yaml(FILE).items():
         flags = {
-            flag: Flag(name=flag, field=fields.get("is"), **{k: v for k, v in fields.items() if k != "is"})
+            flag: Flag(name=flag, meaning=fields.get("is"), **{k: v for k, v in fields.items() if k != "is"})
             for flag, fields in data["flags"].items()
         }
         image = data.get("image")
@@ -113,6 +124,9 @@ def check_flags(engine: str, version: str, words: Sequence[str]) -> list[str]:
             wrong.append(f"{word} needs {engine} {span}, the plan is for {version}")
         elif flag.takes == "int" and not following.startswith("$") and not following.lstrip("-").isdigit():
             wrong.append(f"{word} of {engine} takes a whole number, not {following}")
+        elif not flag.takes_in(following, version):
+            known = [value for value in flag.values if flag.takes_in(value, version)]
+            wrong.append(f"{word} of {engine} {version} takes {', '.join(known)}, not {following}")
     return wrong
 
 
@@ -161,8 +175,8 @@ def parse(engine: str, words: Sequence[str]) -> dict[str, Any]:
         if flag is None:
             raise ValueError(f"{word}: no flag of {engine}")
         flags[word] = _value(flag, rest)
-        if flag.field is not None:
-            found[flag.field] = flags[word]
+        if flag.meaning is not None:
+            found[flag.meaning] = flags[word]
     return found | {"flags": flags}
 
 
