@@ -5,7 +5,9 @@ A simulated run is written as each tool would have written it; what is predicted
 
 from __future__ import annotations
 
+import copy
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 import apex_sim
-from apex_sim.checks.measured import compare_measured, read_all
+from apex_sim.checks.measured import compare_measured, read_all, runs_of
 from apex_sim.cli import main
 from hardware_profiles.errors import UserError
 from simulator.result import SimulationResult
@@ -266,6 +268,44 @@ def test_zeros_are_what_was_not_measured(loop: SimulationResult, tmp_path: Path)
     names = {f.name for f in read_bench(written(tmp_path / "b.json", data))[0].figures}
     assert not names & {"mean_itl_ms", "p99_itl_ms"}
     assert "median_itl_ms" in names
+
+
+JUNK: tuple[Any, ...] = (None, -1, 0, "x", [], {}, 1e308, float("nan"), float("inf"), True, [1, "a"], 1e-9, 3, "5")
+
+
+def spoil(data: Any, rng: random.Random) -> None:
+    """Replace or delete one value somewhere."""
+    while data:
+        key = rng.choice(list(data) if isinstance(data, dict) else range(len(data)))
+        if isinstance(data[key], dict | list) and data[key] and rng.random() < 0.7:
+            data = data[key]
+            continue
+        if isinstance(data, dict) and rng.random() < 0.2:
+            del data[key]
+        else:
+            data[key] = copy.deepcopy(rng.choice(JUNK))
+        return
+
+
+@pytest.mark.filterwarnings("error")
+def test_whatever_a_file_holds_it_is_a_load_or_one_line(loop: SimulationResult, tmp_path: Path) -> None:
+    rng, good = random.Random(0), 0
+    record = {"metadata": {"request_start_ns": 5}, "metrics": {"input_sequence_length": {"value": 5, "unit": "tokens"}}}
+    record["metrics"]["output_sequence_length"] = {"value": 5, "unit": "tokens"}
+    record["metrics"]["time_to_first_token"] = {"value": 25.0, "unit": "ms"}
+    agg = {"hw": "h100", "conc": 16, "isl": 1024, "osl": 512, "tp": 2, "median_ttft": 0.2, "tput_per_gpu": 700.0}
+    sound = [vllm(loop), {**vllm(loop), "server_info": {}}, nvidia(loop), guidellm(loop), agg, record]
+    texts = [json.dumps(data, default=float) for data in sound]
+    for _ in range(200):
+        data = json.loads(rng.choice(texts))
+        for _ in range(rng.randint(1, 4)):
+            spoil(data, rng)
+        path = written(tmp_path / "spoilt.json", data)
+        try:
+            good += len(runs_of(read_bench(path), MODEL, ON))
+        except UserError as error:
+            assert "\n" not in str(error)
+    assert 30 < good < 200
 
 
 def test_the_command_prints_both_and_may_judge(

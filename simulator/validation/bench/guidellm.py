@@ -36,12 +36,15 @@ def read_guidellm(benchmark: Mapping[str, Any], place: str) -> BenchResult:
     for name, metric in RATES.items():
         found += figure(f"{name} mean", metric, number(_successful(metrics, name), "mean"))
     prompts, outputs = _successful(metrics, "prompt_token_count"), _successful(metrics, "output_token_count")
-    arrival, rate, places = _strategy(benchmark.get("config"))
+    arrival, rate, places = _strategy(benchmark.get("config") or benchmark.get("args"))
+    totals = metrics.get("request_totals")
     return BenchResult(
         tool="guidellm",
         place=place,
         figures=tuple(found),
-        num_requests=whole(prompts, "count") or whole(_successful(metrics, "request_latency"), "count"),
+        num_requests=whole(prompts, "count")
+        or whole(_successful(metrics, "request_latency"), "count")
+        or (whole(totals, "successful") if isinstance(totals, Mapping) else None),
         input_len=_lengths(prompts),
         output_len=_lengths(outputs),
         rate_per_s=rate,

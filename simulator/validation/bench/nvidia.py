@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from simulator.validation.bench.result import BenchResult, Figure, figure, number, spread_of, whole
+from simulator.validation.bench.result import LONGEST, BenchResult, Figure, figure, number, spread_of, whole
 from workloads.trace import Trace
 
 LATENCIES = {
@@ -100,7 +100,7 @@ def _value(metrics: Mapping[str, Any], name: str) -> float | None:
 
 
 def _trace(table: np.ndarray[Any, np.dtype[np.float64]], place: str) -> Trace | None:
-    if not len(table) or (table[:, 1:3] < 1).any():
+    if not len(table) or not ((table[:, 1:3] >= 1) & (table[:, 1:3] <= LONGEST)).all():
         return None
     ordered = table[np.argsort(table[:, 0], kind="stable")]
     return Trace(

@@ -13,6 +13,9 @@ from simulator.validation.run import Lengths, MeasuredRun, Stage, Workload
 from workloads.trace import Trace
 
 STATISTICS = ("mean", "p50", "p90", "p95", "p99")
+MOST = 10**8
+LONGEST = 10**9
+"""Tokens or seconds beyond which a value is no length and no time."""
 SATURATED = 0.9
 """Share of the asked-for rate below which a limit of concurrency, not the rate, decided when requests were sent."""
 
@@ -63,9 +66,9 @@ def number(data: Mapping[str, Any], *names: str) -> float | None:
 
 
 def whole(data: Mapping[str, Any], *names: str) -> int | None:
-    """The same, as a count above zero."""
+    """The same, as a count above zero; no benchmark sends more than MOST requests."""
     value = number(data, *names)
-    return int(value) if value is not None and value >= 1 else None
+    return int(value) if value is not None and 1 <= value <= MOST else None
 
 
 def figure(name: str, metric: str, value: float | None, scale: float = 1.0) -> tuple[Figure, ...]:
@@ -79,7 +82,7 @@ def spread_of(
     mean: float | None, std: float | None, low: float | None = None, high: float | None = None
 ) -> Lengths | None:
     """Lengths of which mean, standard deviation and limits are known: log-normal, as lengths of real requests about are."""
-    if mean is None or mean < 1:
+    if mean is None or not 1 <= mean <= LONGEST:
         return None
     if not std or std < 0.5:
         return max(1, round(mean))

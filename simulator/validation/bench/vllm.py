@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from simulator.validation.bench.result import BenchResult, Figure, figure, number, spread_of, whole
+from simulator.validation.bench.result import LONGEST, BenchResult, Figure, figure, number, spread_of, whole
 from simulator.validation.run import Lengths
 from workloads.trace import Trace
 
@@ -104,7 +104,7 @@ def _rate(value: object) -> float | None:
 
 def _arrival(burstiness: float | None) -> str:
     """Gaps are exponential and scaled to the run's length; gamma with this shape otherwise."""
-    if burstiness is None or burstiness == 1.0:
+    if burstiness is None or burstiness <= 0 or burstiness == 1.0:
         return "scaled-poisson"
     return f"gamma(cv={burstiness**-0.5:.10g})"
 
@@ -137,4 +137,5 @@ def _array(value: object) -> np.ndarray[Any, np.dtype[np.float64]] | None:
         array = np.asarray(value, dtype=np.float64) if isinstance(value, list) else None
     except (TypeError, ValueError):
         return None
-    return array if array is not None and array.ndim == 1 and np.isfinite(array).all() else None
+    sound = array is not None and array.ndim == 1 and (np.abs(array) < 10 * LONGEST).all()
+    return array if sound else None
