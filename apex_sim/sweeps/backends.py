@@ -81,13 +81,13 @@ class RayBackend:
     def _start(self, ray: Any) -> None:
         address = self._address or os.environ.get("RAY_ADDRESS")
         options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-        if address is None:
+        if address is None:  # "local" never joins a cluster that somebody else runs on this machine
             options |= {"num_cpus": self._jobs or cores(), "include_dashboard": False}
             options |= {"runtime_env": {"env_vars": {"PYTHONPATH": _path()}}}
         try:
             if address is not None:
                 _reach(address)
-            ray.init(address=address, **options)
+            ray.init(address=address or "local", **options)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise UserError(
                 f"--address {address}: no Ray cluster answers ({_first(error)}); start one, or leave it out"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,8 +40,14 @@ def read_journal(folder: Path) -> dict[str, dict[str, Any]]:
             for line in lines:
                 row = _parse(line)
                 if row is not None:
-                    rows[row.pop("key")] = row
+                    rows[row.pop("key")] = shared(row)
     return rows
+
+
+def shared(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with the names of its fields shared among all rows, which halves the memory of many."""
+    summary = {sys.intern(name): value for name, value in row.get("summary", {}).items()}
+    return {sys.intern(name): value for name, value in row.items()} | {"summary": summary}
 
 
 class Journal:

@@ -13,7 +13,7 @@ from typing import Any
 from apex_sim.sweeps.backends import Backend
 from apex_sim.sweeps.design import Point, points_of
 from apex_sim.sweeps.folder import WHOLE, Shard, is_final, locked, open_folder, refuse_foreign
-from apex_sim.sweeps.journal import Journal, read_journal
+from apex_sim.sweeps.journal import Journal, read_journal, shared
 from apex_sim.sweeps.point import FAILED
 from apex_sim.sweeps.pool import Task
 from apex_sim.sweeps.spec import Sweep
@@ -59,7 +59,7 @@ class Recorder:
     def add(self, batch: list[tuple[str, dict[str, Any]]]) -> None:
         """Record finished runs."""
         self._journal.append(batch)
-        self.rows.update(batch)
+        self.rows.update((key, shared(row)) for key, row in batch)
         if time.monotonic() >= self._next:
             self.snapshot()
 
