@@ -55,9 +55,12 @@ def export_of_plan(result: PlanResult) -> Export:
 
 def replay_of_plan(result: PlanResult) -> dict[str, str]:
     """Files that replay the plan's own workload; none where it cannot be replayed."""
+    from planners.export.make import sends_text
     from planners.export.replay import replay_files
 
-    return {} if result.model.pooling else replay_files(result.model.name, result.trace, result.seed)
+    if not sends_text(result.deployment()):
+        return {}
+    return replay_files(result.model.name, result.trace, result.seed)
 
 
 def export_values(result: PlanResult) -> dict[str, Any]:
@@ -107,7 +110,7 @@ def export(
     Returns the files. Raises UserError for flags that the version does not have, or memory that does not suffice.
     """
     from planners.export.bundle import at_version
-    from planners.export.make import export_of
+    from planners.export.make import export_of, sends_text
     from planners.export.replay import replay_files
     from planners.outcome import PlanResult
     from workloads.slo import as_slo
@@ -123,7 +126,7 @@ def export(
         )
     else:
         what = export_of(plan, trace, as_slo(slo), seed)
-        more = {} if plan.model.pooling else replay_files(plan.model.name, trace, seed)
+        more = replay_files(plan.model.name, trace, seed) if sends_text(plan) else {}
     if engine_version is not None:
         what = at_version(what, engine_version)
     names = write_export(what, folder, image=image, flag="folder", more=more)

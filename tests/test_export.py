@@ -128,6 +128,16 @@ def test_a_server_keeps_its_schedule_in_another_version() -> None:
     assert given == {"0.9": False, "0.12": True, "0.33": False}
 
 
+def test_models_without_prompts_have_no_benchmark_and_those_without_a_server_no_export() -> None:
+    for name in ("bert-base", "whisper-tiny"):
+        one = generate(input_len=50, output_len=1, num_requests=5, rate_per_s=2.0)
+        what = export_of(build_deployment(name, "l4:1"), one)
+        check_export(what, files_of(what))
+        assert not what.benchmarks and "expected.json" not in files_of(what)
+    with pytest.raises(UserError, match="vLLM does not serve t5 models"):
+        export_of(build_deployment("t5-small", "l4:1"), requests())
+
+
 def test_a_mix_has_servers_and_a_benchmark_of_every_type() -> None:
     mix = {
         "h100-sxm:2": (build_deployment("llama-3.1-8b", "h100-sxm:2x3", tp=2, dp=3), requests()),

@@ -31,10 +31,13 @@ def export_of(
 
     ``planned``: figures of the deployment under ``trace``."""
     servers = servers_of(deployment)
-    runs, notes = [], [*notes_of(deployment, places=False), *_notes(servers), *_notes_on_requests(deployment)]
-    if not deployment.model.pooling:
+    runs: list[tuple[Benchmark, Mapping[str, Any]]] = []
+    notes = [*notes_of(deployment, places=False), *_notes(servers), *_notes_on_requests(deployment)]
+    if sends_text(deployment):
         benchmark = benchmark_of(deployment.model.name, trace, slo, seed)
         runs.append((benchmark, _expected(benchmark, deployment, slo, notes)))
+    else:
+        notes.append("No benchmark: vllm bench serve sends random prompts, this model takes other requests.")
     return Export(
         servers=servers,
         notes=tuple(notes),
@@ -63,7 +66,7 @@ def export_of_mix(
         mine = servers_of(deployment, role=role)
         servers += mine
         notes += [f"{role}: {note}" for note in (*notes_of(deployment, places=False), *_notes(mine))]
-        if trace is not None and not deployment.model.pooling:
+        if trace is not None and sends_text(deployment):
             benchmark = benchmark_of(deployment.model.name, trace, slo, seed, role)
             runs.append((benchmark, _expected(benchmark, deployment, slo, notes)))
     notes.append(
@@ -77,6 +80,11 @@ def export_of_mix(
         planned=planned,
         routes=tuple(routes),
     )
+
+
+def sends_text(deployment: AnyDeployment) -> bool:
+    """Whether requests are prompts of text with answers: neither embeddings nor speech."""
+    return not deployment.model.pooling and deployment.model.encoder is None
 
 
 def role_of(name: str) -> str:
