@@ -119,6 +119,7 @@ class DaskBackend:
         address = self._address or os.environ.get("DASK_SCHEDULER_ADDRESS")
         settings = {
             "distributed.scheduler.allowed-failures": ATTEMPTS - 1,
+            "distributed.scheduler.worker-saturation": 1.0,  # a task that waits at a worker is blamed for its death too
             "distributed.nanny.pre-spawn-environ.PYTHONPATH": _path(),
             "distributed.logging.distributed": "critical",
         }
