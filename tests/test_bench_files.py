@@ -140,7 +140,14 @@ def test_a_closed_loop_of_vllm_is_predicted_as_it_was(loop: SimulationResult, tm
 
 
 def test_sglang_calls_end_to_end_and_totals_otherwise(loop: SimulationResult, tmp_path: Path) -> None:
-    data = vllm(loop, detailed=False, request_rate=float("inf"), max_concurrency=8, total_output_tokens_retokenized=1)
+    data = vllm(
+        loop,
+        detailed=False,
+        request_rate=float("inf"),
+        max_concurrency=8,
+        total_output_tokens_retokenized=1,
+        backend="sglang-oai",
+    )
     renamed = {name.replace("_e2el_", "_e2e_latency_"): value for name, value in data.items()}
     renamed["total_throughput"] = renamed.pop("total_token_throughput")
     path = written(tmp_path / "s.jsonl", renamed, renamed)
@@ -151,6 +158,7 @@ def test_sglang_calls_end_to_end_and_totals_otherwise(loop: SimulationResult, tm
     assert found["p99_e2e_latency_ms"] == "e2e_p99_ms"
     assert found["total_throughput"] == "total_tok_s"
     (first, _) = compare_measured(results, MODEL, ON)
+    assert first.notes[-1] == "the file is of sglang, and --engine is vllm-v1"
     assert max(abs(row.error) for row in first.rows) < 1e-12
 
 

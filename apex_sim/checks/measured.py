@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from simulator.validation.run import MeasuredRun
 
 DEGREES = ("tp", "pp", "dp", "ep")
+ENGINES = ("vllm", "sglang", "trtllm")
 LOAD = ("rate_per_s", "concurrency", "input_len", "output_len", "num_requests")
 """What a user may state instead of a file."""
 
@@ -139,7 +140,7 @@ def compare_measured(
                 tool=result.tool,
                 load=load_text(prediction.run),
                 rows=rows,
-                notes=(*result.notes, *_in_step(prediction.run)),
+                notes=(*result.notes, *_in_step(prediction.run), *_other_engine(result, prediction.run)),
             )
         )
     if not any(comparison.rows for comparison in found):
@@ -161,6 +162,16 @@ def _row(figure: Figure, prediction: Prediction) -> MeasuredRow:
     return MeasuredRow(
         name=figure.name, metric=figure.metric, measured=figure.value, predicted=value, low=low, high=high
     )
+
+
+def _other_engine(result: BenchResult, run: MeasuredRun) -> tuple[str, ...]:
+    """A file of one engine beside the prediction of another."""
+    from simulator.uncertainty import engine_family
+
+    family = engine_family(run.engine.partition("@")[0])
+    if result.engine in (None, family) or family not in ENGINES:
+        return ()
+    return (f"the file is of {result.engine}, and --engine is {run.engine}",)
 
 
 def _in_step(run: MeasuredRun) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hardware_profiles.errors import UserError
-from simulator.validation.bench.result import BenchResult, Figure, figure, number, whole
+from simulator.validation.bench.result import BenchResult, Figure, engine_in, figure, number, whole
 
 PREFIXES = {"mean": "mean", "p50": "median", "p90": "p90", "p95": "p95", "p99": "p99"}
 LATENCIES = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2e": "e2el"}
@@ -37,6 +37,7 @@ def read_inferencex(data: Mapping[str, Any], place: str) -> BenchResult:
         place=place,
         figures=tuple(found),
         model=model if isinstance(model, str) else None,
+        engine=engine_in(data.get("framework")),
         num_requests=None if places is None else REQUESTS_PER_PLACE * places,
         input_len=_range(isl),
         output_len=_range(osl),

@@ -40,6 +40,8 @@ class BenchResult:
     place: str
     figures: tuple[Figure, ...]
     model: str | None = None
+    engine: str | None = None
+    """Engine family that the file names (vllm, sglang, trtllm), where it does."""
     num_requests: int | None = None
     requests: Trace | None = None
     """Every request, where the file has them: arrivals and lengths."""
@@ -63,6 +65,14 @@ def number(data: Mapping[str, Any], *names: str) -> float | None:
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
     return None
+
+
+def engine_in(value: object) -> str | None:
+    """The engine family in a name such as ``sglang-oai`` or ``dynamo-trt``; APIs that any server speaks name none."""
+    text = str(value).lower()
+    return next(
+        (family for word, family in (("sglang", "sglang"), ("trt", "trtllm"), ("vllm", "vllm")) if word in text), None
+    )
 
 
 def whole(data: Mapping[str, Any], *names: str) -> int | None:

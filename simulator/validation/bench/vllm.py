@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from simulator.validation.bench.result import LONGEST, BenchResult, Figure, figure, number, spread_of, whole
+from simulator.validation.bench.result import LONGEST, BenchResult, Figure, engine_in, figure, number, spread_of, whole
 from simulator.validation.run import Lengths
 from workloads.trace import Trace
 
@@ -54,6 +54,7 @@ def _result(data: Mapping[str, Any], place: str, tool: str, names: Mapping[str, 
         place=place,
         figures=_figures(data, names),
         model=model if isinstance(model, str) else None,
+        engine=None if engine_in(data.get("backend")) == "vllm" else engine_in(data.get("backend")),
         num_requests=done or whole(data, "num_prompts"),
         requests=requests,
         input_len=lengths[0] if lengths else _mean(data, "total_input_tokens", done),
