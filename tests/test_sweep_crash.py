@@ -70,7 +70,7 @@ def torture(tmp_path: Path, rates: int, kills: int, seed: int) -> None:
     chance = random.Random(seed)
     file = tmp_path / "s.yaml"
     file.write_text(json.dumps(content(rates)))
-    apex_sim.sweep(content(rates), tmp_path / "whole", jobs=2)
+    apex_sim.sweep(content(rates), tmp_path / "whole", jobs=1)
     out = tmp_path / "out"
     out.mkdir()
     for number in range(kills):
@@ -86,7 +86,7 @@ def torture(tmp_path: Path, rates: int, kills: int, seed: int) -> None:
         process.wait()
         wait_for(lambda workers=workers: all(gone(pid) for pid in workers))
         frame_is_whole(out)
-    final = start(file, out, 2)
+    final = start(file, out, 1)
     assert final.wait(timeout=300) == 0
     for name in ("results.csv", "results.parquet"):
         if (tmp_path / "whole" / name).exists():
