@@ -75,7 +75,8 @@ def export_values(result: PlanResult) -> dict[str, Any]:
 
 def read_export(path: str) -> Export:
     """The export in a file that ``plan --json`` or ``--export`` wrote."""
-    from planners.export.bundle import from_json_values
+    from planners.export.bundle import files_of, from_json_values
+    from planners.export.readback import Mismatch, check_export
 
     try:
         data = json.loads(Path(path).read_text("utf-8"))
@@ -90,7 +91,14 @@ def read_export(path: str) -> Export:
     found = data.get("export", data)
     if isinstance(found, Mapping) and "refused" in found:
         raise UserError(f"{path}: {found['refused']}")
-    return from_json_values(found, path)
+    export = from_json_values(found, path)
+    try:
+        check_export(export, files_of(export))
+    except UserError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, Mismatch, TypeError, ValueError) as error:
+        raise UserError(f"{path}: 'export' is damaged ({error}); write the plan anew") from None
+    return export
 
 
 def export(
@@ -148,6 +156,8 @@ def write_export(
     files = files_of(export, image)
     try:
         check_export(export, files)
+    except UserError:
+        raise
     except (Mismatch, ValueError) as error:
         raise UserError(
             f"export: {error}: that is a fault of apex-sim, nothing was written; please report it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from export_cases import export, made, requests
 
 import apex_sim
 from apex_sim.cli import main
+from apex_sim.exporting import read_export
 from hardware_profiles.errors import UserError
-from planners.export.bundle import at_version, files_of
+from planners.export.bundle import at_version, files_of, to_json_values
 from planners.export.flags import parse
 from planners.export.kubernetes import name_of, node_selector
 from planners.export.make import export_of
@@ -196,6 +198,31 @@ def test_bad_input_is_one_line(content: str, says: str, tmp_path: Path, capsys: 
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_damaged_exports_are_one_line(tmp_path: Path) -> None:
+    """Every field of a server and of the benchmark in turn with a value of another kind: read, or refused in one line."""
+    good = to_json_values(export("one"))
+    file = tmp_path / "export.json"
+    for part in ("servers", "benchmarks"):
+        for name in good[part][0]:
+            for value in (None, {}, -1):
+                data = json.loads(json.dumps(good))
+                data[part][0][name] = value
+                file.write_text(json.dumps(data))
+                with suppress(UserError):
+                    read_export(str(file))
+    file.write_text(json.dumps(good | {"servers": []}))
+    with pytest.raises(UserError, match="'export' is damaged"):
+        read_export(str(file))
+
+
+def test_too_little_memory_is_the_users_mistake(tmp_path: Path) -> None:
+    """More KV blocks than the device has room for: vLLM would try, and fail."""
+    plan = build_deployment("llama-3.1-8b", "h100-sxm:1", num_gpu_blocks_override=100_000)
+    with pytest.raises(UserError, match=r"^llama-3-1-8b-serve: weights, activations and KV cache need .* out$"):
+        apex_sim.export(plan, tmp_path / "x", trace=requests())
+    assert not (tmp_path / "x").exists()
 
 
 def test_what_nobody_ships_is_refused_before_the_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

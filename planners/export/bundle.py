@@ -70,7 +70,7 @@ def from_json_values(data: Any, place: str) -> Export:
             f"{place}: has no 'export' of format {FORMAT}; write the plan anew with this version of apex-sim"
         )
     try:
-        return Export(
+        export = Export(
             servers=tuple(from_dict(server) for server in data["servers"]),
             notes=tuple(data["notes"]),
             benchmarks=tuple(benchmark_from(benchmark) for benchmark in data["benchmarks"]),
@@ -78,8 +78,11 @@ def from_json_values(data: Any, place: str) -> Export:
             planned=dict(data["planned"]),
             routes=tuple(dict(route) for route in data["routes"]),
         )
+        if not export.servers:
+            raise ValueError("it has no servers")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{place}: 'export' is damaged ({error}); write the plan anew") from None
+    return export
 
 
 def at_version(export: Export, version: str) -> Export:

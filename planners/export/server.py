@@ -20,6 +20,18 @@ from simulator.disaggregated import DisaggregatedDeployment
 ENGINES = {"vllm-v1": "vllm", "vllm-v0": "vllm", "sglang": "sglang", "trtllm": "trtllm"}
 """Engine profile -> engine whose command starts it."""
 PORT = 8000
+COUNTS = (
+    "count",
+    "tp",
+    "pp",
+    "dp",
+    "ep",
+    "devices_per_node",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "max_model_len",
+)
+"""Fields of a server that are whole numbers of at least 1."""
 
 
 def config_file_of(role: str) -> str:
@@ -227,4 +239,7 @@ def from_dict(data: Mapping[str, Any]) -> Server:
         fields[name] = tuple(fields[name])
     if fields["engine"] not in engines():
         raise KeyError(fields["engine"])
+    for name in COUNTS:
+        if not isinstance(fields[name], int) or fields[name] < 1:
+            raise ValueError(f"{name} is {fields[name]!r}")
     return Server(**fields)
