@@ -25,7 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("sweep", metavar="FILE|DIR", help="YAML of the sweep; or a folder of results, to look at only")
     parser.add_argument(
-        "--out", metavar="DIR", help="folder of the results (default: the file's name without its ending)"
+        "--out", metavar="DIR", help="folder of the results (default: FILE without its ending, then -results)"
     )
     parser.add_argument("--list", action="store_true", help="print the points and run nothing")
     work = parser.add_argument_group("work")
