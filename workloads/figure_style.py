@@ -25,6 +25,8 @@ BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 SKY, AMBER = "#56b4e9", "#e69f00"
 INK, MUTED, GRID, PAPER = "#1c2733", "#667380", "#dbe1e6", "#fefefe"
 """Text; what matters less; lines behind; the ground. No figure uses these four for anything else."""
+ON_LIGHT, ON_DARK = "#10181f", "#ffffff"
+"""Text on filled colours, in either scheme."""
 PALETTE = (BLUE, ORANGE, GREEN, PINK, AMBER, SKY)
 """Colours of series, in order."""
 MARKERS = ("o", "s", "^", "D", "v", "P")

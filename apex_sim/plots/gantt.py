@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from apex_sim.plots.step import KINDS, kind_of
 from workloads.figure_labels import note
-from workloads.figure_style import INK, MUTED, PAPER, SMALL_PT, headline, new_figure, short_name
+from workloads.figure_style import INK, MUTED, ON_LIGHT, PAPER, SMALL_PT, headline, new_figure, short_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,7 +96,7 @@ def _stages(axis: Any, frame: Any, stage_s: list[float]) -> None:
                 ha="center",
                 va="center",
                 fontsize=SMALL_PT,
-                color=INK,
+                color=ON_LIGHT,
             )
         left += width
         if last and end_ms > 0:

@@ -13,6 +13,8 @@ from workloads.figure_style import (
     GRID,
     INK,
     MUTED,
+    ON_DARK,
+    ON_LIGHT,
     ORANGE,
     PAPER,
     PINK,
@@ -70,7 +72,7 @@ def kind_of(component: str) -> str:
 
 def step_figure(steps: Mapping[str, pd.DataFrame], *, title: str = "") -> Figure:
     """One bar per step, ``{label: explain_step(...)}``: milliseconds by kind of component."""
-    figure, axes = new_figure(1, 1, height=1.0 + 0.42 * len(steps))
+    figure, axes = new_figure(1, 1, height=max(1.9, 1.0 + 0.42 * len(steps)))
     axis = axes[0, 0]
     longest = max(1e3 * float(frame["seconds"].sum()) for frame in steps.values())
     used: dict[str, str] = {}
@@ -83,7 +85,7 @@ def step_figure(steps: Mapping[str, pd.DataFrame], *, title: str = "") -> Figure
                 continue
             axis.barh(row, width, left=left, color=colour, height=0.66, edgecolor=PAPER, linewidth=0.8)
             if width > WIDE * longest:
-                ink = INK if colour in (SKY, AMBER, PINK, GRID) else PAPER
+                ink = ON_LIGHT if colour in (SKY, AMBER, PINK, GRID) else ON_DARK
                 axis.text(left + width / 2, row, f"{width:.3g}", ha="center", va="center", fontsize=SMALL_PT, color=ink)
             used[kind] = colour
             left += width
