@@ -62,7 +62,12 @@ SLOW = (
     "--num-requests 20000",
 )
 """Commands of some seconds or more: `pytest -m slow tests/test_docs.py`."""
-FAILS = {"--slo ttft=1ms": 2, "--cluster h100-sxm:1\x00llama-3.1-70b": 2, "bad.csv": 2, "suite-broken": 1}
+FAILS = {
+    "reproduce run all --json": 1,  # some checks of grade B are outside their bands, as the page says
+    "--slo ttft=1ms": 2,
+    "--cluster h100-sxm:1\x00llama-3.1-70b": 2,
+    "bad.csv": 2,
+}
 """Commands shown because they are refused, with the exit code."""
 
 
