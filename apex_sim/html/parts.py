@@ -14,6 +14,9 @@ from apex_sim.text import number
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MOST_SVG = 400_000
+"""Characters of an SVG; above, a figure is pixels."""
+
 Cell = tuple[str, float | None, str]
 """Text, number to sort by, class."""
 
@@ -136,13 +139,26 @@ def figure(drawn: Figure, name: str, alt: str, caption: str = "") -> str:
     """A figure as SVG that follows the page's colours; its ids are made its own. ``alt``: what it shows, in words."""
     from workloads.figure_style import svg_text
 
-    svg = svg_text(drawn)
+    svg = re.sub(r'\bd="[^"]+"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg_text(drawn))
+    if len(svg) > MOST_SVG:
+        return _pixels(drawn, alt, caption)
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
     svg = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
     svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(alt)}"', 1)
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return f"<figure>{svg}{below}</figure>"
+
+
+def _pixels(drawn: Figure, alt: str, caption: str) -> str:
+    """A figure with too many points for an SVG, on its own paper."""
+    from base64 import b64encode
+
+    from workloads.figure_style import png_bytes
+
+    data = b64encode(png_bytes(drawn)).decode("ascii")
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f'<figure><img class="figure" alt="{escape(alt)}" src="data:image/png;base64,{data}">{below}</figure>'
 
 
 def figures(drawn: Sequence[str]) -> str:

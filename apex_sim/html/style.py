@@ -50,6 +50,7 @@ svg:not(.apex) .t { fill: var(--fg); font-size: 12px; font-weight: 600; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(28rem, 100%), 1fr)); gap: 1rem; }
 figure { margin: 0; background: var(--card); border-radius: 8px; padding: .7rem; min-width: 0; overflow-x: auto; }
 figure svg { display: block; width: 100%; height: auto; max-width: 44rem; margin: auto; }
+img.figure { display: block; width: 100%; max-width: 44rem; height: auto; margin: auto; }
 figcaption { color: var(--soft); font-size: .86rem; margin-top: .4rem; }
 pre {
   background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .7rem .9rem; margin: .4rem 0;
