@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import os
+import resource
 import shlex
 import signal
 import subprocess
@@ -37,15 +38,17 @@ def test_starting_imports_nothing_heavy(statement):
     assert python("-c", code).stdout.strip() == "[]"
 
 
-def test_help_comes_within_half_a_second():
+def test_help_takes_less_than_half_a_second_of_a_processor():
     best = min(_seconds_of("-m", "apex_sim", "--help") for _ in range(3))
     assert best < 0.5
 
 
 def _seconds_of(*args: str) -> float:
-    start = time.perf_counter()
+    """Of processor time: what else the machine does does not count."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert python(*args).returncode == 0
-    return time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def test_version_and_help_of_every_subcommand(capsys):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from kernel_runner_fake import ALL_REDUCE, BANDWIDTH, DECODE, FACTS, GEMM, PEAK, PREFILL, WATTS, FakeBackend
 
-from apex_sim.cli import main
+from apex_sim.cli import build_parser, main
 from hardware_profiles.errors import UserError
 from hardware_profiles.loader import load_device
 from simulator.kernel_runner import numpy_backend, power_meter, runner, torch_backend
@@ -353,9 +353,9 @@ def test_serve_goes_to_the_serving_engine(monkeypatch):
     from apex_sim.commands import calibrate
 
     asked = []
-    serve = SimpleNamespace(run=lambda args: asked.append(args.device) or 7)
+    serve = SimpleNamespace(run=lambda args: asked.append(args.device) or 7, OWN=())
+    args = build_parser().parse_args(["calibrate", "--serve", "--device", "cuda:1"])
     monkeypatch.setattr(calibrate, "import_module", lambda name: serve)
-    args = SimpleNamespace(serve=True, device="cuda:1")
     assert calibrate.run(args) == 7 and asked == ["cuda:1"]
 
 
@@ -422,7 +422,7 @@ def test_a_point_that_is_there_twice_is_refused(tmp_path):
 def test_numpy_measures_this_cpu_for_real(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(runner, "find_spec", lambda name: None if name == "torch" else object())
     out, points = tmp_path / "cpu.yaml", tmp_path / "points.csv"
-    flags = ["--tiny", "--budget", "6", "--out", str(out), "--points", str(points), "--allow-partial"]
+    flags = ["--tiny", "--budget", "30", "--out", str(out), "--points", str(points), "--allow-partial"]
     assert main(["calibrate", *flags]) == 0
     assert "numpy" in capsys.readouterr().out
     device = load_device(out)

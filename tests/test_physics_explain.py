@@ -65,4 +65,4 @@ def test_command_parses_its_flags():
         ]
     )
     assert args.run is command.run
-    assert (args.tp, args.decode, args.context, args.kv_cache_dtype, args.json) == (2, 4, 9, "fp8", True)
+    assert (args.tp, args.decode, args.context, args.kv_cache_dtype, args.json) == (2, 4, 9, "fp8", "-")
