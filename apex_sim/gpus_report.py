@@ -9,6 +9,7 @@ from typing import Any
 
 from apex_sim.files import to_json, write_text
 from apex_sim.gpus_account import account_lines, with_account
+from apex_sim.progress import is_quiet
 from apex_sim.text import number, share, table
 from planners.fleet.account import Spent
 from planners.fleet.bounds import lp_bound, single_type
@@ -39,7 +40,8 @@ def emit(
     print(to_json(data) if json == "-" else fleet_text(data), end="" if json == "-" else "\n")
     if file is not None:
         write_text(file, to_json(data))
-    print(f"solved by {fleet.solver} in {fleet.seconds:.2f} s", file=sys.stderr)
+    if not is_quiet():
+        print(f"solved by {fleet.solver} in {fleet.seconds:.2f} s", file=sys.stderr)
     return data
 
 

@@ -200,7 +200,9 @@ def _threads(args: argparse.Namespace) -> int | None:
 
 
 def _progress(text: str) -> None:
-    if sys.stderr is not None and sys.stderr.isatty():
+    from apex_sim.progress import shows_progress
+
+    if shows_progress(sys.stderr):
         print(f"apex-sim: measuring {text}", file=sys.stderr)
 
 
