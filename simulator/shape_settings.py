@@ -101,9 +101,7 @@ def _depths(text: object) -> tuple[float, ...]:
     if shares[-1] == 0:
         raise UserError(f"--recursion-depths {text}: nobody stays to the last pass; leave the zero at the end out")
     if abs(math.fsum(shares) - 1.0) > 1e-6:
-        raise UserError(
-            f"--recursion-depths {text}: the shares sum to {math.fsum(shares):g}; they must sum to 1"
-        )
+        raise UserError(f"--recursion-depths {text}: the shares sum to {math.fsum(shares):g}; they must sum to 1")
     return shares
 
 
