@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import apex_sim
+from apex_sim.sweeps import run as sweep_run
 from apex_sim.sweeps.journal import read_journal
 
 ROOT = Path(__file__).parents[1]
@@ -143,6 +144,20 @@ def test_an_interrupt_ends_the_workers_and_leaves_what_is_finished(tmp_path: Pat
     rows = read_journal(tmp_path / "out")
     assert 0 < len(rows) < 600
     assert len((tmp_path / "out" / "results.csv").read_text().splitlines()) == len(rows) + 1
+
+
+def test_rows_on_the_disk_are_in_the_table_wherever_the_interrupt_falls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Late(dict[str, Any]):
+        def update(self, *_: Any) -> None:  # type: ignore[override]
+            raise KeyboardInterrupt  # the rows are on the disk, not yet in memory
+
+    monkeypatch.setattr(sweep_run, "open_folder", lambda *_: Late())
+    with pytest.raises(KeyboardInterrupt):
+        apex_sim.sweep(content(1), tmp_path / "out", jobs=1)
+    rows = read_journal(tmp_path / "out")
+    assert rows and len((tmp_path / "out" / "results.csv").read_text().splitlines()) == len(rows) + 1
 
 
 def test_two_sweeps_in_one_folder_are_one_too_many(tmp_path: Path) -> None:

@@ -55,11 +55,14 @@ class Recorder:
         self.rows = rows
         self._journal = Journal(folder, shard.label)
         self._next = time.monotonic() + SNAPSHOT_S
+        self._recording = False
 
     def add(self, batch: list[tuple[str, dict[str, Any]]]) -> None:
         """Record finished runs."""
+        self._recording = True
         self._journal.append(batch)
         self.rows.update((key, shared(row)) for key, row in batch)
+        self._recording = False
         if time.monotonic() >= self._next:
             self.snapshot()
 
@@ -74,6 +77,8 @@ class Recorder:
     def finish(self, part: list[Point]) -> list[Path]:
         """The last table: of all points when every shard is done, of this shard's until then."""
         self._journal.close()
+        if self._recording:  # interrupted between the disk and the table
+            self.rows = {**read_journal(self._folder), **self.rows}
         if self._shard.count == 1:
             return self.snapshot() if self.rows else []
         self.rows = {**read_journal(self._folder), **self.rows}
