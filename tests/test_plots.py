@@ -247,12 +247,12 @@ def test_studies_refuse_what_means_nothing_in_one_line(call, message):
     assert "\n" not in str(caught.value)
 
 
-def test_published_kernels_of_an_l40s_are_fitted_on_shapes_not_seen():
+def test_example_kernels_are_fitted_on_shapes_not_seen():
     pytest.importorskip("scipy")
-    file = studies.read_kernels(Path(__file__).parent.parent / "notebooks" / "data" / "kernels_l40s.csv")
+    file = studies.read_kernels(Path(__file__).parent.parent / "notebooks" / "data" / "kernels_example.csv")
     found = studies.fit_kernels(file, base="l40s")
     assert set(found.table.index) == {(p.family.replace(" ", "_"), p.key) for p in found.points}
-    assert (found.table["median_error"] < 0.2).all()
+    assert (found.table["median_error"] < 0.1).all()  # noise of 6 %: 4 % in the median
     for p in found.points:
         ratio = np.abs(p.predicted_s / p.measured_s - 1)
         assert float(np.median(ratio)) == pytest.approx(
