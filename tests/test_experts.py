@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from experts_ilp2 import solve_clusters
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +23,6 @@ from planners.experts.replicate import hierarchical_layer, replica_bound, replic
 from planners.experts.search import SearchSettings, plan_experts
 from planners.experts.topology import Topology, two_level
 from planners.experts.traffic import rename_ranks, traffic_bound
-from planners.experts.traffic_ilp import solve_clusters
 from simulator.experts.generate import generate_routing
 from simulator.experts.measure import measure
 from simulator.experts.placement import from_ranks, linear_ranks, to_ranks

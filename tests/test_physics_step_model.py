@@ -31,7 +31,7 @@ from hardware_profiles.errors import UserError
 from hardware_profiles.schema import DecodeAttentionFit
 from simulator.physics.efficiency import efficiency_of
 from simulator.physics.layout import check_plan
-from simulator.physics.power import busy_w, energy_j, power_fit_of
+from simulator.physics.power import energy_j, power_fit_of
 from simulator.physics.shape import StepShape
 from simulator.physics.step_model import StepModel
 from simulator.plan import ParallelPlan
@@ -302,9 +302,9 @@ def test_memoised_steps_take_microseconds():
 
 def test_power_is_a_capped_line_and_energy_its_integral():
     fit = power_fit_of(H100)
-    assert busy_w(fit, 0.0, 0.0, 700.0) == pytest.approx(0.20 * 700)
-    assert busy_w(fit, 1.0, 1.0, 700.0) == 700.0
-    assert energy_j(fit, 2.0, 0.5, 1.0, 700.0) == pytest.approx(2.0 * busy_w(fit, 0.25, 0.5, 700.0))
+    assert energy_j(fit, 1.0, 0.0, 0.0, 700.0) == pytest.approx(0.20 * 700)
+    assert energy_j(fit, 1.0, 1.0, 1.0, 700.0) == 700.0
+    assert energy_j(fit, 2.0, 0.5, 1.0, 700.0) == pytest.approx(2.0 * energy_j(fit, 1.0, 0.25, 0.5, 700.0))
 
 
 def test_impossible_plans_say_what_would_work():

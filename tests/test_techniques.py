@@ -16,7 +16,7 @@ from planners.launch import launch_notes, vllm_command
 from simulator.build import build_deployment
 from simulator.deployment import Deployment
 from simulator.physics.explain import step_shape
-from simulator.physics.lora import DISTINCT_S, SGMV_MEMORY, adapter_bytes, distinct_adapters
+from simulator.physics.lora import DISTINCT_S, SGMV_MEMORY, adapter_bytes, distinct_ranks
 from simulator.physics.offload import DRAM_SHARE, path_of
 from simulator.physics.overlap import is_collective
 from simulator.physics.step_model import StepModel
@@ -273,12 +273,12 @@ def test_sparse_activations_stop_helping_in_batches() -> None:
 
 def test_expected_distinct_adapters() -> None:
     uniform = Lora(slots=64, rank=8, adapters=10)
-    assert distinct_adapters(1, uniform) == pytest.approx(1.0)
-    assert distinct_adapters(7, uniform) == pytest.approx(10 * (1 - 0.9**7))
-    assert distinct_adapters(10_000, uniform) == pytest.approx(10)
+    assert distinct_ranks(1, uniform)[0] == pytest.approx(1.0)
+    assert distinct_ranks(7, uniform)[0] == pytest.approx(10 * (1 - 0.9**7))
+    assert distinct_ranks(10_000, uniform)[0] == pytest.approx(10)
     skewed = replace(uniform, skew=1.5)
-    assert 1.0 < distinct_adapters(7, skewed) < distinct_adapters(7, uniform)
-    assert distinct_adapters(500, Lora(slots=4, rank=8, adapters=1000)) == 4
+    assert 1.0 < distinct_ranks(7, skewed)[0] < distinct_ranks(7, uniform)[0]
+    assert distinct_ranks(500, Lora(slots=4, rank=8, adapters=1000))[0] == 4
 
 
 def test_segmented_kernel_follows_the_published_figures() -> None:

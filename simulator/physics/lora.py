@@ -50,11 +50,6 @@ def distinct_ranks(seqs: int, lora: Lora) -> tuple[float, float]:
     return most, room * float(hit @ ranks) if lora.ranks else most * lora.rank
 
 
-def distinct_adapters(seqs: int, lora: Lora) -> float:
-    """Expected number of distinct adapters of ``seqs`` requests, at most the slots."""
-    return distinct_ranks(seqs, lora)[0]
-
-
 def mean_rank(lora: Lora) -> float:
     """Of a request; those without an adapter count as 0."""
     if not lora.ranks and not lora.shares:

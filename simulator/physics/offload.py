@@ -15,8 +15,6 @@ from simulator.techniques import COPYING, HOST_DRAM, OffloadBackend
 DRAM_SHARE = 0.73
 """Share of its DRAM's peak that a host streams: 150 of 204.8 GB/s (eight DDR4-3200 channels of a Xeon 8380), as MoE-Lens
 (arXiv:2504.09345) measured it."""
-STAGED_BLOCKS = {"uva": 0, "prefetch": 2, "blocking": 1, "cpu-layers": 0, "cpu-neurons": 0}
-"""Blocks in device memory while copies run ahead: the one computed and the next (ZeRO-Inference; vLLM's prefetch step of 1)."""
 HOST_BACKENDS = ("cpu-layers", "cpu-neurons")
 """The host's processors compute what is offloaded."""
 
@@ -145,7 +143,7 @@ def offloaded_bytes(stage: StageLayout, plan: ParallelPlan) -> float:
 
 
 def staging_bytes(stage: StageLayout, plan: ParallelPlan) -> float:
-    """Device memory for copies that run ahead [B]."""
+    """Device memory for copies that run ahead [B]: the block computed and, with prefetch, the next (ZeRO-Inference; vLLM)."""
     offload = plan.techniques.offload
     if offload is None or offload.backend not in COPYING:
         return 0.0

@@ -33,14 +33,9 @@ def idle_w_of(device: DeviceProfile) -> float:
     return DEFAULT_IDLE_SHARE * (device.tdp_w or 0.0)
 
 
-def busy_w(fit: PowerFit, mfu: float, mbu: float, tdp_w: float | None) -> float:
-    """P = base + compute * MFU + memory * MBU, at most the TDP [W]."""
-    watts = fit.base_w + fit.compute_w * mfu + fit.memory_w * mbu
-    return watts if tdp_w is None else min(watts, tdp_w)
-
-
 def energy_j(fit: PowerFit, seconds: float, peak_s: float, memory_s: float, tdp_w: float | None) -> float:
-    """The same integrated over ``seconds`` [J]: MFU is peak_s / seconds, MBU is memory_s / seconds.
+    """P = base + compute * MFU + memory * MBU, at most the TDP, over ``seconds`` [J]: MFU is peak_s / seconds, MBU
+    memory_s / seconds.
 
     ``peak_s``: FLOP over the peak of their dtype; ``memory_s``: bytes over the peak bandwidth. Linear in its three
     times until the TDP cuts it.

@@ -27,10 +27,9 @@ HOST_FIELDS = (
     *("step_fixed_s", "step_seq_s", "step_token_s", "sync_step_fixed_s", "sync_step_seq_s"),
     *("launch_layer_s", "piece_layer_s"),
 )
-FITTED = ("step_fixed_s", "step_seq_s", "step_token_s")
-"""Host times that a step log can tell apart; the synchronous ones are part of them, since this engine is synchronous."""
 LAUNCH = "launch_layer_s"
-"""Fitted as well where kernels run beside the host: a step takes at least this for every layer."""
+"""Fitted where kernels run beside the host, beside the times per step, sequence and token: a step takes at least this for
+every layer. Synchronous times are part of those, since this engine is synchronous."""
 SMALLEST_S, LARGEST_S = 1e-9, 1.0
 LAUNCH_STARTS_S = (2e-5, 1e-4, 5e-4)
 """Where searches begin (15 launches of 7 us per layer make 1e-4): a maximum has more than one valley."""

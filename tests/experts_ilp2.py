@@ -1,4 +1,7 @@
-"""ILP 2 of MoETuner: clusters of every layer onto GPUs (arXiv 2502.06643, section 4.2, (8) to (15)), linearised."""
+"""ILP 2 of MoETuner whole: clusters of every layer onto GPUs (arXiv 2502.06643, section 4.2, (8) to (15)), linearised.
+
+What the search of planners.experts is held against; commands solve it layer by layer (planners/experts/layer_ilp.py).
+"""
 
 from __future__ import annotations
 
