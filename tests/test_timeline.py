@@ -102,7 +102,7 @@ def test_a_window_has_what_overlaps_it_and_counters_from_its_start() -> None:
         "running",
         "waiting",
         "KV blocks",
-        "power [W]",
+        "power",
     }
 
 

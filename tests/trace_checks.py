@@ -11,12 +11,13 @@ import numpy as np
 
 from simulator import clock
 from simulator.events.chrome import ChromeTrace
+from simulator.events.text import process_of
 from simulator.result import SimulationResult
 from simulator.result_disaggregated import DisaggregatedResult
 
 Event = dict[str, Any]
 METADATA = {"process_name", "process_sort_index", "thread_name", "thread_sort_index"}
-REAL = ("joules", "watts")
+REAL = ("joules", "W")
 """Arguments that are sums of floats."""
 
 
@@ -56,7 +57,7 @@ def check_format(events: list[Event]) -> None:
             assert event["dur"] >= 0 and (event["pid"], event["tid"]) in named["thread_name"]
             slices[event["pid"], event["tid"]].append(event)
         elif event["ph"] in "bne":
-            stack = open_[event["pid"], event["cat"], event["id"]]
+            stack = open_[event["pid"], event["cat"], event["id2"]["local"]]
             if event["ph"] == "b":
                 stack.append(event["name"])
             elif event["ph"] == "e":
@@ -88,7 +89,7 @@ def check_result(events: list[Event], result: SimulationResult) -> None:
     """What a trace adds up to is what the result says."""
     records = result.record.replicas
     for index, record in enumerate(records):
-        mine = [event for event in events if event["pid"] == index + 1]
+        mine = [event for event in events if event["pid"] == process_of(index)]
         steps = [e for e in mine if e["ph"] == "X" and e["cat"] == "step"]
         split = record.split is not None
         first = [e for e in steps if split or e["tid"] == 1]
@@ -126,9 +127,9 @@ def check_energy(events: list[Event], result: SimulationResult) -> None:
     end = round(1e9 * (begin + result.duration_s))
     total = 0.0
     for index in range(len(result.record.replicas)):
-        power = [e for e in events if e["ph"] == "C" and e["name"] == "power [W]" and e["pid"] == index + 1]
+        power = [e for e in events if e["ph"] == "C" and e["name"] == "power" and e["pid"] == process_of(index)]
         times = [ns(e) for e in power] + [max(end, *(ns(e) for e in power))] if power else []
-        total += sum(e["args"]["watts"] * (b - a) / 1e9 for e, a, b in zip(power, times, times[1:], strict=False))
+        total += sum(e["args"]["W"] * (b - a) / 1e9 for e, a, b in zip(power, times, times[1:], strict=False))
     assert math.isclose(total, result.energy_j, rel_tol=1e-3, abs_tol=1e-3), (total, result.energy_j)
 
 
@@ -136,12 +137,12 @@ def check_clients(events: list[Event], result: SimulationResult) -> None:
     spans = {}
     for event in events:
         if event.get("cat") == "request" and event["name"] == "request":
-            spans.setdefault(event["id"], []).append(ns(event))
+            spans.setdefault(event["id2"]["local"], []).append(ns(event))
     done = np.flatnonzero(result.completed)
-    assert sorted(spans) == done.tolist()
+    assert sorted(int(row) for row in spans) == done.tolist()
     e2e = result.column("e2e_s")
     for row in done.tolist():
-        assert math.isclose(spans[row][1] - spans[row][0], 1e9 * e2e[row], abs_tol=1.01)
+        assert math.isclose(spans[str(row)][1] - spans[str(row)][0], 1e9 * e2e[row], abs_tol=1.01)
     if isinstance(result, DisaggregatedResult):
         moved = [e for e in events if e.get("cat") == "transfer" and e["ph"] == "b"]
         assert len(moved) == int((~np.isnan(np.array(result.record.transfers.end_s))).sum())
@@ -149,7 +150,7 @@ def check_clients(events: list[Event], result: SimulationResult) -> None:
 
 def check_same(spans: list[Event], steps: list[Event], drafts: bool) -> None:
     """Both modes give the same events, but for sums of floats; blocks in the middle of a span of drafts are not sampled."""
-    left_out = {"power [W]"} | ({"KV blocks"} if drafts else set())
+    left_out = {"power"} | ({"KV blocks"} if drafts else set())
 
     def plain(event: Event) -> str:
         args = {k: v for k, v in event.get("args", {}).items() if k not in REAL}

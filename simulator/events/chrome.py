@@ -18,7 +18,7 @@ from simulator.events.counters import counter_groups
 from simulator.events.requests import load_groups, request_groups, transfer_groups
 from simulator.events.slices import slice_groups, thread_names
 from simulator.events.states import state_groups
-from simulator.events.text import Group, event, metadata
+from simulator.events.text import LINK, REQUESTS, Group, event, metadata, process_of
 from simulator.result import SimulationResult
 from simulator.result_disaggregated import DisaggregatedResult
 
@@ -55,13 +55,12 @@ def trace_of(
     records = result.record.replicas
     if not records or any(record.step_log is None for record in records):
         raise UserError("the run was not watched, so its steps are gone; simulate with timeline=True")
-    places = Places.of(result)
     groups = [
         *slice_groups(result),
         *counter_groups(result),
-        *request_groups(result, places.requests),
+        *request_groups(result),
         *load_groups(result),
-        *transfer_groups(result, places.transfers),
+        *transfer_groups(result),
         *state_groups(result),
     ]
     if window_s is not None:
@@ -72,34 +71,21 @@ def trace_of(
     note = _note(groups[kept].begin if kept < len(groups) else None, total, most_events, unkept)
     events = [entry for group in groups[:kept] for entry in group.events]
     events.sort(key=lambda entry: entry[0])
-    header = places.names()
+    header = names_of(result)
     if note is not None:
-        events.insert(0, (0, event("i", note, events[0][0] if events else 0, places.requests, s='"g"', cat='"note"')))
+        events.insert(0, (0, event("i", note, events[0][0] if events else 0, REQUESTS, s='"g"', cat='"note"')))
     return ChromeTrace(header, events, note, _about(result, window_s, note))
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Process numbers: replicas from 1 on, then the requests, then the link between two pools."""
-
-    result: SimulationResult
-    requests: int
-    transfers: int
-
-    @classmethod
-    def of(cls, result: SimulationResult) -> Places:
-        count = len(result.record.replicas)
-        return cls(result, count + 1, count + 2)
-
-    def names(self) -> list[str]:
-        """Names of processes and threads."""
-        lines = []
-        for index, name in enumerate(process_names(self.result)):
-            lines += metadata(index + 1, name, thread_names(self.result, index))
-        lines += metadata(self.requests, "requests", {}, first=True)
-        if isinstance(self.result, DisaggregatedResult):
-            lines += metadata(self.transfers, f"KV link ({self.result.deployment.kv_link().name})", {})
-        return lines
+def names_of(result: SimulationResult) -> list[str]:
+    """Names of processes and threads: the requests first, then the replicas, then the link between two pools."""
+    lines = metadata(REQUESTS, "requests", {}, place=0)
+    for index, name in enumerate(process_names(result)):
+        lines += metadata(process_of(index), name, thread_names(result, index), place=1 + index)
+    if isinstance(result, DisaggregatedResult):
+        last = 1 + len(result.record.replicas)
+        lines += metadata(LINK, f"KV link ({result.deployment.kv_link().name})", {}, place=last)
+    return lines
 
 
 def pools_of(result: SimulationResult) -> list[tuple[str | None, Deployment]]:

@@ -11,7 +11,7 @@ from simulator.elastic.history import ElasticHistory, ElasticRecord
 from simulator.elastic.pools import ElasticPoolsRecord
 from simulator.events.slices import rows_of
 from simulator.events.step_log import StepLog
-from simulator.events.text import Group, event, ns
+from simulator.events.text import Group, event, ns, process_of
 from simulator.result import SimulationResult
 from simulator.result_disaggregated import DisaggregatedResult
 
@@ -21,14 +21,14 @@ Floats = npt.NDArray[np.float64]
 
 def counter_groups(result: SimulationResult) -> Iterator[Group]:
     """Of all replicas."""
-    idle_w = idle_watts(result)
+    idle_w, capacity = idle_watts(result), kv_blocks(result)
     for index, record in enumerate(result.record.replicas):
-        log, process = record.step_log, index + 1
+        log, process = record.step_log, process_of(index)
         assert log is not None
         yield from _requests(log, process)
-        yield from _blocks(log, process)
+        yield from _blocks(log, process, f"used of {capacity[index]:,}")
         for at, watts in power_steps(result, index, idle_w[index]):
-            yield _group("power [W]", at, process, f'{{"watts":{watts:.6g}}}')
+            yield _group("power", at, process, f'{{"W":{watts:.6g}}}')
 
 
 def idle_watts(result: SimulationResult) -> list[float]:
@@ -38,23 +38,30 @@ def idle_watts(result: SimulationResult) -> list[float]:
     return [result.replica_idle_w] * len(result.record.replicas)
 
 
+def kv_blocks(result: SimulationResult) -> list[int]:
+    """KV blocks that each replica has."""
+    views = result.pools.values() if isinstance(result, DisaggregatedResult) else [result]
+    return [view.deployment.memory.num_blocks for view in views for _ in view.record.replicas]
+
+
 def _group(name: str, at: int, process: int, args: str) -> Group:
     return Group(at, at, [(at, event("C", name, at, process, args=args))], (name, process))
 
 
 def _requests(log: StepLog, process: int) -> Iterator[Group]:
+    """From the trace's second 0 on, so that viewers, which count from the first event, show the trace's seconds."""
     samples = np.frombuffer(log.queue).reshape(-1, 3)
-    for tick, running, waiting in samples.tolist():
+    for tick, running, waiting in ((0, 0, 0), *samples.tolist()):
         at = ns(tick)
         yield _group("running", at, process, f'{{"requests":{int(running)}}}')
         yield _group("waiting", at, process, f'{{"requests":{int(waiting)}}}')
 
 
-def _blocks(log: StepLog, process: int) -> Iterator[Group]:
+def _blocks(log: StepLog, process: int, label: str) -> Iterator[Group]:
     before = -1.0
-    for tick, used in np.frombuffer(log.blocks).reshape(-1, 2).tolist():
+    for tick, used in ((0, 0), *np.frombuffer(log.blocks).reshape(-1, 2).tolist()):
         if used != before:
-            yield _group("KV blocks", ns(tick), process, f'{{"used":{int(used)}}}')
+            yield _group("KV blocks", ns(tick), process, f'{{"{label}":{int(used)}}}')
         before = used
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from simulator.events.step_log import Kind, Slice
-from simulator.events.text import Group, event, ns, us
+from simulator.events.text import Group, event, ns, process_of, us
 from simulator.result import SimulationResult
 
 NAMES = {Kind.DECODE: "decode", Kind.PREFILL: "prefill", Kind.MIXED: "mixed", Kind.LOST: "lost step"}
@@ -34,7 +34,7 @@ def slice_groups(result: SimulationResult) -> Iterator[Group]:
     """The steps of all replicas."""
     for index in range(len(result.record.replicas)):
         for piece in rows_of(result, index):
-            yield _group(piece, index + 1)
+            yield _group(piece, process_of(index))
 
 
 def _group(piece: Slice, process: int) -> Group:

@@ -9,6 +9,15 @@ from typing import NamedTuple
 
 from simulator import clock
 
+REQUESTS, LINK = 1, 2
+"""Processes of the requests, and of the link between two pools."""
+
+
+def process_of(index: int) -> int:
+    """Process of a replica. Viewers print the number behind the name, and take the thread of the same number for the
+    main one: these numbers mislead nobody."""
+    return 1000 + index
+
 
 class Group(NamedTuple):
     """Events that belong together: all or none of them are in a file."""
@@ -42,10 +51,15 @@ def event(phase: str, name: str, at: int, process: int, **fields: str) -> str:
     return f'{{"name":{json.dumps(name)},"ph":"{phase}","ts":{us(at)},"pid":{process}{more}}}'
 
 
-def metadata(process: int, name: str, threads: Mapping[int, str], first: bool = False) -> list[str]:
+def local(identity: str) -> str:
+    """The number of an asynchronous slice, which holds in its process: with a plain ``id`` Perfetto shows it in none."""
+    return f'{{"local":{json.dumps(identity)}}}'
+
+
+def metadata(process: int, name: str, threads: Mapping[int, str], place: int) -> list[str]:
     """Names of a process and its threads, and its place on the screen."""
     rows = [("process_name", 0, "name", json.dumps(name))]
-    rows.append(("process_sort_index", 0, "sort_index", str(0 if first else process)))
+    rows.append(("process_sort_index", 0, "sort_index", str(place)))
     for thread, label in threads.items():
         rows.append(("thread_name", thread, "name", json.dumps(label)))
         rows.append(("thread_sort_index", thread, "sort_index", str(thread)))
