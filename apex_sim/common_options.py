@@ -168,8 +168,16 @@ def _tokens(file: str, leaf: argparse.ArgumentParser, path: tuple[str, ...], giv
         if action is None:
             raise UserError(f"{file}: {unknown_name(f'option of {leaf.prog}', str(key), actions)}")
         if value is not None and action.dest not in given:
-            tokens += _written(file, str(key), action, value)
+            tokens += _written(file, str(key), _switched(leaf, action, value), value)
     return tokens
+
+
+def _switched(leaf: argparse.ArgumentParser, action: argparse.Action, value: Any) -> argparse.Action:
+    """Of two flags that turn one setting on and off, the one that gives it this value."""
+    if action.nargs != 0 or isinstance(action, argparse.BooleanOptionalAction):
+        return action
+    same = (other for other in leaf._actions if other.dest == action.dest and other.const is value)
+    return next(same, action)
 
 
 def _read(file: str) -> dict[str, Any]:
@@ -211,7 +219,7 @@ def _written(file: str, key: str, action: argparse.Action, value: Any) -> list[s
             raise UserError(f"{file}: {key} is {value!r}; it is on or off: write true or false")
         if isinstance(action, argparse.BooleanOptionalAction):
             return [action.option_strings[0 if value else -1]]
-        return [name] if value else []
+        return [name] if value is action.const else []
     if isinstance(value, bool):
         raise UserError(f"{file}: {key} is {str(value).lower()}; it takes a value")
     if isinstance(value, dict):

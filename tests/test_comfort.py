@@ -264,6 +264,14 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
     assert args.async_scheduling is True and args.enforce_eager is True and args.pp == 1
 
 
+@pytest.mark.parametrize("value", [True, False])
+def test_a_setting_with_a_flag_to_turn_it_off(tmp_path, value):
+    args = values(
+        tmp_path, f"{{model: m, cluster: c, enable_prefix_caching: {str(value).lower()}, cold_start: {value}}}"
+    )
+    assert args.enable_prefix_caching is value and args.cold_start is value
+
+
 def test_lists_mappings_and_nothing(tmp_path):
     text = (
         "{model: m, cluster: c, dp: null, disaggregate: ['prefill=tp2', 'decode=tp4'], trace-column: [a=b, c=d], "
