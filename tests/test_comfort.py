@@ -269,7 +269,7 @@ def test_a_setting_with_a_flag_to_turn_it_off(tmp_path, value):
     args = values(
         tmp_path, f"{{model: m, cluster: c, enable_prefix_caching: {str(value).lower()}, cold_start: {value}}}"
     )
-    assert args.enable_prefix_caching is value and args.cold_start is value
+    assert args.enable_prefix_caching is value and bool(args.cold_start) is value
 
 
 def test_lists_mappings_and_nothing(tmp_path):
