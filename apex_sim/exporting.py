@@ -53,14 +53,15 @@ def export_of_plan(result: PlanResult) -> Export:
     return export_of(result.deployment(), result.trace, result.slo, result.seed, planned)
 
 
-def replay_of_plan(result: PlanResult) -> dict[str, str]:
-    """Files that replay the plan's own workload; none where it cannot be replayed."""
+def replay_of_plan(result: PlanResult, what: Export) -> dict[str, str]:
+    """Files that replay the plan's own workload on what it starts; none where it cannot be replayed."""
+    from planners.export.bundle import address_notes
     from planners.export.make import sends_text
     from planners.export.replay import replay_files
 
     if not sends_text(result.deployment()):
         return {}
-    return replay_files(result.model.name, result.trace, result.seed)
+    return replay_files(result.model.name, result.trace, result.seed, not address_notes(what))
 
 
 def export_values(result: PlanResult) -> dict[str, Any]:
@@ -117,7 +118,7 @@ def export(
     engine_version: of the server, if not the one that was planned for. image: container image.
     Returns the files. Raises UserError for flags that the version does not have, or memory that does not suffice.
     """
-    from planners.export.bundle import at_version
+    from planners.export.bundle import address_notes, at_version
     from planners.export.make import export_of, sends_text
     from planners.export.replay import replay_files
     from planners.outcome import PlanResult
@@ -125,7 +126,8 @@ def export(
 
     more: dict[str, str] = {}
     if isinstance(plan, PlanResult):
-        what, more = export_of_plan(plan), replay_of_plan(plan)
+        what = export_of_plan(plan)
+        more = replay_of_plan(plan, what)
     elif isinstance(plan, str | Path):
         what = read_export(str(plan))
     elif trace is None:
@@ -134,7 +136,7 @@ def export(
         )
     else:
         what = export_of(plan, trace, as_slo(slo), seed)
-        more = replay_files(plan.model.name, trace, seed) if sends_text(plan) else {}
+        more = replay_files(plan.model.name, trace, seed, not address_notes(what)) if sends_text(plan) else {}
     if engine_version is not None:
         what = at_version(what, engine_version)
     names = write_export(what, folder, image=image, flag="folder", more=more)
@@ -164,13 +166,15 @@ def write_export(
         ) from None
     files |= more or {}
     target = prepare_folder(folder, flag)
-    for name, text in [*files.items(), ("README.md", readme_of(export, list(files)))]:
+    for name, text in [*files.items(), ("README.md", readme_of(export, list(files), image))]:
         write_text(target / name, text)
     return [*files, "README.md"]
 
 
-def readme_of(export: Export, names: list[str]) -> str:
+def readme_of(export: Export, names: list[str], image: str | None) -> str:
     """What is in the folder, and what nobody can put in a file."""
+    from planners.export.bundle import address_notes, manifest_notes
+
     lines = ["# How to start this plan", ""]
     lines += [
         f"* {server.count} x {server.engine} {server.version}, {server.role}: {server.model} on {server.devices} "
@@ -182,7 +186,8 @@ def readme_of(export: Export, names: list[str]) -> str:
     lines += ["", "| File | What it is |", "|---|---|"]
     lines += [f"| `{name}` | {_what(name)} |" for name in names]
     lines += ["", "Secret for gated models: `kubectl create secret generic hf-token --from-literal=HF_TOKEN=...`", ""]
-    lines += [f"* {note}" for note in export.notes]
+    notes = [*export.notes, *address_notes(export), *manifest_notes(export.servers, image)]
+    lines += [f"* {note}" for note in notes]
     for benchmark, expected in zip(export.benchmarks, export.expected, strict=True):
         lines += ["", f"| `{benchmark.file}` | expected |", "|---|---|"]
         lines += [f"| {name} | {_figure(value)} |" for name, value in expected.items()]

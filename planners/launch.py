@@ -7,36 +7,9 @@ import shlex
 from typing import Any
 
 from planners.launch_engines import COMMANDS, own_notes
-from planners.launch_techniques import VLLM_TECHNIQUE_FLAGS, technique_flags, technique_notes
+from planners.launch_techniques import technique_flags, technique_notes
 from simulator.deployment import Deployment
 from simulator.disaggregated import DisaggregatedDeployment
-
-VLLM_FLAGS = frozenset(
-    {
-        "--tensor-parallel-size",
-        "--pipeline-parallel-size",
-        "--data-parallel-size",
-        "--enable-expert-parallel",
-        "--distributed-executor-backend",
-        "--max-num-seqs",
-        "--max-num-batched-tokens",
-        "--block-size",
-        "--gpu-memory-utilization",
-        "--max-model-len",
-        "--num-gpu-blocks-override",
-        "--dtype",
-        "--quantization",
-        "--kv-cache-dtype",
-        "--no-enable-prefix-caching",
-        "--no-async-scheduling",
-        "--enforce-eager",
-        "--speculative-config",
-        "--kv-transfer-config",
-        "--port",
-        *VLLM_TECHNIQUE_FLAGS,
-    }
-)
-"""Flags of ``vllm serve`` that may be emitted: vllm/engine/arg_utils.py as of 0.33 (flags in common with 0.15)."""
 
 ONLINE_QUANTIZATION = frozenset({"fp8"})
 """Weight formats vLLM makes of a 16-bit checkpoint while loading; every other one needs a checkpoint in that format."""
@@ -146,7 +119,7 @@ def launch_notes(deployment: Deployment, places: bool = True) -> list[str]:
     """What the command alone does not say, one sentence each; ``places``: also which servers go where."""
     plan, node = deployment.plan, deployment.cluster.node
     own = deployment.engine.name in COMMANDS
-    notes = own_notes(deployment) if own else _speculative_notes(deployment)
+    notes = own_notes(deployment, with_options=not places) if own else _speculative_notes(deployment)
     notes += technique_notes(deployment)
     if deployment.cluster.device.dataflow is not None:
         notes.append("vLLM does not run on this device: the command names layout and limits only.")

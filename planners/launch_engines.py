@@ -2,54 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable, Mapping
 
 from simulator.deployment import Deployment
 from simulator.techniques import GIB, HOST_DRAM
 
-SGLANG_FLAGS = frozenset(
-    {
-        "--model-path",
-        "--tp-size",
-        "--pp-size",
-        "--ep-size",
-        "--max-running-requests",
-        "--chunked-prefill-size",
-        "--max-prefill-tokens",
-        "--context-length",
-        "--dtype",
-        "--quantization",
-        "--kv-cache-dtype",
-        "--page-size",
-        "--disable-radix-cache",
-        "--disable-cuda-graph",
-        "--cpu-offload-gb",
-        "--enable-hierarchical-cache",
-        "--hicache-size",
-        "--speculative-algorithm",
-        "--speculative-draft-model-path",
-        "--speculative-num-steps",
-        "--speculative-eagle-topk",
-        "--speculative-num-draft-tokens",
-        "--disaggregation-mode",
-        "--port",
-    }
-)
-"""Flags of ``python -m sglang.launch_server`` that may be emitted: server_args.py of 0.5."""
-TRTLLM_FLAGS = frozenset(
-    {
-        "--tp_size",
-        "--pp_size",
-        "--ep_size",
-        "--max_batch_size",
-        "--max_num_tokens",
-        "--max_seq_len",
-        "--kv_cache_free_gpu_memory_fraction",
-        "--port",
-    }
-)
-"""Options of ``trtllm-serve`` that may be emitted; everything else is in its YAML of options (from memory: 1.0)."""
 EAGLE = {"eagle": "EAGLE", "eagle3": "EAGLE3"}
 
 
@@ -69,12 +28,25 @@ def sglang_command(deployment: Deployment) -> str:
     parts += ["--page-size", str(engine.block_size)] if engine.block_size > 1 else []
     parts += ["--disable-radix-cache"] * (not engine.prefix_caching)
     parts += ["--disable-cuda-graph"] * (engine.cuda_graphs == "none")
+    parts += ["--disable-overlap-schedule"] * (not engine.async_scheduling)
+    parts += _sglang_memory(deployment)
     if on.offload is not None and on.offload.source == HOST_DRAM:
         parts += ["--cpu-offload-gb", f"{on.offload.nbytes / GIB:g}"]
     if deployment.kv_offload.host_bytes:
         per_rank = deployment.kv_offload.host_bytes / plan.devices_per_replica / 1e9
         parts += ["--enable-hierarchical-cache", "--hicache-size", f"{per_rank:.0f}"]
     return shlex.join([*parts, *_drafts(deployment)])
+
+
+def _sglang_memory(deployment: Deployment) -> list[str]:
+    """Where the plan says how much: tokens of KV, or the share of a device for weights and KV (SGLang keeps the rest)."""
+    if deployment.num_gpu_blocks_override is not None:
+        return ["--max-total-tokens", str(deployment.memory.kv_tokens)]
+    if deployment.engine.gpu_memory_utilization == 1.0:
+        return []
+    memory = deployment.memory
+    static = memory.weight_bytes + memory.state_bytes + memory.kv_bytes
+    return ["--mem-fraction-static", f"{math.floor(1e3 * static / memory.device_bytes) / 1e3:g}"]
 
 
 def _drafts(deployment: Deployment) -> list[str]:
@@ -107,21 +79,32 @@ COMMANDS: Mapping[str, Callable[[Deployment], str]] = {"sglang": sglang_command,
 """Engine -> its command."""
 
 
-def own_notes(deployment: Deployment) -> list[str]:
-    """What the command of such an engine leaves out, a sentence each."""
+def own_notes(deployment: Deployment, with_options: bool = False) -> list[str]:
+    """What the command of such an engine leaves out, a sentence each; ``with_options``: TensorRT-LLM's file is written."""
     notes, config, plan = [], deployment.speculative, deployment.plan
     if deployment.engine.name == "sglang":
-        notes.append("--mem-fraction-static stays at SGLang's own choice, which the plan assumes.")
+        if not _sglang_memory(deployment):
+            notes.append("--mem-fraction-static stays at SGLang's own choice, which the plan assumes.")
         if config is not None and not _drafts(deployment):
             notes.append(f"Add SGLang's options for {config.method} drafts of {config.num_speculative_tokens} tokens.")
         if plan.techniques.lora is not None:
             notes.append("Add --lora-paths with the adapters, and --max-loras-per-batch.")
+        if deployment.scheduling == "priority":
+            notes.append("The plan serves by priority: add --enable-priority-scheduling (SGLang 0.5.5 has it).")
         return notes
-    left_out = {
+    in_options = {
         f"KV in {plan.kv_cache_dtype} (kv_cache_config.dtype)": plan.kv_cache_dtype != "auto",
         "no reuse of blocks (kv_cache_config.enable_block_reuse: false)": not deployment.engine.prefix_caching,
         "KV in host memory (kv_cache_config.host_cache_size)": bool(deployment.kv_offload.host_bytes),
+    }
+    left_out = {
         "drafts (speculative_config)": config is not None,
         "adapters (lora_config)": plan.techniques.lora is not None,
     }
-    return [f"Say so in the YAML of trtllm-serve: {words}." for words, used in left_out.items() if used]
+    missing = left_out if with_options else in_options | left_out
+    notes += [f"Say so in the YAML of trtllm-serve: {words}." for words, used in missing.items() if used]
+    if plan.techniques.offload is not None:
+        notes.append("The plan keeps weights in host memory; no setting of trtllm-serve does that.")
+    if deployment.scheduling == "priority":
+        notes.append("The plan serves by priority; no setting of trtllm-serve does that.")
+    return notes

@@ -8,22 +8,8 @@ from simulator.moe_settings import moe_labels
 from simulator.shape_settings import shape_labels
 from simulator.techniques import GIB, HOST_DRAM
 
-VLLM_TECHNIQUE_FLAGS = frozenset(
-    {
-        "--cpu-offload-gb",
-        "--kv-offloading-size",
-        "--scheduling-policy",
-        "--enable-lora",
-        "--max-loras",
-        "--max-lora-rank",
-        "--max-cpu-loras",
-        "--mamba-ssm-cache-dtype",
-        "--runner",
-    }
-)
-"""vllm/engine/arg_utils.py: the same names as here."""
-
-
+NAMES = {"sglang": "SGLang", "trtllm": "TensorRT-LLM"}
+"""Engine -> its name in sentences; vLLM else."""
 NOT_IN_VLLM = frozenset({"t5", "bart", "vit"})
 """Architectures without an implementation in vLLM's own tree (from memory; Whisper and BERT have one)."""
 
@@ -51,7 +37,7 @@ def technique_flags(deployment: Deployment) -> list[str]:
 def technique_notes(deployment: Deployment) -> list[str]:
     """One sentence for each technique that vLLM has no such flag for."""
     on, engine, notes = deployment.plan.techniques, deployment.engine, []
-    offload = on.offload
+    offload, who = on.offload, NAMES.get(engine.name, "vLLM")
     if offload is not None and offload.source != HOST_DRAM:
         notes.append(f"vLLM does not offload weights to a drive; the plan reads {offload.nbytes / GIB:g} GiB from one.")
     elif offload is not None and offload.backend == "prefetch":
@@ -71,10 +57,10 @@ def technique_notes(deployment: Deployment) -> list[str]:
         "prompts and tokens at once on divided devices": deployment.sm_split is not None,
         "instances that hold each other's KV": deployment.pair_instances,
     }
-    notes += [f"The plan has {name}; no flag of vLLM turns that on." for name, used in simulated.items() if used]
+    notes += [f"The plan has {name}; no flag of {who} turns that on." for name, used in simulated.items() if used]
     notes += _cache_notes(deployment)
     labels = moe_labels(on.moe) + shape_labels(on.shape) + hybrid_labels(on.expert_cache, on.attention_device)
-    notes += [f"The plan has {label}; no flag of vLLM turns that on." for label in labels]
+    notes += [f"The plan has {label}; no flag of {who} turns that on." for label in labels]
     if deployment.model.model_type in NOT_IN_VLLM:
         notes.append(f"vLLM does not serve {deployment.model.model_type} models; the command shows the layout alone.")
     return notes

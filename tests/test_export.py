@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from export_cases import MORE, export, made, requests
@@ -20,8 +21,6 @@ from planners.export.make import export_of, export_of_mix
 from planners.export.memory import check_memory
 from planners.export.readback import Mismatch, check_export
 from planners.export.replay import replay_files
-from planners.launch import VLLM_FLAGS
-from planners.launch_engines import SGLANG_FLAGS, TRTLLM_FLAGS
 from simulator.build import build_deployment
 from workloads.slo import parse_slo
 from workloads.synthetic import SharedPrefix, generate
@@ -73,11 +72,8 @@ def test_memory_that_does_not_suffice_is_refused() -> None:
         check_memory(need, 0.5, "here")
 
 
-def test_the_table_has_every_flag_of_the_launch_commands() -> None:
-    table = engines()
-    for engine, flags in (("vllm", VLLM_FLAGS), ("sglang", SGLANG_FLAGS), ("trtllm", TRTLLM_FLAGS)):
-        assert flags <= set(table[engine].flags)
-    for engine in table.values():
+def test_versions_in_the_table_are_in_order() -> None:
+    for engine in engines().values():
         for flag in engine.flags.values():
             assert version_of(flag.first) <= version_of(flag.last or engine.checked)
             assert flag.takes in ("none", "int", "float", "text", "json", "list")
@@ -119,6 +115,47 @@ def test_another_version_is_checked_again() -> None:
         at_version(what, "0.10")
     with pytest.raises(UserError, match="--engine-version is 'new'"):
         at_version(what, "new")
+
+
+def test_other_engines_get_what_was_planned() -> None:
+    """Blocks, memory, schedule and whole prompts, where they are not the engine's own choice; else a note."""
+
+    def server(engine: str, **settings: object) -> tuple[str, dict[str, Any]]:
+        plan = build_deployment("llama-3.1-8b", "h100-sxm:1", engine=engine, **settings)  # type: ignore[arg-type]
+        found = export_of(plan, requests()).servers[0]
+        return " ".join(found.command), dict(found.config)
+
+    assert "--mem-fraction-static" not in server("sglang")[0]
+    share = parse("sglang", server("sglang", gpu_memory_utilization=0.7)[0].split())["flags"]["--mem-fraction-static"]
+    pool = build_deployment("llama-3.1-8b", "h100-sxm:1", engine="sglang", gpu_memory_utilization=0.7)
+    needed = (pool.memory.weight_bytes + pool.memory.kv_bytes) / pool.memory.device_bytes
+    assert needed - 1e-3 <= share <= needed
+    assert "--max-total-tokens 1000" in server("sglang", num_gpu_blocks_override=1000)[0]
+    assert "--disable-overlap-schedule" in server("sglang", async_scheduling=False)[0]
+    plain = server("trtllm")[1]
+    assert plain == {
+        "enable_chunked_prefill": False,
+        "kv_cache_config": {"free_gpu_memory_fraction": 0.9, "enable_block_reuse": True},
+    }
+    assert server("trtllm", num_gpu_blocks_override=1000)[1]["kv_cache_config"]["max_tokens"] == 32_000
+    assert server("trtllm", block_size=64)[1]["kv_cache_config"]["tokens_per_block"] == 64
+    assert server("trtllm", async_scheduling=False, dtype="float16")[1] == plain | {
+        "dtype": "float16",
+        "disable_overlap_scheduler": True,
+    }
+    for engine, says in (("sglang", "--enable-priority-scheduling"), ("trtllm", "no setting of trtllm-serve")):
+        plan = build_deployment("llama-3.1-8b", "h100-sxm:1", engine=engine, scheduling_policy="priority")
+        assert says in " ".join(export_of(plan, requests()).notes)
+
+
+def test_what_the_options_say_is_no_note() -> None:
+    assert not any("Say so in the YAML" in note for note in export("trtllm").notes)
+
+
+def test_ranks_of_adapters_are_those_that_vllm_takes() -> None:
+    plan = build_deployment("llama-3.1-8b", "h100-sxm:1", enable_lora=True, max_lora_rank=24)
+    with pytest.raises(UserError, match=r"--max-lora-rank of vllm .* takes .*, not 24"):
+        export_of(plan, requests())
 
 
 def test_a_server_keeps_its_schedule_in_another_version() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -87,6 +90,81 @@ def test_devices_are_selected_by_what_their_driver_calls_them() -> None:
     assert selector("a100-sxm-80gb:1") == {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}
     assert selector("t4:1") == {"nvidia.com/gpu.product": "Tesla-T4"}
     assert "nvidia.com/mig-3g.40gb: '1'" in files_of(export("slices"))["kubernetes-llama-3-1-8b-serve.yaml"]
+
+
+def test_images_are_those_of_the_vendors_devices(tmp_path: Path) -> None:
+    """No image for CUDA on other devices, and no manifest where none is known, unless it is given."""
+
+    def image(cluster: str, engine: str) -> str | None:
+        what = export_of(build_deployment("llama-3.2-1b", cluster, engine=engine), requests())
+        file = files_of(what).get("kubernetes-llama-3-2-1b-serve.yaml")
+        if file is None:
+            return None
+        return str(next(yaml.safe_load_all(file))["spec"]["template"]["spec"]["containers"][0]["image"])
+
+    assert image("h100-sxm:1", "vllm-v1@0.8.5") == "vllm/vllm-openai:v0.8.5"
+    assert image("mi300x:1", "vllm-v1@0.19") == "vllm/vllm-openai-rocm:v0.19.0"
+    assert image("mi300x:1", "vllm-v1@0.12") is image("mi300x:1", "sglang") is image("gaudi2:1", "vllm-v1") is None
+    assert image("epyc-9654:1", "vllm-v1") is image("max-1550:1", "vllm-v1") is None
+    what = export_of(build_deployment("llama-3.2-1b", "mi300x:1", engine="sglang"), requests())
+    assert "image: me/it:1" in files_of(what, "me/it:1")["kubernetes-llama-3-2-1b-serve.yaml"]
+    plan = build_deployment("llama-3.2-1b", "mi300x:1", engine="sglang")
+    apex_sim.export(plan, tmp_path, trace=requests())
+    assert "No Kubernetes manifest: no image of sglang 0.5.5 for AMD" in (tmp_path / "README.md").read_text()
+    apex_sim.export(plan, tmp_path, trace=requests(), image="me/it:1")
+    assert "No Kubernetes manifest" not in (tmp_path / "README.md").read_text()
+    with pytest.raises(UserError, match="no server of trtllm runs on mi300x"):
+        image("mi300x:1", "trtllm")
+
+
+def test_a_service_has_a_name_that_kubernetes_takes() -> None:
+    server = export("one").servers[0]
+    for model in ("org/3b-Instruct", "模型", "./my models/Odd 'name'/", "x" * 300, "org/.hidden_Model.v2"):
+        assert re.fullmatch("[a-z]([-a-z0-9]{0,61}[a-z0-9])?", name_of(dataclasses.replace(server, model=model)))
+
+
+def test_servers_answer_other_machines() -> None:
+    """SGLang and TensorRT-LLM listen to their own machine alone by default: no probe and no router would reach them."""
+    for name, file in (
+        ("sglang on two nodes", "kubernetes-llama-3-1-405b-serve.yaml"),
+        ("sglang on two nodes", "serve-llama-3-1-405b-serve.sh"),
+        ("trtllm on two nodes", "serve-llama-3-1-405b-serve.sh"),
+        ("sglang", "serve.sh"),
+        ("trtllm", "serve.sh"),
+        ("trtllm", "kubernetes-llama-3-1-8b-serve.yaml"),
+    ):
+        text = files_of(export(name))[file]
+        commands = (
+            text.count("sglang.launch_server") + text.count("trtllm-serve") + text.count("- trtllm-llmapi-launch")
+        )
+        assert text.replace("\n        - ", " ").count("--host 0.0.0.0") == commands
+
+
+def test_no_benchmark_goes_to_one_of_many_servers_by_default(tmp_path: Path) -> None:
+    for name, many in (("one", False), ("moe replicas", True), ("pools", True)):
+        files = files_of(export(name))
+        (tmp_path / "bench.sh").write_text(files["bench.sh"])
+        done = subprocess.run(
+            ["/bin/sh", "bench.sh"], cwd=tmp_path, capture_output=True, text=True, env={"PATH": "/nowhere"}
+        )
+        assert ("sh bench.sh http://HOST:PORT" in done.stderr) is many
+        assert ("bench.sh needs the address of" in files["serve.sh"]) is many
+
+
+def test_servers_of_a_node_end_with_their_script(tmp_path: Path) -> None:
+    (tmp_path / "vllm").write_text("#!/bin/sh\necho $$ >> pids\nexec sleep 60\n")
+    (tmp_path / "vllm").chmod(0o755)
+    (tmp_path / "serve.sh").write_text(files_of(export("moe replicas"))["serve.sh"])
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    with subprocess.Popen(["sh", "serve.sh"], cwd=tmp_path, env={"PATH": path}) as script:
+        pids = tmp_path / "pids"
+        while not pids.exists() or len(pids.read_text().splitlines()) < 4:
+            time.sleep(0.01)
+        script.terminate()
+    assert script.returncode == 143
+    for pid in pids.read_text().split():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid), 0)
 
 
 def run_script(folder: Path, files: dict[str, str], name: str, *words: str, **env: str) -> list[list[str]]:

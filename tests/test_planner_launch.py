@@ -6,8 +6,8 @@ import shlex
 
 import pytest
 
-from planners.launch import VLLM_FLAGS, launch_notes, launch_script, script_of, vllm_command, vllm_commands
-from planners.launch_engines import SGLANG_FLAGS, TRTLLM_FLAGS
+from planners.export.flags import engines
+from planners.launch import launch_notes, launch_script, script_of, vllm_command, vllm_commands
 from simulator.build import build_deployment
 from simulator.deployment import Deployment
 
@@ -54,7 +54,7 @@ def flags(command: str) -> dict[str, str]:
 def test_every_flag_is_known_to_vllm(name: str) -> None:
     made = deployment(name)
     given = flags(vllm_command(made))
-    assert set(given) <= VLLM_FLAGS
+    assert set(given) <= set(engines()["vllm"].flags)
     assert 0 < int(given["--max-model-len"]) <= made.memory.kv_tokens
     assert int(given["--max-model-len"]) <= made.model.max_position_embeddings
     assert all(
@@ -119,8 +119,8 @@ def test_tiers_become_a_flag_and_what_has_none_a_note() -> None:
 
 EAGLE = {"method": "eagle3", "model": "llama-3.2-1b", "num_speculative_tokens": 3, "acceptance": 0.7}
 ENGINES = {
-    "sglang": ("python -m sglang.launch_server", SGLANG_FLAGS, "--chunked-prefill-size"),
-    "trtllm": ("trtllm-serve meta-llama/Llama-3.1-8B", TRTLLM_FLAGS, "--max_num_tokens"),
+    "sglang": ("python -m sglang.launch_server", "--chunked-prefill-size"),
+    "trtllm": ("trtllm-serve meta-llama/Llama-3.1-8B", "--max_num_tokens"),
 }
 
 
@@ -137,9 +137,9 @@ ENGINES = {
 )
 def test_other_engines_get_their_own_command(engine: str, settings: dict[str, object]) -> None:
     made = build_deployment("llama-3.1-8b", "h100-sxm:4", engine=engine, **settings)  # type: ignore[arg-type]
-    begin, known, budget = ENGINES[engine]
+    begin, budget = ENGINES[engine]
     command = vllm_commands(made)
     given = {word for word in shlex.split(command) if word.startswith("--")}
-    assert command.startswith(begin) and budget in given and given <= known
+    assert command.startswith(begin) and budget in given and given <= set(engines()[engine].flags)
     assert script_of(made).count(begin) == made.plan.dp
     assert not any("a current vLLM batches differently" in note for note in launch_notes(made))

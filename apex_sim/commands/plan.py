@@ -134,7 +134,8 @@ def run(args: argparse.Namespace) -> int:
     if folder is not None and args.json != "-":
         print(f"\nwrote plan.json, candidates.csv, pareto.png and serve.sh to {folder}")
     if args.export is not None:
-        names = write_export(export_of_plan(result), args.export, more=replay_of_plan(result))
+        what = export_of_plan(result)
+        names = write_export(what, args.export, more=replay_of_plan(result, what))
         if args.json != "-":
             print(f"\nwrote {', '.join(names)} to {args.export}")
     return 0

@@ -20,9 +20,9 @@ from planners.export.disaggregated import (
     not_in_llmd,
 )
 from planners.export.flags import check_flags, release_of
-from planners.export.kubernetes import can_deploy, name_of, objects_of
-from planners.export.server import Server, from_dict, to_dict
-from planners.export.shell import node_script, one_node_script
+from planners.export.kubernetes import can_deploy, name_of, node_selector, objects_of
+from planners.export.server import PORT, Server, from_dict, to_dict
+from planners.export.shell import node_script, one_node_script, url_line
 
 FORMAT = 1
 """Of the JSON; goes up when a reader would misread an older one."""
@@ -48,6 +48,35 @@ class Export:
         """All servers fit on one node together."""
         total = sum(server.count * server.devices for server in self.servers)
         return len({s.device for s in self.servers}) == 1 and total <= self.servers[0].devices_per_node
+
+
+def address_notes(export: Export) -> list[str]:
+    """What has the one address that requests go to, where that is none of the servers; of a mix there is one for each type."""
+    count = sum(server.count for server in export.servers)
+    if export.routes or count == 1:
+        return []
+    if len({server.role for server in export.servers}) > 1:
+        return [f"bench.sh needs the address of the proxy in front of the pools{_ports(export, count)}."]
+    front = "a load balancer in front of them, or Kubernetes' Service"
+    return [f"There are {count} servers{_ports(export, count)}: bench.sh needs the address of {front}."]
+
+
+def _ports(export: Export, count: int) -> str:
+    return f" (serve.sh: ports {PORT} to {PORT + count - 1})" if export.on_one_node else ""
+
+
+def manifest_notes(servers: Sequence[Server], image: str | None) -> list[str]:
+    """Why there is no Kubernetes manifest, or no choice of nodes in it."""
+    notes = []
+    for server in servers:
+        reason = can_deploy(server, image)
+        if reason is not None:
+            notes.append(f"No Kubernetes manifest: {reason}.")
+        elif not node_selector(server):
+            notes.append(
+                f"The manifest selects no nodes: the label of {server.device} is not known; add a nodeSelector."
+            )
+    return list(dict.fromkeys(notes))
 
 
 def to_json_values(export: Export) -> dict[str, Any]:
@@ -99,17 +128,17 @@ def at_version(export: Export, version: str) -> Export:
 
 def files_of(export: Export, image: str | None = None) -> dict[str, str]:
     """Name -> text of every file."""
-    files = {}
+    files, addresses = {}, address_notes(export)
     if export.on_one_node:
-        files["serve.sh"] = one_node_script(export.servers, export.notes)
+        files["serve.sh"] = one_node_script(export.servers, [*export.notes, *addresses])
     else:
         for server in export.servers:
-            files[f"serve-{name_of(server)}.sh"] = node_script(server, export.notes)
+            files[f"serve-{name_of(server)}.sh"] = node_script(server, [*export.notes, *addresses])
     files |= {server.config_file: _yaml([server.config]) for server in export.servers if server.config}
-    if all(can_deploy(server) is None for server in export.servers):
+    if all(can_deploy(server, image) is None for server in export.servers):
         files |= _manifests(export.servers, image)
     for benchmark, expected in zip(export.benchmarks, export.expected, strict=True):
-        files[benchmark.file] = _bench_script(benchmark, expected)
+        files[benchmark.file] = _bench_script(benchmark, expected, addresses)
     if export.benchmarks:
         runs = [
             {"script": benchmark.file, **dataclasses.asdict(benchmark), "expected": dict(expected)}
@@ -134,7 +163,8 @@ def _manifests(servers: Sequence[Server], image: str | None) -> dict[str, str]:
     return {f"kubernetes-{name_of(server)}.yaml": _yaml(objects_of(server, image)) for server in servers}
 
 
-def _bench_script(benchmark: Benchmark, expected: Mapping[str, Any]) -> str:
+def _bench_script(benchmark: Benchmark, expected: Mapping[str, Any], addresses: Sequence[str]) -> str:
+    """``addresses``: why there is no address to fall back on."""
     lines = [
         "#!/bin/sh",
         "# Sends the plan's rate and mean lengths to a running server: " + f"sh {benchmark.file} http://HOST:8000",
@@ -143,7 +173,7 @@ def _bench_script(benchmark: Benchmark, expected: Mapping[str, Any]) -> str:
     found = [f"{name} {expected[name]:.4g}" for name in wanted if expected.get(name) is not None]
     lines += [f"# The simulator expects: {', '.join(found)} (all in expected.json)"] if found else []
     words = " ".join('"$URL"' if word == "$URL" else shlex.quote(word) for word in benchmark.command)
-    return "\n".join([*lines, 'URL="${1:-http://127.0.0.1:8000}"', f"exec {words}"]) + "\n"
+    return "\n".join([*lines, url_line(benchmark.file, bool(addresses or benchmark.target)), f"exec {words}"]) + "\n"
 
 
 def _json(data: Any) -> str:
@@ -153,4 +183,10 @@ def _json(data: Any) -> str:
 def _yaml(documents: Sequence[Any]) -> str:
     import yaml
 
-    return str(yaml.safe_dump_all(documents, sort_keys=False, width=4096))
+    class Plain(yaml.SafeDumper):
+        """Values that occur twice are written twice, not as anchor and alias."""
+
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    return str(yaml.dump_all(documents, Dumper=Plain, sort_keys=False, width=4096))

@@ -66,8 +66,8 @@ class Engine:
     """Versions whose source was read."""
     releases: Mapping[str, str]
     """Version of two numbers -> release that it stands for."""
-    image: str
-    """Container image with ``{version}``; empty: none."""
+    images: Mapping[str, tuple[str, str]]
+    """Vendor of the device -> container image with ``{version}``, first version that has it."""
     flags: dict[str, Flag]
 
 
@@ -89,7 +89,7 @@ def engines() -> dict[str, Engine]:
             flag: Flag(name=flag, meaning=fields.get("is"), **{k: v for k, v in fields.items() if k != "is"})
             for flag, fields in data["flags"].items()
         }
-        image = data.get("image")
+        images = data.get("images", {}).items()
         found[name] = Engine(
             name=name,
             begin=tuple(data["begin"]),
@@ -97,7 +97,7 @@ def engines() -> dict[str, Engine]:
             source=data["source"],
             read=tuple(str(version) for version in data["read"]),
             releases=data.get("releases", {}),
-            image="" if image is None else f"{image['name']}:{image['tag']}",
+            images={vendor: (f"{image['name']}:{image['tag']}", image["first"]) for vendor, image in images},
             flags=flags,
         )
     return found

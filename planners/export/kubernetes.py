@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from planners.export.flags import engines, release_of
+from planners.export.flags import engines, release_of, version_of
 from planners.export.server import PORT, Server
-from planners.export.shell import multi_node_lines
+from planners.export.shell import listen, multi_node_lines
 
-RESOURCES = {"NVIDIA": "nvidia.com/gpu", "AMD": "amd.com/gpu", "Intel": "habana.ai/gaudi"}
-"""Vendor -> extended resource of its device plugin (values of llm-d's chart name the same)."""
+RESOURCES = {
+    ("NVIDIA", "gpu"): "nvidia.com/gpu",
+    ("AMD", "gpu"): "amd.com/gpu",
+    ("Intel", "npu"): "habana.ai/gaudi",
+}
+"""Vendor and kind of device -> extended resource of its device plugin (values of llm-d's chart name the same)."""
 LABELS = {"NVIDIA": "nvidia.com/gpu.product", "AMD": "amd.com/gpu.product-name"}
 """Vendor -> label that its feature discovery puts on nodes; AMD's from memory."""
 PRODUCT = re.compile(r"(NVIDIA|Tesla|AMD Instinct)[ -].+")
@@ -27,19 +31,24 @@ HOST_GIB_PER_DEVICE = 16
 """Host memory of a process beside its pinned buffers: our choice."""
 
 
-def can_deploy(server: Server) -> str | None:
-    """Why there is no manifest; None where there is one."""
-    if server.vendor not in RESOURCES:
+def can_deploy(server: Server, image: str | None = None) -> str | None:
+    """Why there is no manifest; None where there is one. ``image``: the user's own."""
+    if (server.vendor, server.kind) not in RESOURCES:
         return f"no device plugin is known for {server.device} of {server.vendor}"
     if server.engine == "trtllm" and server.nodes > 1:
         return "trtllm-serve on several nodes is started by MPI"
+    if image is None and not image_of(server):
+        return (
+            f"no image of {server.engine} {server.version} for {server.vendor} is known; "
+            "give yours: apex-sim export export.json --image NAME --out DIR"
+        )
     return None
 
 
 def resource_of(server: Server) -> str:
     """Extended resource of the device; a slice has one of its own."""
     _, _, profile = server.device.partition("@")
-    return f"nvidia.com/mig-{profile}" if profile else RESOURCES[server.vendor]
+    return f"nvidia.com/mig-{profile}" if profile else RESOURCES[server.vendor, server.kind]
 
 
 def product_of(server: Server) -> str | None:
@@ -58,14 +67,17 @@ def node_selector(server: Server) -> dict[str, str]:
 
 
 def image_of(server: Server) -> str:
-    """The engine's own image of the version."""
-    return engines()[server.engine].image.format(version=release_of(server.engine, server.version))
+    """The engine's own image of the version for the vendor's devices; empty where none is known."""
+    image, first = engines()[server.engine].images.get(server.vendor, ("", "0"))
+    version = release_of(server.engine, server.version)
+    return image.format(version=version) if version_of(first) <= version_of(version) else ""
 
 
 def name_of(server: Server, limit: int = 50) -> str:
-    """A DNS label for the model and the role."""
-    text = re.sub(r"[^a-z0-9]+", "-", server.model.rpartition("/")[2].lower()).strip("-")
+    """A name that Services may have (RFC 1035: begins with a letter) for the model and the role."""
+    text = re.sub(r"[^a-z0-9]+", "-", server.model.rstrip("/").rpartition("/")[2].lower()).strip("-")
     role = re.sub(r"[^a-z0-9]+", "-", server.role.lower()).strip("-")
+    text = text if text[:1].isalpha() else f"model-{text}"
     return f"{text[: limit - len(role) - 1].rstrip('-')}-{role}"
 
 
@@ -111,7 +123,7 @@ def container_of(server: Server, image: str | None) -> dict[str, Any]:
         "name": "server",
         "image": image or image_of(server),
         "command": words[:begin],
-        "args": [*words[begin:], "--port", str(PORT), *(["--host", "0.0.0.0"] if server.engine != "vllm" else [])],
+        "args": [*words[begin:], "--port", str(PORT), *listen(server)],
         "env": env_of(server),
         "ports": [{"name": "http", "containerPort": PORT}],
         "resources": resources_of(server),

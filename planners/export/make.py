@@ -10,7 +10,6 @@ from hardware_profiles.errors import UserError
 from planners.export.benchmark import EXPECTED, Benchmark, benchmark_of, expected_of
 from planners.export.bundle import Export
 from planners.export.disaggregated import are_pools, not_in_kserve, not_in_llmd
-from planners.export.kubernetes import can_deploy, node_selector
 from planners.export.server import Server, servers_of
 from planners.launch import notes_of
 from planners.pools import AnyDeployment
@@ -112,7 +111,7 @@ def _expected(benchmark: Benchmark, deployment: AnyDeployment, slo: Slo | None, 
 
 
 def _notes(servers: tuple[Server, ...]) -> list[str]:
-    """What the manifests leave open."""
+    """What the files leave open."""
     reasons = [not_in_kserve(servers), not_in_llmd(servers)] if are_pools(servers) else []
     notes = [f"{reason}." for reason in reasons if reason is not None]
     if [server.role for server in servers] == ["prefill", "decode"] and (None not in reasons):
@@ -121,14 +120,6 @@ def _notes(servers: tuple[Server, ...]) -> list[str]:
         notes.append(
             "Start 'trtllm-serve disaggregated -c FILE' in front, with the URLs of both pools in FILE (from memory)."
         )
-    for server in servers:
-        if "@" in server.device:
-            notes.append("Slices are named by UUID: put those of nvidia-smi -L into CUDA_VISIBLE_DEVICES.")
-        reason = can_deploy(server)
-        if reason is not None:
-            notes.append(f"No Kubernetes manifest: {reason}.")
-        elif not node_selector(server):
-            notes.append(
-                f"The manifest selects no nodes: the label of {server.device} is not known; add a nodeSelector."
-            )
+    if any("@" in server.device for server in servers):
+        notes.append("Slices are named by UUID: put those of nvidia-smi -L into CUDA_VISIBLE_DEVICES.")
     return notes

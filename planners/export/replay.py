@@ -8,6 +8,7 @@ import shlex
 import numpy as np
 
 from planners.export.flags import check_flags, parse
+from planners.export.shell import url_line
 from workloads.trace import Trace
 
 BLOCK_TOKENS = 512
@@ -68,8 +69,10 @@ def replay_words(model: str, trace: Trace, seed: int) -> tuple[str, ...]:
     return (*words, "--save-result", "--result-filename", "replayed.json")
 
 
-def replay_files(model: str, trace: Trace, seed: int) -> dict[str, str]:
-    """The trace and the script that replays it; nothing where that cannot be done."""
+def replay_files(model: str, trace: Trace, seed: int, one_address: bool = True) -> dict[str, str]:
+    """The trace and the script that replays it; nothing where that cannot be done.
+
+    ``one_address``: a server on this machine gets all requests."""
     if why_not(trace) is not None:
         return {}
     words = replay_words(model, trace, seed)
@@ -79,7 +82,7 @@ def replay_files(model: str, trace: Trace, seed: int) -> dict[str, str]:
         f"# Replays the plan's own trace (vLLM {SINCE} or later): sh {SCRIPT} http://HOST:8000, in this folder",
         "# What to expect is under 'planned' in expected.json.",
     ]
-    lines = [*head, 'URL="${1:-http://127.0.0.1:8000}"', f"exec {command}"]
+    lines = [*head, url_line(SCRIPT, not one_address), f"exec {command}"]
     files = {TRACE: trace_lines(trace), SCRIPT: "\n".join(lines) + "\n"}
     _check(files, words, trace)
     return files

@@ -20,6 +20,8 @@ from simulator.disaggregated import DisaggregatedDeployment
 ENGINES = {"vllm-v1": "vllm", "vllm-v0": "vllm", "sglang": "sglang", "trtllm": "trtllm"}
 """Engine profile -> engine whose command starts it."""
 PORT = 8000
+TRTLLM_BLOCK_SIZE = 32
+"""TensorRT-LLM's own tokens_per_block (llm_args.py of 1.0, as in its engine profile)."""
 COUNTS = (
     "count",
     "tp",
@@ -57,6 +59,8 @@ class Server:
     device: str
     """Name of the device's profile."""
     vendor: str
+    kind: str = "gpu"
+    """Of device: gpu, npu, cpu."""
     labels: tuple[str, ...]
     """Other names of the device, among them that of its driver."""
     devices_per_node: int
@@ -141,8 +145,8 @@ def engine_of(profile: str, device: DeviceProfile) -> str:
     engine = ENGINES.get(profile)
     if engine is None:
         raise UserError(f"--export: nobody ships the engine {profile} as a server; use --engine {', '.join(ENGINES)}")
-    if device.dataflow is not None:
-        raise UserError(f"--export: no server of {engine} runs on {device.name}; plan for a GPU")
+    if device.dataflow is not None or (engine == "trtllm" and device.vendor != "NVIDIA"):
+        raise UserError(f"--export: no server of {engine} runs on {device.name}; plan for a GPU that has one")
     return engine
 
 
@@ -175,6 +179,7 @@ def _server(pool: Deployment, role: str, line: str, version: str | None) -> Serv
         ep=plan.ep,
         device=pool.cluster.device.name,
         vendor=pool.cluster.device.vendor,
+        kind=pool.cluster.device.kind,
         labels=tuple(pool.cluster.device.aliases),
         devices_per_node=node.num_devices,
         max_num_seqs=pool.engine.max_num_seqs,
@@ -216,12 +221,19 @@ def _trtllm_options(pool: Deployment, role: str) -> dict[str, Any]:
         cache["dtype"] = "fp8" if pool.plan.kv_cache_dtype.startswith("fp8") else pool.plan.kv_cache_dtype
     if pool.kv_offload.host_bytes:
         cache["host_cache_size"] = int(pool.kv_offload.host_bytes / pool.plan.devices_per_replica)
-    options: dict[str, Any] = {"enable_chunked_prefill": True, "kv_cache_config": cache}
+    if pool.num_gpu_blocks_override is not None:
+        cache["max_tokens"] = pool.memory.kv_tokens
+    if pool.engine.block_size != TRTLLM_BLOCK_SIZE:
+        cache["tokens_per_block"] = pool.engine.block_size
+    chunked = pool.engine.batching != "in-flight"  # that one takes whole prompts, as the server does by itself
+    options: dict[str, Any] = {"enable_chunked_prefill": chunked, "kv_cache_config": cache}
+    if pool.plan.dtype != "auto":
+        options["dtype"] = pool.plan.dtype
     if pool.engine.cuda_graphs == "none":
         options["cuda_graph_config"] = None
     if role in ("prefill", "decode"):
         options["cache_transceiver_config"] = {"backend": "DEFAULT"}
-    if role == "prefill":
+    if role == "prefill" or not pool.engine.async_scheduling:
         options["disable_overlap_scheduler"] = True
     return options
 

@@ -11,6 +11,13 @@ from planners.export.server import PORT, Server
 RAY_PORT = 6379
 DP_PORT = 13345
 SGLANG_PORT = 20000
+VISIBLE = {("NVIDIA", "gpu"), ("AMD", "gpu")}
+"""Vendor and kind of devices that CUDA_VISIBLE_DEVICES chooses (ROCm reads it as well)."""
+
+
+def listen(server: Server) -> tuple[str, ...]:
+    """Words by which an engine answers other machines: vLLM does so by itself, the others answer their own alone."""
+    return () if server.engine == "vllm" else ("--host", "0.0.0.0")
 
 
 def multi_node_lines(server: Server, head: str, rank: str, port: int = PORT) -> tuple[str, str]:
@@ -21,11 +28,11 @@ def multi_node_lines(server: Server, head: str, rank: str, port: int = PORT) -> 
     are MPI's (the words are from memory).
     """
     if server.engine == "sglang":
-        words = (*server.command, "--nnodes", str(server.nodes))
+        words = (*server.command, *listen(server), "--nnodes", str(server.nodes))
         line = f'exec {shlex.join(words)} --node-rank "${rank}" --dist-init-addr "${head}:{SGLANG_PORT}" --port {port}'
         return line, line
     if server.engine == "trtllm":
-        line = f"exec trtllm-llmapi-launch {shlex.join(server.command)} --port {port}"
+        line = f"exec trtllm-llmapi-launch {shlex.join((*server.command, *listen(server)))} --port {port}"
         return line, line
     if server.dp > 1:
         local = ("--data-parallel-size-local", str(server.dp_on_node), "--data-parallel-rpc-port", str(DP_PORT))
@@ -42,16 +49,22 @@ def multi_node_lines(server: Server, head: str, rank: str, port: int = PORT) -> 
 
 
 def one_node_script(servers: Sequence[Server], notes: Sequence[str]) -> str:
-    """All servers on the devices of one node, each on a port of its own."""
+    """All servers on the devices of one node, each on a port of its own.
+
+    One server takes the place of the shell; several are ended with it (Ctrl-C, TERM).
+    """
     lines = ["#!/bin/sh", *(f"# {note}" for note in notes)]
     first, port = 0, PORT
     total = sum(server.count for server in servers)
+    lines += ["pids=", "trap 'kill $pids 2>/dev/null; wait; exit 143' INT TERM"] if total > 1 else []
     for server in servers:
         for _ in range(server.count):
             devices = ",".join(str(device) for device in range(first, first + server.devices))
-            env = [f"{name}={shlex.quote(value)}" for name, value in _env_of(server, port - PORT)]
-            words = [f"CUDA_VISIBLE_DEVICES={devices}", *env, shlex.join(server.command), f"--port {port}"]
-            lines.append(" ".join(words) + (" &" if total > 1 else ""))
+            env = [f"CUDA_VISIBLE_DEVICES={devices}"] if (server.vendor, server.kind) in VISIBLE else []
+            env += [f"{name}={shlex.quote(value)}" for name, value in _env_of(server, port - PORT)]
+            words = [*env, shlex.join((*server.command, *listen(server))), f"--port {port}"]
+            begin = ["exec", *(["env"] if env else [])] if total == 1 else []
+            lines.append(" ".join([*begin, *words]) + (' & pids="$pids $!"' if total > 1 else ""))
             first, port = first + server.devices, port + 1
     return "\n".join([*lines, *(["wait"] if total > 1 else [])]) + "\n"
 
@@ -70,9 +83,17 @@ def node_script(server: Server, notes: Sequence[str]) -> str:
     )
     lines += [f"export {name}={shlex.quote(value)}" for name, value in server.env]
     if server.nodes == 1:
-        return "\n".join([*lines, f'exec {shlex.join(server.command)} --port "${{PORT:-{PORT}}}"']) + "\n"
+        return (
+            "\n".join([*lines, f'exec {shlex.join((*server.command, *listen(server)))} --port "${{PORT:-{PORT}}}"'])
+            + "\n"
+        )
     lines.append("# On every node of a server: HEAD=address of its first node NODE_RANK=0, 1, ... sh this-file")
     first, other = multi_node_lines(server, "HEAD", "NODE_RANK")
     if first == other:
         return "\n".join([*lines, first]) + "\n"
     return "\n".join([*lines, 'if [ "$NODE_RANK" = 0 ]; then', f"  {first}", "else", f"  {other}", "fi"]) + "\n"
+
+
+def url_line(name: str, needed: bool) -> str:
+    """Shell line that sets URL from the first argument; ``needed``: no one server on this machine gets all requests."""
+    return f'URL="${{1:?sh {name} http://HOST:PORT}}"' if needed else f'URL="${{1:-http://127.0.0.1:{PORT}}}"'
