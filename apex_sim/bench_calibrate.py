@@ -73,7 +73,7 @@ def run(args: argparse.Namespace, others: Sequence[str] = ()) -> int:
     else:
         print(_as_text(fit, before))
         if not fit.helps:
-            print("nothing written: the profile as it is predicts these results as well")
+            print(refusal(fit))
         elif out is not None:
             print(f"written: {out}\nuse it: apex-sim simulate --engine {out} ...")
     return 0 if fit.helps else 1
@@ -189,11 +189,28 @@ def profile_text(fit: BenchFit, runs: Sequence[MeasuredRun], files: Sequence[str
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=128)
 
 
+def refusal(fit: BenchFit) -> str:
+    """Why a fit that does not help is not written."""
+    if not fit.worse:
+        return "nothing written: the profile as it is predicts these results as well"
+    paid = ", ".join(f"{b.key[0]} ({b.mean:.1%} -> {a.mean:.1%})" for b, a in fit.worse)
+    known = {b.key[0] for b, _ in fit.worse}
+    pairs = zip(fit.before, fit.after, strict=True)
+    won = ", ".join(f"{b.key[0]} ({b.mean:.1%} -> {a.mean:.1%})" for b, a in pairs if b.key[0] not in known)
+    return (
+        f"nothing written: the fit makes {paid} worse"
+        + (f" for the sake of {won}" if won else "")
+        + "; no host time explains both. Check the server's settings (--max-num-batched-tokens, --max-num-seqs, the engine's "
+        "version), fit other constants (--constants), or give --save-detailed files"
+    )
+
+
 def _as_dict(fit: BenchFit, before: Mapping[str, float]) -> dict[str, Any]:
     return {
         "results": fit.num_results,
         "held_out": fit.held_out,
         "helps": fit.helps,
+        "worse": [b.key[0] for b, _ in fit.worse],
         "constants": {
             name: {"before": before[name], "after": value, "factor": fit.factors[name]}
             for name, value in fit.constants.items()

@@ -13,9 +13,12 @@ import yaml
 
 import apex_sim
 from apex_sim.api import make_trace
+from apex_sim.bench_calibrate import refusal
 from apex_sim.cli import main
 from simulator.build import build_deployment
 from simulator.simulate import simulate_deployment
+from simulator.validation.bench.fit import BenchFit
+from simulator.validation.score import Aggregate
 
 STEP_S, REQUEST_S = 1.5e-3, 0.03
 """What the host of the benchmarked server takes: several times what the profile says."""
@@ -136,3 +139,29 @@ def test_mistakes_of_the_command_are_one_line(files: list[str], capsys: pytest.C
     ):
         assert main(arguments) == 2, arguments
         assert capsys.readouterr().err.count("\n") == 1, arguments
+
+
+def test_a_fit_that_pays_for_one_metric_with_another_is_not_written() -> None:
+    def scores(tpot: float, ttft: float) -> list[Aggregate]:
+        found = {"tpot_mean_ms": tpot, "ttft_mean_ms": ttft}
+        return [
+            Aggregate(key=(name,), n=6, mean=error, median=error, p90=error, worst=error, signed=error)
+            for name, error in found.items()
+        ]
+
+    def fit(after: list[Aggregate]) -> BenchFit:
+        return BenchFit(
+            constants={"step_fixed_s": 2e-3},
+            profile={"step_fixed_s": 1e-3},
+            factors={"step_fixed_s": 1.1},
+            before=scores(0.079, 0.072),
+            after=after,
+            held_out=6,
+            num_results=6,
+        )
+
+    assert fit(scores(0.029, 0.075)).helps
+    traded = fit(scores(0.029, 0.113))
+    assert not traded.helps
+    assert "makes ttft_mean_ms (7.2% -> 11.3%) worse for the sake of tpot_mean_ms (7.9% -> 2.9%)" in refusal(traded)
+    assert refusal(fit(scores(0.079, 0.072))).endswith("predicts these results as well")

@@ -74,7 +74,7 @@ def test_our_own_predictions_are_as_stored() -> None:
 def test_the_same_check_is_the_same_bytes_whatever_the_workers(suite: Path) -> None:
     assert apex_sim.check(suite) == apex_sim.check(suite, jobs=2)
     before = baseline_of(suite).read_bytes()
-    assert update(suite, "again") == []
+    assert update(suite, "again") == ([], [])
     assert baseline_of(suite).read_bytes() == before
 
 
@@ -148,7 +148,10 @@ def test_a_case_without_or_with_another_baseline_fails(suite: Path, capsys: pyte
     assert not result.passed
     baseline_of(suite).unlink()
     assert main(["check", str(suite)]) == 1
-    assert "nothing is stored for it yet" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "nothing is stored for it yet" in out
+    assert f"{baseline_of(suite)} does not exist yet" in out
+    assert "to store the values of today: --update" in out
 
 
 def test_updating_asks_for_a_reason_and_changes_only_what_moved(
@@ -160,7 +163,7 @@ def test_updating_asks_for_a_reason_and_changes_only_what_moved(
     assert baseline_of(suite).read_text() == before
     scale(suite, "median_ttft_ms", 0.9)
     assert main(["check", str(suite), "--update", "--reason", "other  kernels\n"]) == 0
-    assert capsys.readouterr().out == "1 entries changed: one\n"
+    assert capsys.readouterr().out == "1 entry changed: one\n"
     assert baseline_of(suite).read_text() == before.replace("reason: first values", "reason: other kernels", 1)
 
 
@@ -186,7 +189,9 @@ def test_entries_of_cases_that_are_gone_are_named(suite: Path, capsys: pytest.Ca
     assert main(["check", str(suite)]) == 0
     assert "values of cases that" in capsys.readouterr().out
     assert main(["check", str(suite), "--strict"]) == 1
+    capsys.readouterr()
     assert main(["check", str(suite), "--update", "--reason", "fewer"]) == 0
+    assert capsys.readouterr().out == "1 entry removed: two, slower\n"
     assert "two, slower" not in baseline_of(suite).read_text()
 
 
@@ -205,7 +210,7 @@ def test_one_case_alone(suite: Path) -> None:
     assert [case.name for case in apex_sim.check(suite, match="two").cases] == ["two, slower"]
     scale(suite, "median_ttft_ms", 0.9)
     assert apex_sim.check(suite, match="two").passed
-    assert update(suite, "only two", match="two") == []
+    assert update(suite, "only two", match="two") == ([], [])
     with pytest.raises(UserError, match="none of 2 cases"):
         apex_sim.check(suite, match="three")
 
@@ -278,6 +283,11 @@ def test_json_and_markdown_say_the_same(suite: Path, capsys: pytest.CaptureFixtu
         (SUITE + "metrics: 7", "metrics is 7"),
         (SUITE + "tolerances: {ttft: -1}", "tolerances: ttft is -1"),
         (SUITE + "tolerances: {ttft: {relative: 1}}", "unknown limit 'relative'"),
+        (
+            SUITE + "tolerances: {ttft: 5}",
+            "tolerances: ttft is 5, a share; write 5% for per cent, or 500% if it is meant",
+        ),
+        (SUITE + "metrics: [median_ttft_ms, slo_attainment]", "case 'one': metrics: its run has no slo_attainment"),
         (SUITE + "tolerances: {tttf: 1}", "unknown metric or family 'tttf'"),
         (SUITE.replace("rate: 8", "rate: fast"), "case 'one': --rate is 'fast'"),
         (SUITE.replace("ttft=1s", "tfft=1s"), "case 'two, slower': --slo"),
@@ -299,11 +309,17 @@ def test_mistakes_of_a_suite_are_one_line(
 
 
 def test_other_mistakes_are_one_line(suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    baseline_of(suite).write_text("one: {values: {median_ttft_ms: fast}}\n")
+    for value in ("fast", ".inf", ".nan"):
+        baseline_of(suite).write_text(f"one: {{values: {{median_ttft_ms: {value}}}}}\n")
+        assert main(["check", str(suite)]) == 2
+        assert "it must be a finite number" in capsys.readouterr().err
     for arguments in (
         [str(tmp_path / "none.yaml")],
         [str(suite)],
         [str(suite), "--rtol", "-1"],
+        [str(suite), "--rtol", "5"],
+        [str(suite), "--rtol", "nan"],
+        [str(suite), "--rtol", "2 ms"],
         [str(suite), "--jobs", "-1"],
         [str(suite), "--reason", "x"],
         [str(suite), "--update", "--reason", "x", "--junit", "a.xml"],
@@ -319,7 +335,7 @@ def test_files_beside_the_suite_are_found(tmp_path: Path) -> None:
     (tmp_path / "sub" / "mine.csv").write_text("arrival_s,input_tokens,output_tokens\n0,300,20\n0.5,300,20\n")
     path = tmp_path / "suite.yaml"
     path.write_text("cases: [{name: a, model: llama-3.1-8b, cluster: h100-sxm:1, workload: sub/mine.csv}]\n")
-    assert update(path, "first") == ["a"]
+    assert update(path, "first").changed == ["a"]
     assert read_suite(path).cases[0].settings["trace"] == str(tmp_path / "sub" / "mine.csv")
 
 

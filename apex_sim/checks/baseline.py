@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +43,8 @@ def _stored(entry: object, place: str) -> Stored:
         raise UserError(f"{place} has no values; restore the file, or write it again with apex-sim check --update")
     values = {}
     for metric, value in entry["values"].items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UserError(f"{place}: {metric} is {value!r}; it must be a number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise UserError(f"{place}: {metric} is {value!r}; it must be a finite number; write it again with --update")
         try:
             family_of(str(metric))
         except UserError as error:

@@ -70,9 +70,10 @@ def run_measured(args: argparse.Namespace) -> int:
 def _verdict(rtol: float | None, off: Sequence[MeasuredRow]) -> str:
     if rtol is None:
         return ""
+    limit = f"{rtol * 100:.4g}%"
     if not off:
-        return f"passed: every prediction is within {rtol:.0%}"
-    return f"FAILED: beyond {rtol:.0%}: " + ", ".join(f"{row.name} {row.error:+.1%}" for row in off)
+        return f"passed: every prediction is within {limit}"
+    return f"FAILED: beyond {limit}: " + ", ".join(f"{row.name} {row.error:+.1%}" for row in off)
 
 
 def _print(found: Sequence[MeasuredComparison], kind: str, verdict: str) -> None:

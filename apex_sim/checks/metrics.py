@@ -98,23 +98,26 @@ def parse_tolerances(data: Mapping[str, Any], place: str) -> dict[str, Tolerance
 
 def _tolerance(value: object, place: str) -> Tolerance:
     if not isinstance(value, Mapping):
-        return Tolerance(rel=_share(value, place))
+        return Tolerance(rel=share_of(value, place))
     for key in value:
         if key not in ("rel", "abs"):
             raise UserError(f"{place}: {unknown_name('limit', str(key), ('rel', 'abs'))}")
     return Tolerance(
-        rel=_share(value.get("rel", 0.0), f"{place}: rel"), abs=_not_negative(value.get("abs", 0.0), f"{place}: abs")
+        rel=share_of(value.get("rel", 0.0), f"{place}: rel"), abs=_not_negative(value.get("abs", 0.0), f"{place}: abs")
     )
 
 
-def _share(value: object, place: str) -> float:
-    """0.02 of 0.02 and '2%'."""
+def share_of(value: object, place: str) -> float:
+    """0.02 of 0.02 and '2%'; a plain number above 1 is refused, because it is a per cent that lost its sign."""
     if isinstance(value, str) and value.strip().endswith("%"):
         try:
             return _not_negative(float(value.strip()[:-1]) / 100.0, place)
         except ValueError:
             pass
-    return _not_negative(value, place)
+    share = _not_negative(value, place)
+    if share > 1:
+        raise UserError(f"{place} is {value!r}, a share; write {value}% for per cent, or {share:.0%} if it is meant")
+    return share
 
 
 def _not_negative(value: object, place: str) -> float:

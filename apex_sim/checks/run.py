@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from apex_sim.checks.baseline import Stored, baseline_text, read_baseline
 from apex_sim.checks.compare import CaseResult, CheckResult, compare_case
@@ -26,6 +27,13 @@ class Ran:
     failure: str | None = None
     ours: bool = False
     """Whether the failure is this package's own fault."""
+
+
+class Updated(NamedTuple):
+    """What writing a baseline did, by the names of the cases."""
+
+    changed: list[str]
+    removed: list[str]
 
 
 def run_case(case: Case) -> Ran:
@@ -99,8 +107,8 @@ def update(
     match: str | None = None,
     jobs: int = 1,
     progress: Progress | None = None,
-) -> list[str]:
-    """Write the values of today as the baseline; names of the cases whose entry changed.
+) -> Updated:
+    """Write the values of today as the baseline; names of the cases whose entry changed or is gone with its case.
 
     Entries whose values and settings are the same keep their reason. Raises UserError, and writes nothing, when a case
     cannot be simulated.
@@ -119,14 +127,16 @@ def update(
     for case, ran in zip(loaded.cases, run_cases(loaded.cases, jobs=jobs, progress=progress), strict=True):
         if ran.failure is not None:
             raise UserError(f"{loaded.path}: case {case.name!r}: {ran.failure}")
+        _check_metrics(case, ran, {}, loaded.path)
         new = Stored(digest=case.digest, reason=reason, values=ran.values)
         old = stored.get(case.name)
         same = old is not None and dataclasses.replace(new, reason=old.reason) == old
         entries[case.name] = old if same and old is not None else new
-    changed = sorted(name for name in {*entries, *stored} if entries.get(name) != stored.get(name))
-    if changed or not target.exists():
+    changed = sorted(name for name in entries if entries[name] != stored.get(name))
+    removed = sorted(name for name in stored if name not in entries)
+    if changed or removed or not target.exists():
         write_text(target, baseline_text(entries))
-    return changed
+    return Updated(changed, removed)
 
 
 def selected(suite: Suite, match: str | None) -> Suite:
@@ -154,6 +164,7 @@ def _result(case: Case, ran: Ran, entry: Stored | None, path: Path) -> CaseResul
         if not ran.ours and (entry is None or entry.digest != case.digest):
             raise UserError(f"{path}: case {case.name!r}: {ran.failure}")
         return CaseResult(name=case.name, line=case.line, values={}, status="failed", failure=ran.failure)
+    _check_metrics(case, ran, {} if entry is None else entry.values, path)
     return compare_case(
         case.name,
         ran.values,
@@ -164,3 +175,13 @@ def _result(case: Case, ran: Ran, entry: Stored | None, path: Path) -> CaseResul
         attainment=case.attainment,
         line=case.line,
     )
+
+
+def _check_metrics(case: Case, ran: Ran, stored: Mapping[str, float], path: Path) -> None:
+    """A metric that the suite names and neither side has would be compared with nothing."""
+    missing = [name for name in case.metrics if name not in ran.values and name not in stored]
+    if case.named and missing:
+        raise UserError(
+            f"{path}: case {case.name!r}: metrics: its run has no {', '.join(missing)}; leave it out, or give what it needs "
+            "(slo_attainment an SLO, costs a price, energy a power model)"
+        )

@@ -30,6 +30,8 @@ class Case:
     settings: Mapping[str, Any]
     """Keywords of ``apex_sim.simulate``, the workload's among them."""
     metrics: tuple[str, ...] = DEFAULT_METRICS
+    named: bool = False
+    """Whether the suite names the metrics: then a run that has not all of them is a mistake."""
     tolerances: Tolerances
     attainment: float | None = None
     """Share of the requests that the case's SLO asks for."""
@@ -96,6 +98,7 @@ def _case(data: Mapping[str, Any], top: Mapping[str, Any], path: Path, index: in
         name=name,
         settings={key: _located(key, value, path.parent) for key, value in settings.items()},
         metrics=DEFAULT_METRICS if metrics is None else _metrics(metrics, place),
+        named=metrics is not None,
         tolerances=tolerances,
         attainment=_attainment(settings.get("slo"), place),
         line=line,

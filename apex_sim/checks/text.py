@@ -25,6 +25,8 @@ def result_text(result: CheckResult, *, everything: bool = False, remedy: str = 
     parts = [table(HEADER, rows, left=2)] if rows else []
     failures = [f"{case.name}: {case.failure}" for case in result.cases if case.failure is not None]
     parts += ["\n".join(failures)] if failures else []
+    if not result.baseline.exists():
+        parts.append(f"{result.baseline} does not exist yet")
     if result.stale:
         parts.append(f"{result.baseline} has values of cases that {result.suite} has not: {', '.join(result.stale)}")
     parts.append(verdict_line(result, remedy))
@@ -41,7 +43,9 @@ def verdict_line(result: CheckResult, remedy: str = UPDATE) -> str:
     left = f"{len(failing)} of {count} {'case' if count == 1 else 'cases'}"
     if not failing:
         return "FAILED: the baseline has entries left over (--strict)"
-    return f"FAILED: {left} ({', '.join(case.name for case in failing)}); if it is meant: {remedy}"
+    new = all(case.status == "no baseline" for case in failing)
+    advice = "to store the values of today" if new else "if it is meant"
+    return f"FAILED: {left} ({', '.join(case.name for case in failing)}); {advice}: {remedy}"
 
 
 def difference_rows(cases: Sequence[CaseResult], *, everything: bool) -> list[tuple[str, ...]]:

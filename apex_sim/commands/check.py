@@ -30,7 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--baseline", metavar="FILE", help="stored values (default: as the suite says, or SUITE.baseline.yaml)"
     )
     parser.add_argument("--match", metavar="TEXT", help="only cases whose name has this in it ('*' as in file names)")
-    parser.add_argument("--rtol", type=float, metavar="SHARE", help="default relative tolerance, such as 0.02")
+    parser.add_argument("--rtol", metavar="SHARE", help="default relative tolerance, such as 0.02 or 2%%")
     parser.add_argument("--atol", type=float, metavar="VALUE", help="default absolute tolerance, in the metric's unit")
     parser.add_argument("--strict", action="store_true", help="improvements and left-over baseline entries fail too")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (0: one per core)")
@@ -64,10 +64,10 @@ def run(args: argparse.Namespace) -> int:
 def _validate(args: argparse.Namespace) -> None:
     from hardware_profiles.errors import UserError
 
-    for name in ("rtol", "atol"):
-        value = getattr(args, name)
-        if value is not None and not 0.0 <= value < float("inf"):
-            raise UserError(f"--{name} is {value:g}; it must be a finite number of at least 0")
+    if args.rtol is not None:
+        args.rtol = _share(args.rtol)
+    if args.atol is not None and not 0.0 <= args.atol < float("inf"):
+        raise UserError(f"--atol is {args.atol:g}; it must be a finite number of at least 0")
     if args.jobs < 0:
         raise UserError(f"--jobs is {args.jobs}; it must be at least 1 (or 0 for one per core)")
     _check_mode(args)
@@ -76,6 +76,19 @@ def _validate(args: argparse.Namespace) -> None:
     for name in ("rtol", "atol", "junit", "json"):
         if args.update and getattr(args, name) is not None:
             raise UserError(f"--{name} is about a comparison, and --update makes none; leave one of them out")
+
+
+def _share(text: str) -> float:
+    """--rtol, as a suite writes it: 0.02 or 2%."""
+    from apex_sim.checks.metrics import share_of
+    from hardware_profiles.errors import UserError
+
+    try:
+        return share_of(float(text), "--rtol")
+    except UserError:
+        raise
+    except ValueError:
+        return share_of(text, "--rtol")
 
 
 OF_SUITES = ("suite", "baseline", "match", "atol", "strict", "update", "reason", "junit", "all")
@@ -111,12 +124,14 @@ def _update(args: argparse.Namespace) -> int:
 
     reason = args.reason if args.reason is not None else _asked()
     with ProgressBar("simulating") as progress:
-        changed = update(
+        changed, removed = update(
             args.suite, reason, baseline=args.baseline, match=args.match, jobs=_jobs(args), progress=progress
         )
-    print(
-        f"{len(changed)} entries changed: {', '.join(changed)}" if changed else "nothing changed; the file is as it was"
-    )
+    for names, what in ((changed, "changed"), (removed, "removed")):
+        if names:
+            print(f"{len(names)} {'entry' if len(names) == 1 else 'entries'} {what}: {', '.join(names)}")
+    if not changed and not removed:
+        print("nothing changed; the file is as it was")
     return 0
 
 

@@ -25,6 +25,8 @@ FAMILIES = (METRICS[:4], METRICS[4:])
 NOISE = 0.01
 """Relative repeatability that no benchmark is credited to exceed (an assumption: repeated runs of one server differ by about
 this)."""
+WORSE_SHARE = 0.1
+"""A metric's mean error may grow by this share of itself, and by NOISE, before the fit counts as paid for with it."""
 WIDEST = float(np.log(2.0))
 """Standard error of a constant's logarithm beyond which it is not identified: a factor of two either way."""
 PROBE = 0.25
@@ -53,8 +55,14 @@ class BenchFit:
 
     @property
     def helps(self) -> bool:
-        """Whether results that were not seen are predicted better than before, over all metrics."""
-        return _mean(self.after) < _mean(self.before)
+        """Whether results that were not seen are predicted better than before, over all metrics, and none pays for another."""
+        return _mean(self.after) < _mean(self.before) and not self.worse
+
+    @property
+    def worse(self) -> list[tuple[Aggregate, Aggregate]]:
+        """(before, after) of the metrics that the fit predicts notably worse: it would trade one for another."""
+        pairs = zip(self.before, self.after, strict=True)
+        return [(b, a) for b, a in pairs if a.mean > b.mean * (1 + WORSE_SHARE) + NOISE]
 
 
 def _mean(groups: Sequence[Aggregate]) -> float:
