@@ -172,6 +172,47 @@ def test_nvidias_inter_token_latency_is_tpot(loop: SimulationResult, tmp_path: P
     assert max(map(abs, found.values())) < 1e-9
 
 
+def phased(run: SimulationResult, *phases: dict[str, Any]) -> dict[str, Any]:
+    """As AIPerf 0.13 writes it: its configuration has phases, a warm-up first."""
+    warmup = {"name": "w", "kind": "warmup", "type": "concurrency", "exclude_from_results": True, "concurrency": 3}
+    config = {"models": {"items": [{"name": MODEL}]}, "phases": [warmup, *phases]}
+    return nvidia(run) | {"schema_version": "1.4", "aiperf_version": "0.13.0", "input_config": config}
+
+
+def test_aiperfs_load_is_that_of_the_profiled_phase(loop: SimulationResult, tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "profile_export_aiperf.json",
+        phased(loop, {"name": "p", "kind": "profiling", "type": "concurrency", "concurrency": 8, "requests": 80}),
+    )
+    (result,) = read_bench(path)
+    assert (result.model, result.concurrency, result.rate_per_s) == (MODEL, 8, None)
+    assert max(map(abs, errors(path).values())) < 1e-9
+    for phase, arrival in (("poisson", "poisson"), ("constant", "constant"), ("gamma", "gamma(cv=0.5)")):
+        data = phased(loop, {"kind": "profiling", "type": phase, "rate": 6.5, "concurrency": 64, "smoothness": 4.0})
+        (result,) = read_bench(written(path, data))
+        assert (result.rate_per_s, result.concurrency, result.arrival) == (6.5, 64, arrival)
+    (result,) = read_bench(written(path, phased(loop, {"type": "constant", "rate": 1.0}) | {"was_cancelled": True}))
+    assert "cancelled" in result.notes[-1]
+
+
+def test_a_load_that_the_file_does_not_say_is_asked_for(loop: SimulationResult, tmp_path: Path) -> None:
+    profiled = {"type": "poisson", "rate": 4.0}
+    trace = guidellm(loop)
+    trace["benchmarks"][0]["config"]["strategy"] = {"type_": "trace"}
+    for data, reason in (
+        (phased(loop, {"type": "fixed_schedule"}), "its phase is of type fixed_schedule"),
+        (phased(loop, profiled, profiled), "it has 2 profiled phases"),
+        (phased(loop, profiled | {"rate_ramp": 5.0}), "its load changes"),
+        (nvidia(loop) | {"input_config": {}}, "neither request_rate nor concurrency"),
+        (trace, "its strategy is trace"),
+        (vllm(loop, detailed=False, request_rate="trace", server_info={}), "it replays the times of a trace"),
+    ):
+        path = written(tmp_path / "file.json", data)
+        with pytest.raises(UserError, match=f"does not say at what rate.*{reason}.*give --rate or --concurrency"):
+            errors(path)
+        assert errors(path, rate_per_s=5.0)
+
+
 def test_records_of_aiperf_are_replayed_one_by_one(run: SimulationResult, tmp_path: Path) -> None:
     data = columns(run)
     lines = []

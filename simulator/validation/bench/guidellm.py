@@ -36,7 +36,7 @@ def read_guidellm(benchmark: Mapping[str, Any], place: str) -> BenchResult:
     for name, metric in RATES.items():
         found += figure(f"{name} mean", metric, number(_successful(metrics, name), "mean"))
     prompts, outputs = _successful(metrics, "prompt_token_count"), _successful(metrics, "output_token_count")
-    arrival, rate, places = _strategy(benchmark.get("config") or benchmark.get("args"))
+    config = benchmark.get("config") or benchmark.get("args")
     totals = metrics.get("request_totals")
     return BenchResult(
         tool="guidellm",
@@ -47,11 +47,10 @@ def read_guidellm(benchmark: Mapping[str, Any], place: str) -> BenchResult:
         or (whole(totals, "successful") if isinstance(totals, Mapping) else None),
         input_len=_lengths(prompts),
         output_len=_lengths(outputs),
-        rate_per_s=rate,
+        model=_model(config),
         reached_rate_per_s=number(_successful(metrics, "requests_per_second"), "mean"),
-        arrival=arrival,
-        concurrency=places,
         notes=("lengths are drawn with the file's mean and standard deviation",),
+        **_strategy(config),
     )
 
 
@@ -65,14 +64,26 @@ def _lengths(entry: Mapping[str, Any]) -> Any:
     return spread_of(number(entry, "mean"), number(entry, "std_dev"), number(entry, "min"), number(entry, "max"))
 
 
-def _strategy(config: object) -> tuple[str, float | None, int | None]:
-    """(arrival process, rate [1/s], places of a closed loop)."""
+def _strategy(config: object) -> dict[str, Any]:
+    """rate_per_s, concurrency and arrival, or why they are unknown."""
     strategy = config.get("strategy") if isinstance(config, Mapping) else None
     if not isinstance(strategy, Mapping):
-        return "poisson", None, None
+        return {"unknown": "it has no strategy"}
     kind, rate = str(strategy.get("type_")), number(strategy, "rate")
     if kind == "synchronous":
-        return "poisson", None, 1
+        return {"concurrency": 1}
     if kind in ("concurrent", "throughput"):
-        return "poisson", None, whole(strategy, "streams", "max_concurrency")
-    return "constant" if "constant" in kind else "poisson", rate, None
+        return {"concurrency": whole(strategy, "streams", "max_concurrency")}
+    if rate is None:
+        return {"unknown": f"its strategy is {kind}"}
+    return {
+        "rate_per_s": rate,
+        "concurrency": whole(strategy, "max_concurrency"),
+        "arrival": "constant" if "constant" in kind else "poisson",
+    }
+
+
+def _model(config: object) -> str | None:
+    backend = config.get("backend") if isinstance(config, Mapping) else None
+    model = backend.get("model") if isinstance(backend, Mapping) else None
+    return model if isinstance(model, str) and model else None

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from simulator.validation.bench.aiperf import broken_off, load_of, model_of
 from simulator.validation.bench.result import LONGEST, BenchResult, Figure, figure, number, spread_of, whole
 from workloads.trace import Trace
 
@@ -40,20 +41,18 @@ def read_nvidia(data: Mapping[str, Any], place: str) -> BenchResult:
     for name, metric in RATES.items():
         found += figure(f"{name} avg", metric, number(_entry(data, name), "avg"))
     config = data.get("input_config")
-    rate = _setting(config, "request_rate")
+    load = load_of(config) or _load(config)
     return BenchResult(
         tool="aiperf" if "aiperf" in place.lower() or "aiperf_version" in data else "genai-perf",
         place=place,
         figures=tuple(found),
-        model=_model(config),
+        model=model_of(config) or _model(config),
         num_requests=whole(_entry(data, "request_count"), "avg"),
         input_len=_lengths(_entry(data, "input_sequence_length")),
         output_len=_lengths(_entry(data, "output_sequence_length")),
-        rate_per_s=rate,
         reached_rate_per_s=number(_entry(data, "request_throughput"), "avg"),
-        arrival=_arrival(config),
-        concurrency=_concurrency(config),
-        notes=("lengths are drawn with the file's mean and standard deviation",),
+        notes=("lengths are drawn with the file's mean and standard deviation", *broken_off(data)),
+        **load,
     )
 
 
@@ -140,9 +139,16 @@ def _setting(config: object, name: str) -> float | None:
     return None
 
 
-def _concurrency(config: object) -> int | None:
-    value = _setting(config, "concurrency")
-    return None if value is None else int(value)
+def _load(config: object) -> dict[str, Any]:
+    """How requests were sent, in configurations without phases (GenAI-Perf, AIPerf before them)."""
+    rate, places = _setting(config, "request_rate"), _setting(config, "concurrency")
+    if rate is None and places is None:
+        return {"unknown": "it has neither request_rate nor concurrency"}
+    return {
+        "rate_per_s": rate,
+        "concurrency": None if places is None else int(places),
+        "arrival": _arrival(config),
+    }
 
 
 def _arrival(config: object) -> str:

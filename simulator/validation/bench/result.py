@@ -52,6 +52,8 @@ class BenchResult:
     reached_rate_per_s: float | None = None
     arrival: str = "poisson"
     concurrency: int | None = None
+    unknown: str | None = None
+    """Why the file does not say how requests were sent, where it does not; a rate or a concurrency must be stated then."""
     layout: Mapping[str, int] = field(default_factory=dict)
     """tp, pp, dp, ep, where the file says them."""
     notes: tuple[str, ...] = ()
@@ -103,6 +105,11 @@ def spread_of(
 def workload_of(result: BenchResult) -> Workload:
     """What was sent. UserError names what the file does not say."""
     closed, rate = _loop(result), result.rate_per_s
+    if result.unknown is not None:
+        raise UserError(
+            f"{result.place}: does not say at what rate or concurrency requests were sent ({result.unknown}); give --rate or "
+            "--concurrency"
+        )
     if result.requests is not None:
         return Workload(requests=result.requests, concurrency=closed)
     count = result.num_requests
@@ -150,6 +157,8 @@ def replaced(result: BenchResult, **given: Any) -> BenchResult:
     known = {name: value for name, value in given.items() if value is not None}
     if not known:
         return result
+    if {"rate_per_s", "concurrency"} & set(known):
+        known["unknown"] = None
     if "rate_per_s" in known:
         known = {"concurrency": None, **known}
     elif "concurrency" in known:

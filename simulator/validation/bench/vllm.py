@@ -63,6 +63,9 @@ def _result(data: Mapping[str, Any], place: str, tool: str, names: Mapping[str, 
         reached_rate_per_s=number(data, "request_throughput"),
         arrival=_arrival(number(data, "burstiness")),
         concurrency=whole(data, "max_concurrency"),
+        unknown="it replays the times of a trace; --output-details would have them"
+        if data.get("request_rate") == "trace" and requests is None
+        else None,
         notes=() if requests is not None else (DRAWN,) if lengths else (MEAN_ONLY,),
     )
 
@@ -118,7 +121,8 @@ def _requests(data: Mapping[str, Any], place: str) -> Trace | None:
     answered = (inputs >= 1) & (outputs >= 1)
     starts = _array(data.get("start_times"))
     known = starts is not None and len(starts) == len(inputs)
-    limited = whole(data, "max_concurrency") is not None or _rate(data.get("request_rate")) is None
+    unbounded = _rate(data.get("request_rate")) is None and data.get("request_rate") != "trace"
+    limited = whole(data, "max_concurrency") is not None or unbounded
     if not answered.any() or not (known or limited):
         return None
     arrivals = (
