@@ -185,13 +185,33 @@ def readme_of(export: Export, names: list[str], image: str | None) -> str:
     ]
     lines += ["", "| File | What it is |", "|---|---|"]
     lines += [f"| `{name}` | {_what(name)} |" for name in names]
-    lines += ["", "Secret for gated models: `kubectl create secret generic hf-token --from-literal=HF_TOKEN=...`", ""]
+    lines += [*_next_steps(export, names), ""]
     notes = [*export.notes, *address_notes(export), *manifest_notes(export.servers, image)]
     lines += [f"* {note}" for note in notes]
     for benchmark, expected in zip(export.benchmarks, export.expected, strict=True):
         lines += ["", f"| `{benchmark.file}` | expected |", "|---|---|"]
         lines += [f"| {name} | {_figure(value)} |" for name, value in expected.items()]
     return "\n".join(lines) + "\n"
+
+
+def _next_steps(export: Export, names: list[str]) -> list[str]:
+    """What to do with the files, in order."""
+    scripts = [name for name in names if name.startswith("serve")]
+    manifests = [name for name in names if name.startswith(("kubernetes-", "kserve"))]
+    steps = [f"Start the servers: {' and '.join(f'`sh {name}`' for name in scripts)} on the machines with the devices."]
+    if manifests:
+        apply = " ".join(f"-f {name}" for name in manifests)
+        secret = "`kubectl create secret generic hf-token --from-literal=HF_TOKEN=...`"
+        steps[0] += f" Or in a cluster: `kubectl apply {apply}` (for gated models first {secret})."
+    steps.append("Wait until `curl -f http://HOST:8000/health` succeeds.")
+    for benchmark in export.benchmarks:
+        result = f"measured{'-' * bool(benchmark.target)}{benchmark.target}.json"
+        steps.append(
+            f"Measure: `sh {benchmark.file} http://HOST:8000`; then `apex-sim export --check . --measured {result}` "
+            "shows expected beside measured."
+        )
+    steps.append("After editing a file, `apex-sim export --check .` says whether it still is the plan.")
+    return ["", "Next:", "", *(f"{i}. {step}" for i, step in enumerate(steps, start=1))]
 
 
 def _what(name: str) -> str:

@@ -35,15 +35,13 @@ def export_of_fleet(serving: Serving, candidates: Sequence[Candidate], last: Rou
 
 def _routes(last: Round) -> list[dict[str, Any]]:
     """Per size with requests the share of each type."""
-    problem, fleet = last.problem, last.fleet
+    from planners.fleet.problem import size_shares
+
+    problem = last.problem
     return [
         {
             "size": size.name,
-            "shares": {
-                problem.types[j].name: int(n) / problem.slice_factor
-                for j, n in enumerate(fleet.slices[b].tolist())
-                if n
-            },
+            "shares": size_shares(problem, last.fleet, b),
         }
         for b, size in enumerate(problem.sizes)
         if size.rate_per_s > 0

@@ -13,7 +13,7 @@ from apex_sim.progress import is_quiet
 from apex_sim.text import number, share, table
 from planners.fleet.account import Spent
 from planners.fleet.bounds import lp_bound, single_type
-from planners.fleet.problem import Fleet, FleetProblem, type_loads
+from planners.fleet.problem import Fleet, FleetProblem, size_shares, type_loads
 from planners.fleet.simulated import Round
 from workloads.slo import Slo
 
@@ -73,11 +73,7 @@ def fleet_dict(
             "max_tput_per_s": dict(
                 zip([t.name for t in problem.types], problem.max_tput_per_s[b].tolist(), strict=True)
             ),
-            "shares": {
-                problem.types[j].name: int(n) / problem.slice_factor
-                for j, n in enumerate(fleet.slices[b].tolist())
-                if n
-            },
+            "shares": size_shares(problem, fleet, b),
         }
         for b, size in enumerate(problem.sizes)
         if size.rate_per_s > 0

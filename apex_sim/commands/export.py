@@ -18,8 +18,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog="Example: apex-sim plan --model llama-3.1-8b --cluster h100-sxm:2 --slo ttft=1s,tpot=50ms --json plan.json && "
         "apex-sim export plan.json --out deploy",
     )
-    parser.add_argument("plan", metavar="PLAN.json", help="what --json of apex-sim plan or gpus wrote")
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder for the files")
+    parser.add_argument("plan", metavar="PLAN.json", nargs="?", help="what --json of apex-sim plan or gpus wrote")
+    parser.add_argument("--out", metavar="DIR", help="folder for the files")
+    parser.add_argument(
+        "--check",
+        metavar="DIR",
+        help="instead: whether the files of an export, edited by hand, still are the plan's (exit code 1: not)",
+    )
+    parser.add_argument(
+        "--measured", metavar="FILE", help="with --check: the result of bench.sh beside the expected figures"
+    )
     parser.add_argument(
         "--engine-version", metavar="VERSION", help="of the server, if not the one that was planned for"
     )
@@ -32,6 +40,9 @@ def run(args: argparse.Namespace) -> int:
     from apex_sim.exporting import read_export, write_export
     from planners.export.bundle import at_version
 
+    _check_options(args)
+    if args.check is not None:
+        return _check(args)
     export = read_export(args.plan)
     if args.engine_version is not None:
         export = at_version(export, args.engine_version)
@@ -39,3 +50,34 @@ def run(args: argparse.Namespace) -> int:
     if not wants_json(args, {"folder": args.out, "files": list(names)}):
         print(f"wrote {', '.join(names)} to {args.out}")
     return 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """UserError unless either a plan is written or a folder is checked."""
+    from hardware_profiles.errors import UserError
+
+    if args.check is None:
+        missing = [name for name, value in (("PLAN.json", args.plan), ("--out", args.out)) if value is None]
+        if missing:
+            raise UserError(f"apex-sim export needs {' and '.join(missing)} (or --check DIR)")
+        if args.measured is not None:
+            raise UserError("--measured has no meaning without --check; give the folder of the export")
+        return
+    for name in ("plan", "out", "engine_version", "image"):
+        if getattr(args, name) is not None:
+            flag = "PLAN.json" if name == "plan" else f"--{name.replace('_', '-')}"
+            raise UserError(f"--check reads a folder and writes nothing; leave {flag} out")
+
+
+def _check(args: argparse.Namespace) -> int:
+    """Read a folder again, and a benchmark if there is one."""
+    import dataclasses
+
+    from apex_sim.export_check import check_folder, compare_folder, text_of
+
+    files = check_folder(args.check)
+    rows, notes = ([], []) if args.measured is None else compare_folder(args.check, args.measured)
+    values = {"folder": args.check, "files": [dataclasses.asdict(file) for file in files], "notes": notes}
+    if not wants_json(args, values | {"measured": [dataclasses.asdict(row) for row in rows]}):
+        print(text_of(files, rows, notes))
+    return 0 if all(file.good for file in files) else 1

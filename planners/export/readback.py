@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from planners.export.benchmark import Benchmark
-from planners.export.bundle import Export
+from planners.export.bundle import Export, from_json_values
 from planners.export.disaggregated import LAYOUT
 from planners.export.flags import check_flags, engines, parse
 from planners.export.kubernetes import name_of, node_selector, resource_of
@@ -28,20 +28,23 @@ def check_export(export: Export, files: Mapping[str, str]) -> None:
     """Read everything back. Raises UserError where memory does not suffice, Mismatch where files and plan differ."""
     for server in export.servers:
         _check_command(server, server.command, name_of(server))
-    if export.on_one_node:
-        wanted = [server for server in export.servers for _ in range(server.count)]
-        _check_script(wanted, "serve.sh", files)
-    else:
-        for server in export.servers:
-            _check_script([server] * (2 if _differs(server) else 1), f"serve-{name_of(server)}.sh", files)
-    for name, text in files.items():
-        if name.endswith(".yaml"):
-            _check_yaml(export, name, text)
-    for benchmark in export.benchmarks:
-        _check_benchmark(benchmark, files[benchmark.file])
-    from planners.export.bundle import from_json_values
+    for name in {*files, *(benchmark.file for benchmark in export.benchmarks)}:
+        check_file(export, name, files[name])
 
-    _same(from_json_values(json.loads(files["export.json"]), "export.json"), export, "export.json")
+
+def check_file(export: Export, name: str, text: str) -> None:
+    """The same for one file. Raises ValueError too, where it cannot be read."""
+    if name.startswith("serve") and export.on_one_node:
+        _check_script([server for server in export.servers for _ in range(server.count)], name, text)
+    elif name.startswith("serve"):
+        server = next(s for s in export.servers if f"serve-{name_of(s)}.sh" == name)
+        _check_script([server] * (2 if _differs(server) else 1), name, text)
+    elif name.endswith(".yaml"):
+        _check_yaml(export, name, text)
+    elif name.startswith("bench"):
+        _check_benchmark(next(bench for bench in export.benchmarks if bench.file == name), text)
+    elif name == "export.json":
+        _same(from_json_values(json.loads(text), name), export, name)
 
 
 def _same(found: Any, wanted: Any, where: str) -> None:
@@ -68,9 +71,9 @@ def _begins(words: Sequence[str], begin: Sequence[str]) -> bool:
     return list(words[: len(begin)]) == list(begin)
 
 
-def _check_script(wanted: Sequence[Server], name: str, files: Mapping[str, str]) -> None:
+def _check_script(wanted: Sequence[Server], name: str, text: str) -> None:
     """A script has one command for each of these servers, in order, with all its flags."""
-    found = list(_commands(name, files[name]))
+    found = list(_commands(name, text))
     _same(len(found), len(wanted), f"{name}: commands")
     for server, words in zip(wanted, found, strict=True):
         _check_command(server, words, name)
@@ -143,8 +146,10 @@ def _check_pod(server: Server, pod: Mapping[str, Any], where: str) -> Mapping[st
 def _check_kubernetes(server: Server, documents: Sequence[Mapping[str, Any]]) -> None:
     where = f"kubernetes-{name_of(server)}.yaml"
     kinds = {document["kind"]: document for document in documents}
-    workload = kinds.get("LeaderWorkerSet" if server.nodes > 1 else "Deployment", {})
-    spec = workload["spec"]
+    for kind in (workload := "LeaderWorkerSet" if server.nodes > 1 else "Deployment", "Service"):
+        if kind not in kinds:
+            raise Mismatch(f"{where}: has no {kind}")
+    spec = kinds[workload]["spec"]
     _same(spec["replicas"], server.count, f"{where}: replicas")
     group = spec.get("leaderWorkerTemplate")
     pod = (spec["template"] if group is None else group["leaderTemplate"]).get("spec")
@@ -190,8 +195,9 @@ def _degrees(tensor: int, data: int, pipeline: int) -> list[str]:
 
 
 def _check_benchmark(benchmark: Benchmark, text: str) -> None:
-    words = next(iter(_commands(benchmark.file, text)))
-    read = parse("vllm-bench", words)
+    commands = list(_commands(benchmark.file, text))
+    _same(len(commands), 1, f"{benchmark.file}: commands")
+    read = parse("vllm-bench", commands[0])
     for name in ("model", "input_tokens", "output_tokens", "concurrency", "num_requests", "seed"):
         _same(read.get(name), getattr(benchmark, name), f"{benchmark.file}: {name}")
     rate = read["rate_per_s"]

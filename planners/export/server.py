@@ -12,6 +12,7 @@ from hardware_profiles.errors import UserError
 from hardware_profiles.schema import DeviceProfile
 from planners.export.flags import check_flags, engines, release_of, version_of, without, without_defaults
 from planners.export.memory import MemoryNeed, memory_need
+from planners.export.options import trtllm_options
 from planners.launch import separate_servers, vllm_commands
 from planners.launch_techniques import NOT_IN_VLLM
 from simulator.deployment import Deployment
@@ -20,8 +21,6 @@ from simulator.disaggregated import DisaggregatedDeployment
 ENGINES = {"vllm-v1": "vllm", "vllm-v0": "vllm", "sglang": "sglang", "trtllm": "trtllm"}
 """Engine profile -> engine whose command starts it."""
 PORT = 8000
-TRTLLM_BLOCK_SIZE = 32
-"""TensorRT-LLM's own tokens_per_block (llm_args.py of 1.0, as in its engine profile)."""
 COUNTS = (
     "count",
     "tp",
@@ -166,7 +165,7 @@ def _server(pool: Deployment, role: str, line: str, version: str | None) -> Serv
     if split:
         words = without(words, "--data-parallel-size")
     dp = 1 if split else plan.dp
-    config = _trtllm_options(pool, role) if engine == "trtllm" else {}
+    config = trtllm_options(pool, role) if engine == "trtllm" else {}
     server = Server(
         role=role,
         engine=engine,
@@ -211,31 +210,6 @@ def _host_bytes(pool: Deployment) -> float:
     offload = pool.plan.techniques.offload
     weights = 0.0 if offload is None else offload.nbytes * pool.plan.devices_per_replica
     return weights + pool.kv_offload.host_bytes
-
-
-def _trtllm_options(pool: Deployment, role: str) -> dict[str, Any]:
-    """TensorRT-LLM's YAML of options: what trtllm-serve has no flag for (names of its LLM API, from memory: 1.0)."""
-    share = pool.engine.gpu_memory_utilization  # once more, since the file replaces what flags say of the cache
-    cache: dict[str, Any] = {"free_gpu_memory_fraction": share, "enable_block_reuse": pool.engine.prefix_caching}
-    if pool.plan.kv_cache_dtype != "auto":
-        cache["dtype"] = "fp8" if pool.plan.kv_cache_dtype.startswith("fp8") else pool.plan.kv_cache_dtype
-    if pool.kv_offload.host_bytes:
-        cache["host_cache_size"] = int(pool.kv_offload.host_bytes / pool.plan.devices_per_replica)
-    if pool.num_gpu_blocks_override is not None:
-        cache["max_tokens"] = pool.memory.kv_tokens
-    if pool.engine.block_size != TRTLLM_BLOCK_SIZE:
-        cache["tokens_per_block"] = pool.engine.block_size
-    chunked = pool.engine.batching != "in-flight"  # that one takes whole prompts, as the server does by itself
-    options: dict[str, Any] = {"enable_chunked_prefill": chunked, "kv_cache_config": cache}
-    if pool.plan.dtype != "auto":
-        options["dtype"] = pool.plan.dtype
-    if pool.engine.cuda_graphs == "none":
-        options["cuda_graph_config"] = None
-    if role in ("prefill", "decode"):
-        options["cache_transceiver_config"] = {"backend": "DEFAULT"}
-    if role == "prefill" or not pool.engine.async_scheduling:
-        options["disable_overlap_scheduler"] = True
-    return options
 
 
 def to_dict(server: Server) -> dict[str, Any]:

@@ -114,6 +114,12 @@ def counts_of(fleet: FleetProblem, slices: Slices) -> tuple[int, ...]:
     return tuple(instances(load) for load in type_loads(fleet, slices).tolist())
 
 
+def size_shares(problem: FleetProblem, fleet: Fleet, size: int) -> dict[str, float]:
+    """Which share of the requests of a size goes to which type; those without a share are left out."""
+    counts = zip(problem.types, fleet.slices[size].tolist(), strict=True)
+    return {kind.name: int(n) / problem.slice_factor for kind, n in counts if n}
+
+
 def type_loads(fleet: FleetProblem, slices: Slices) -> Floats:
     """float64[types]: instances' worth of load on each type."""
     loads = np.where(slices > 0, fleet.loads, 0.0)

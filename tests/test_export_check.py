@@ -1,0 +1,140 @@
+"""``apex-sim export --check``: an edited folder is the plan's or not, a measured benchmark stands beside what was expected."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from export_cases import made, requests
+
+import apex_sim
+from apex_sim.cli import main
+from apex_sim.export_check import check_folder
+
+YAML = "kubernetes-llama-3-1-8b-serve.yaml"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("export")
+    apex_sim.export(made("one"), folder, trace=requests(), slo="ttft=1s,tpot=50ms")
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def folder(exported: dict[str, str], tmp_path: Path) -> Path:
+    for name, text in exported.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def change(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize("name", ["two nodes", "pools", "pools of TensorRT-LLM", "slices"])
+def test_every_kind_of_export_is_as_written(name: str, tmp_path: Path) -> None:
+    apex_sim.export(made(name), tmp_path, trace=requests())
+    assert {file.status for file in check_folder(tmp_path)} == {"as written"}
+
+
+def test_a_folder_as_written_is_the_plan(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--check", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("as written") == len(out.splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("serve.sh", "--port 8000", "--port 9000"),
+        ("serve.sh", "#!/bin/sh", "#!/bin/bash\nexport HF_HOME=/data"),
+        (YAML, "emptyDir: {}", "persistentVolumeClaim: {claimName: weights}"),
+        (YAML, "image: vllm/", "image: mirror.local/vllm/"),
+        (YAML, "periodSeconds: 5", "periodSeconds: 7"),
+        ("bench.sh", "measured.json", "mine.json"),
+    ],
+)
+def test_edits_that_leave_the_plan_alone_are_fine(
+    name: str, old: str, new: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(folder / name, old, new)
+    assert main(["export", "--check", str(folder)]) == 0
+    assert f"{name:<34}  changed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "says"),
+    [
+        ("serve.sh", "--max-num-seqs 1024", "--max-num-seqs 64", "serve.sh: max_num_seqs: 64 instead of 1024"),
+        ("serve.sh", "--gpu-memory-utilization 0.9", "--gpu-memory-utilization 0.5", "serve.sh: weights, activations"),
+        ("serve.sh", "--max-num-seqs", "--swap-space 4 --max-num-seqs", "--swap-space needs vllm 0.2 to 0.17"),
+        ("serve.sh", "exec ", "# ", "serve.sh: commands: 0 instead of 1"),
+        (YAML, "replicas: 1", "replicas: 2", "replicas: 2 instead of 1"),
+        (YAML, "NVIDIA-H100-80GB-HBM3", "NVIDIA-L4", "nodeSelector"),
+        (YAML, "kind: Deployment", "kind: Job", "has no Deployment"),
+        (YAML, "kind: Deployment", "kind: [", f"{YAML}: "),
+        ("bench.sh", "--request-rate 2", "--request-rate 20", "bench.sh: rate: 20"),
+        ("bench.sh", "exec vllm", "exec echo", "bench.sh: commands: 0 instead of 1"),
+        ("expected.json", '"benchmarks"', '"runs"', "expected.json: other figures than"),
+    ],
+)
+def test_edits_of_the_plan_are_found(
+    name: str, old: str, new: str, says: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(folder / name, old, new)
+    assert main(["export", "--check", str(folder)]) == 1
+    out = capsys.readouterr().out
+    assert says in out.splitlines()[-1]
+    assert f"{name:<34}  differs" in out and out.count("as written") == 4
+
+
+def test_a_missing_file_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "bench.sh").unlink()
+    assert main(["export", "--check", str(folder)]) == 1
+    assert "bench.sh: is missing" in capsys.readouterr().out
+
+
+def test_a_measured_benchmark_stands_beside_what_was_expected(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = json.loads((folder / "expected.json").read_text())["benchmarks"][0]["expected"]
+    result = {"mean_ttft_ms": expected["mean_ttft_ms"] * 1.5, "mean_tpot_ms": expected["mean_tpot_ms"], "completed": 40}
+    (folder / "measured.json").write_text(json.dumps(result))
+    line = ["export", "--check", str(folder), "--measured", str(folder / "measured.json")]
+    assert main(line) == 0
+    out = capsys.readouterr().out
+    ttft, tpot, note = out.splitlines()[-3:]
+    assert ttft.startswith("mean_ttft_ms") and "+50.0%" in ttft and ttft.endswith("outside")
+    assert tpot.startswith("mean_tpot_ms") and "+0.0%" in tpot and "outside" not in tpot
+    assert note == "note: requests completed: 40, the plan's benchmark has 50"
+    assert main([*line, "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [row["metric"] for row in data["measured"]] == ["mean_ttft_ms", "mean_tpot_ms"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--check", "nowhere"], "is no folder"),
+        (["--check", "{folder}", "plan.json"], "leave PLAN.json out"),
+        (["--check", "{folder}", "--engine-version", "0.12"], "leave --engine-version out"),
+        (["--check", "{folder}", "--measured", "{folder}/none.json"], "cannot be read"),
+        (["--check", "{folder}", "--measured", "{folder}/serve.sh"], "is not JSON"),
+        (["--check", "{folder}", "--measured", "{folder}/export.json"], "none of the figures"),
+        (["plan.json", "--out", "x", "--measured", "y"], "--measured has no meaning without --check"),
+        (["plan.json"], "needs --out"),
+        ([], "needs PLAN.json and --out"),
+    ],
+)
+def test_mistakes_are_one_line(words: list[str], says: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", *(word.format(folder=folder) for word in words)]) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+
+
+def test_the_steps_in_the_readme_name_the_files(folder: Path) -> None:
+    text = (folder / "README.md").read_text()
+    assert "1. Start the servers: `sh serve.sh`" in text and f"kubectl apply -f {YAML}" in text
+    assert "`apex-sim export --check . --measured measured.json`" in text
