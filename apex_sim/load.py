@@ -67,7 +67,7 @@ def load_curve(
     progress: Callable[[int, int], None] | None = None,
     **settings: Any,
 ) -> LoadCurve:
-    """Simulate a deployment at each of ``rates`` [1/s], by default from a tenth to 1.3 times what it serves at most.
+    """Simulate a deployment at each of ``rates`` [1/s], by default from a tenth to 1.4 times what it serves at most.
 
     ``settings`` as of :func:`apex_sim.simulate`: one workload is played at every rate. ``progress``: called with runs done
     and their number.
@@ -81,7 +81,7 @@ def load_curve(
         raise UserError(
             "load_curve: disaggregate makes two pools with a limit each; simulate the rates you are interested in"
         )
-    if not {"trace", "input_len", "output_len", "arrival"} & set(settings):
+    if not {"trace", "input_len", "output_len"} & set(settings):
         settings["trace"] = SAMPLE_WORKLOAD
     if rates is None:
         at_once = simulate(model, cluster, slo=slo, **{**settings, "rate": AT_ONCE_PER_S})
@@ -125,13 +125,13 @@ def _table(results: dict[float, SimulationResult]) -> pd.DataFrame:
 
 
 def _mean(result: SimulationResult, column: str) -> float:
-    """Mean over the time in which requests arrive, over replicas; sums of their requests, mean of their shares."""
+    """Mean over the time in which requests arrive and over replicas; a sample holds until the next one."""
     last_s = float(result.trace.arrival_s[-1])
     found = []
     for _, rows in result.timeline.groupby("replica"):
         rows = rows[rows["time_s"] <= last_s]
-        lengths = np.diff(rows["time_s"].to_numpy(), prepend=0.0)
-        found.append(float(np.average(rows[column], weights=lengths)) if lengths.sum() > 0 else 0.0)
+        lengths = np.diff(rows["time_s"].to_numpy(), append=last_s)
+        found.append(float(np.dot(rows[column], lengths)) / last_s if last_s > 0 else 0.0)
     return float(np.mean(found)) if found else 0.0
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from planners.oversubscribe.row import readings
 from planners.oversubscribe.services import PRIORITIES
 from planners.oversubscribe.study import Outcome, Study
 from workloads.figure_labels import end_labels, level
-from workloads.figure_style import AMBER, BLUE, GREEN, MUTED, ORANGE, PINK, headline, new_figure
+from workloads.figure_style import AMBER, BLUE, GREEN, MUTED, ORANGE, PINK, headline, hours_axis, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HOUR_S = 3600.0
 MINUTE_S = 60
+CLOCK_S = 900
+"""Clocks switch within seconds: they are drawn as means of a quarter of an hour."""
 
 
 def series_dict(study: Study, outcome: Outcome) -> dict[str, Any]:
@@ -43,7 +47,7 @@ def _rounded(values: Any) -> list[float]:
 
 
 def power_figure(study: Study, outcome: Outcome) -> Figure:
-    """Power of the row with and without control against the budget, and the clocks, minute by minute."""
+    """Power of the row with and without control against the budget, minute by minute, and the mean clocks."""
     figure, axes = new_figure(2, 1, height=1.9, sharex=True, height_ratios=[2.6, 1])
     top, bottom = axes[:, 0]
     uncapped = outcome.row.uncapped_w(study.library.max_mhz)
@@ -65,6 +69,8 @@ def power_figure(study: Study, outcome: Outcome) -> Figure:
     top.set_ylabel("power [% of budget]")
     end_labels(top, ends)
     _clocks(bottom, outcome)
+    bottom.set_xlim(0, len(outcome.run.power_w) / HOUR_S)
+    hours_axis(bottom.xaxis, 0.0, len(outcome.run.power_w) / HOUR_S)
     held = "no brake" if not outcome.run.num_brakes else f"{outcome.run.num_brakes} brakes"
     headline(
         figure,
@@ -78,15 +84,14 @@ def power_figure(study: Study, outcome: Outcome) -> Figure:
 def _clocks(axis: Any, outcome: Outcome) -> None:
     ends = []
     for priority, colour, style in zip(PRIORITIES, (GREEN, PINK), ("-", "--"), strict=True):
-        clocks = outcome.run.clock_mhz[priority][::MINUTE_S]
-        axis.step(_hours(len(clocks)), clocks, where="post", color=colour, linewidth=1.0, linestyle=style)
-        ends.append((_hours(len(clocks))[-1], float(clocks[-1]), f"{priority} priority", colour))
-    axis.set_ylabel("clock [MHz]")
+        clocks = readings(outcome.run.clock_mhz[priority], CLOCK_S)
+        edges = np.arange(len(clocks) + 1) * CLOCK_S / HOUR_S
+        axis.stairs(clocks, edges, baseline=None, color=colour, linewidth=1.2, linestyle=style)
+        ends.append((float(edges[-1]), float(clocks[-1]), f"{priority} priority", colour))
+    axis.set_ylabel("mean clock\n[MHz]")
     axis.set_xlabel("time [h]")
     end_labels(axis, ends)
 
 
 def _hours(minutes: int) -> Any:
-    import numpy as np
-
     return np.arange(minutes) * MINUTE_S / HOUR_S

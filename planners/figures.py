@@ -57,7 +57,7 @@ def pareto_figure(result: PlanResult) -> Figure:
         beyond = _cut(axis, result, metric, cost, limit)
         plain_ticks(axis)
         if limit is not None:
-            vertical(axis, limit * 1e3, f"SLO {limit * 1e3:g} ms", ORANGE, low=True)
+            vertical(axis, limit * 1e3, f"SLO {limit * 1e3:,.10g} ms", ORANGE, low=not _at_foot(axis, limit * 1e3))
         axis.set_xlabel(f"p95 {label} [ms]" + (f"; {beyond} further right" if beyond else ""))
         axis.set_ylabel(words)
         _name_points(axis, result, metric, cost)
@@ -104,8 +104,16 @@ def _cut(axis: Any, result: PlanResult, metric: str, cost: str, limit_s: float |
     shown = [(x, y) for x, y in points if x <= most]
     low, high = min(x for x, _ in shown), max([x for x, _ in shown] + ([] if limit_s is None else [1e3 * limit_s]))
     axis.set_xlim(low / 1.3, 1.3 * high)
-    axis.set_ylim(0, 1.2 * max(y for _, y in shown))
+    axis.set_ylim(0, 1.2 * max(y for _, y in shown) or 1.0)
     return len(points) - len(shown)
+
+
+def _at_foot(axis: Any, x: float) -> bool:
+    """Whether a point lies where a label at the lower end of an upright line at ``x`` would be."""
+    transform = axis.transScale + axis.transLimits
+    start = float(transform.transform((x, 1.0))[0])
+    dots = [transform.transform(point) for group in axis.collections for point in group.get_offsets()]
+    return any(start - 0.01 <= right <= start + 0.2 and up < 0.12 for right, up in dots)
 
 
 def _name_points(axis: Any, result: PlanResult, metric: str, cost: str) -> None:

@@ -79,9 +79,9 @@ def timeline_figure(result: SimulationResult) -> Figure:
     for axis, column, scale in ((axes[0][0], "running", 1), (axes[1][0], "waiting", 1), (axes[2][0], "kv_usage", 100)):
         times = [rows["time_s"].to_numpy() for rows in replicas]
         _lines(axis, times, [scale * rows[column].to_numpy(dtype=np.float64) for rows in replicas])
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, None if axis.get_ylim()[1] > 0.1 else 1)
     powers = [_binned(rows["time_s"].to_numpy(), rows["power_w"].to_numpy()) for rows in replicas]
-    _lines(axes[3][0], [edges for edges, _ in powers], [watts for _, watts in powers], result.replica_idle_w)
+    _lines(axes[3][0], [edges for edges, _ in powers], [watts for _, watts in powers], result.replica_idle_w, "pre")
     axes[3][0].set_ylim(bottom=0)
     for axis, label in zip(axes[:, 0], ("running", "waiting", "KV blocks [%]", "power [W]"), strict=True):
         axis.set_ylabel(label)
@@ -103,24 +103,41 @@ def _name_ends(axis: Any) -> None:
                       for line in lines if len(line.get_xdata())])  # fmt: skip
 
 
-def _lines(axis: Any, times: Sequence[Floats], values: Sequence[Floats], afterwards: float = 0.0) -> None:
-    """A line per replica; beyond a handful their mean, and the range they span. ``afterwards``: when a replica is done."""
+def _lines(
+    axis: Any, times: Sequence[Floats], values: Sequence[Floats], afterwards: float = 0.0, hold: str = "post"
+) -> None:
+    """A line per replica; beyond a handful their mean, and the range they span. ``afterwards``: when a replica is done.
+
+    ``hold``: a value holds from its time on ("post": what a step leaves) or up to it ("pre": a mean since the sample before).
+    """
     if len(times) <= NAMED_REPLICAS:
         for index, (time, value) in enumerate(zip(times, values, strict=True)):
-            axis.plot(time, value, color=COLOURS[index], linewidth=0.9, label=f"replica {index}")
+            axis.plot(
+                time, value, color=COLOURS[index], linewidth=0.9, label=f"replica {index}", drawstyle=f"steps-{hold}"
+            )
         return
     grid = np.linspace(0.0, max((time[-1] for time in times if len(time)), default=1.0), 500)
-    table = np.array([np.interp(grid, t, v, right=afterwards) for t, v in zip(times, values, strict=True) if len(t)])
+    held = [_held(grid, t, v, afterwards, hold) for t, v in zip(times, values, strict=True) if len(t)]
+    table = np.array(held or [np.zeros(len(grid))])
     axis.fill_between(grid, table.min(axis=0), table.max(axis=0), color=COLOURS[0], alpha=0.25, linewidth=0,
                       label=f"range of {len(times)} replicas")  # fmt: skip
     axis.plot(grid, table.mean(axis=0), color=COLOURS[0], linewidth=1.1, label="mean")
 
 
+def _held(grid: Floats, time: Floats, value: Floats, afterwards: float, hold: str) -> Floats:
+    """Values at ``grid`` of a step curve that starts at 0 ("post") or at its first value ("pre")."""
+    before = np.searchsorted(time, grid, side="right" if hold == "post" else "left")
+    first = value[:0] if hold == "pre" else np.zeros(1)
+    found: Floats = np.append(np.concatenate((first, value)), afterwards)[before]
+    return np.where(grid > time[-1], afterwards, found)
+
+
 def _binned(time: Floats, watts: Floats) -> tuple[Floats, Floats]:
-    """Mean power of equal bins of time, from means over the intervals that end at ``time``."""
+    """Mean power of equal bins of time, from means over the intervals that end at ``time``; from 0 on."""
     if len(time) <= POWER_BINS:
-        return time, watts
+        return np.concatenate((time[:0] if not len(time) else np.zeros(1), time)), np.concatenate((watts[:1], watts))
     joules = np.cumsum(watts * np.diff(time, prepend=0.0))
     edges = np.linspace(0.0, time[-1], POWER_BINS + 1)
     energy = np.interp(edges, np.concatenate(([0.0], time)), np.concatenate(([0.0], joules)))
-    return edges[1:], np.diff(energy) / np.diff(edges)
+    mean = np.diff(energy) / np.diff(edges)
+    return edges, np.concatenate((mean[:1], mean))

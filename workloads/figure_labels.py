@@ -36,16 +36,37 @@ def vertical(
                       color=colour, path_effects=[withStroke(linewidth=2.5, foreground=PAPER)])  # fmt: skip
 
 
-def level(axis: Axes, y: float, text: str, colour: str = MUTED, style: str = "--", *, left: bool = True) -> None:
-    """A level line across the axis with its label on it, at the left or right end."""
+def level(axis: Axes, y: float, text: str, colour: str = MUTED, style: str = "--", *, at: float = 0.0) -> None:
+    """A level line across the axis with its label on it, starting at this share of the width; no label outside the axis."""
     from matplotlib.patheffects import withStroke
 
     axis.axhline(y, color=colour, linestyle=style, linewidth=1.0, zorder=1.5)
     if text:
-        axis.annotate(text, (0.0 if left else 1.0, y), xycoords=axis.get_yaxis_transform(), va="bottom",
-                      xytext=(3 if left else -3, 1.5), ha="left" if left else "right", textcoords="offset points",
-                      fontsize=SMALL_PT, color=colour,
+        axis.annotate(text, (at, y), xycoords=axis.get_yaxis_transform(), va="bottom", xytext=(3, 1.5), ha="left",
+                      textcoords="offset points", fontsize=SMALL_PT, color=colour, annotation_clip=True,
                       path_effects=[withStroke(linewidth=2.5, foreground=PAPER)])  # fmt: skip
+
+
+def free_start(axis: Axes, y: float, text: str) -> float:
+    """Where on a level line its label covers no curve, as a share of the width; 0 where it does so everywhere.
+
+    Call when curves are drawn and the limits of the axis are final.
+    """
+    figure: Any = axis.figure
+    box = axis.get_position()
+    size = np.asarray(figure.get_size_inches()) * 72 * np.array([box.width, box.height])
+    transform = axis.transScale + axis.transLimits
+    low = float(transform.transform((axis.get_xlim()[0], y))[1]) * size[1] - 3.0
+    grid = np.linspace(0.0, size[0], 400)
+    curves = [transform.transform(np.asarray(line.get_xydata())) * size for line in axis.get_lines()]
+    curves = [c for c in curves if len(c) > 2 or (len(c) > 1 and c[0, 0] != c[1, 0] and c[0, 1] != c[1, 1])]
+    heights = [np.interp(grid, c[:, 0], c[:, 1], left=-np.inf, right=-np.inf) for c in curves]
+    wide, high = 0.6 * SMALL_PT * len(text) + 6.0, 1.3 * SMALL_PT + 3.0
+    for start in (0.0, 0.2, 0.4, 0.6, 0.8):
+        under = (grid >= start * size[0]) & (grid <= start * size[0] + wide)
+        if start * size[0] + wide <= size[0] and not any(((h > low) & (h < low + high))[under].any() for h in heights):
+            return start
+    return 0.0
 
 
 def end_labels(axis: Axes, series: Sequence[tuple[float, float, str, str]], *, gap: float = 1.25) -> None:

@@ -8,13 +8,15 @@ of the SVG, which follow the reader's colour scheme.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from functools import partial
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from hardware_profiles.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,6 +122,20 @@ def round_values(low: float, high: float, most: int) -> list[float]:
         if len(found) <= most:
             break
     return found
+
+
+def hours_axis(axis: Axis, first: float, last: float) -> None:
+    """Ticks of hours at whole parts of a day, ten at most."""
+    from matplotlib.ticker import MultipleLocator
+
+    steps = (0.25, 0.5, 1.0, 2.0, 3.0, 6.0, 12.0, 24.0, 48.0, 168.0)
+    axis.set_major_locator(MultipleLocator(next((s for s in steps if last - first <= 9 * s), 24.0 * (last // 216 + 1))))
+
+
+def require(things: Sized, what: str, example: str) -> None:
+    """UserError where there is nothing to draw."""
+    if not len(things):
+        raise UserError(f"{what} is empty: nothing to draw; give {example}")
 
 
 def settle(figure: Figure) -> None:

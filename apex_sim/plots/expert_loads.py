@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workloads.figure_style import INK, MUTED, SMALL_PT, headline, new_figure, panel_title
+from workloads.figure_style import INK, MUTED, SMALL_PT, headline, new_figure, panel_title, require
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -29,6 +30,7 @@ def expert_load_figure(demand: Demand, placements: Mapping[str, Placement], *, t
 
     ``demand``: tokens per layer and expert, best of tokens that the placements were not planned on.
     """
+    require(placements, "expert_load_figure: placements", "{'a name': Placement}")
     tables = {name: rank_loads(demand, placement) for name, placement in placements.items()}
     ranks = next(iter(tables.values())).shape[0]
     figure, axes = new_figure(len(tables), 1, height=min(2.4, max(1.1, 0.16 * ranks + 0.55)), sharex=True)
@@ -39,10 +41,13 @@ def expert_load_figure(demand: Demand, placements: Mapping[str, Placement], *, t
         image = axis.imshow(table, aspect="auto", cmap="cividis", vmin=least, vmax=most, interpolation="nearest")
         axis.grid(False)
         waits = float(table.max(axis=0).mean())
-        panel_title(axis, f"{name}: a layer's busiest GPU has {waits:.3f} times the mean")
+        panel_title(
+            axis, f"{shorten(name, 30, placeholder=' ...')}: a layer's busiest GPU has {waits:.3f} times the mean"
+        )
         axis.set_ylabel("GPU")
         axis.set_yticks(range(0, ranks, 1 + (ranks - 1) // 8))
     axes[-1, 0].set_xlabel("MoE layer")
+    axes[-1, 0].xaxis.get_major_locator().set_params(integer=True)
     assert image is not None
     bar = figure.colorbar(image, ax=axes[:, 0].tolist(), fraction=0.035, pad=0.02)
     bar.set_label("tokens / mean", fontsize=SMALL_PT, color=INK)

@@ -18,6 +18,7 @@ from workloads.figure_style import (
     new_figure,
     panel_title,
     plain_log,
+    require,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def fit_figure(points: Sequence[Points], *, title: str = "") -> Figure:
 
     ``points``: rows with predictions of a fit that has not seen them, as :func:`apex_sim.kernel_fits` gives.
     """
+    require(points, "fit_figure: points", "those of kernel_fits(...) or studies.fit_kernels(...)")
     families = list(dict.fromkeys(p.family for p in points))
     figure, axes = new_figure(len(families), 1, height=1.7)
     for axis, family in zip(axes[:, 0], families, strict=True):
@@ -61,14 +63,25 @@ def _panel(axis: Any, family: str, groups: Mapping[str, Points]) -> None:
     every = np.concatenate([g.predicted_s / g.measured_s for g in groups.values()])
     far = 1.1 * max(1.35, float(np.exp(np.abs(np.log(every)).max())))
     axis.set_ylim(1 / far, far)
-    plain_log(axis.yaxis, (1 / far, far), most=5)
+    _ratios(axis.yaxis, far)
     plain_log(axis.xaxis, axis.get_xlim())
     axis.grid(False, axis="y")
     axis.set_ylabel("predicted /\nmeasured")
     panel_title(axis, family)
+    beside = len(said) > 2
     for row, (text, colour) in enumerate(said):
-        axis.annotate(text, (1.0, 1.0), xycoords="axes fraction", xytext=(0, 3 - 10 * row), textcoords="offset points",
-                      ha="right", va="bottom", fontsize=SMALL_PT, color=colour)  # fmt: skip
+        axis.annotate(text, (1.0, 1.0), xycoords="axes fraction", xytext=(4 if beside else 0, 3 - 10 * row), va="bottom",
+                      textcoords="offset points", ha="left" if beside else "right", fontsize=SMALL_PT,
+                      color=colour)  # fmt: skip
+
+
+def _ratios(axis: Any, far: float) -> None:
+    """Ticks at the edges of the bands where these are most of the axis."""
+    from matplotlib.ticker import FixedLocator
+
+    plain_log(axis, (1 / far, far), most=5)
+    if far < 2:
+        axis.set_major_locator(FixedLocator([0.6, 0.8, 1.0, 1.2, 1.5]))
 
 
 def median_error(ratio: npt.NDArray[np.float64]) -> float:

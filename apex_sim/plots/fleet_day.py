@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workloads.figure_labels import level, note
-from workloads.figure_style import GREEN, GRID, INK, MUTED, ORANGE, PALETTE, headline, new_figure
+from workloads.figure_style import GREEN, GRID, INK, MUTED, ORANGE, PALETTE, headline, hours_axis, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,6 +31,7 @@ def fleet_day_figure(data: dict[str, Any]) -> Figure:
         _good(column[2], data, edges)
     column[-1].set_xlabel("time [h]")
     column[-1].set_xlim(edges[0], edges[-1])
+    hours_axis(column[-1].xaxis, float(edges[0]), float(edges[-1]))
     saved = 1 - data["usd"] / data["static"]["usd"] if data["static"]["usd"] else 0.0
     headline(
         figure,

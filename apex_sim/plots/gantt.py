@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from apex_sim.plots.step import KINDS, kind_of
+from apex_sim.plots.step import KINDS, batch_words, kind_of
 from workloads.figure_labels import note
 from workloads.figure_style import INK, MUTED, ON_LIGHT, PAPER, SMALL_PT, headline, new_figure, short_name
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 ORDER = (
     "attention.qkv", "attention.kv", "attention.q_", "attention", "ssm", "attention.o_proj", "all_reduce.attention",
-    "all_gather.attention", "mlp.gate", "mlp.up", "mlp.down", "moe.router", "all_to_all.dispatch", "moe", "mlp",
-    "all_to_all.combine", "all_reduce.mlp", "all_reduce.moe", "reduce_scatter", "elementwise",
+    "all_gather.attention", "mlp.gate", "mlp.up", "mlp.down", "moe.router", "all_to_all.dispatch", "moe", "shared_experts",
+    "mlp", "all_to_all.combine", "all_reduce.mlp", "all_reduce.moe", "reduce_scatter", "elementwise",
 )  # fmt: skip
 """Beginnings of names, in the order in which a layer runs them; the longest that fits counts."""
 OUTSIDE = ("host", "launch", "step_fixed", "lm_head", "sampler", "embedding", "pipeline_send", "all_reduce.embedding",
@@ -28,6 +28,7 @@ LANES = {
     "link": "links",
     "latency": "latency-bound",
     "host": "host",
+    "power": "power limit",
 }
 
 
@@ -62,11 +63,8 @@ def gantt_figure(
     figure, axes = new_figure(2, 1, height=2.1, height_ratios=[0.45 + 0.28 * rows, 1.9])
     _stages(axes[0, 0], frame, list(model.stage_s(shape)))
     _layer(axes[1, 0], frame, int(deployment.model.num_layers))
-    parts = [
-        f"{decode_seqs} sequences decode" if decode_seqs else "",
-        f"prompt of {prefill_tokens}" if prefill_tokens else "",
-    ]
-    title = f"{short_name(deployment.model.name)} on {deployment.cluster.name}: {', '.join(p for p in parts if p)}"
+    words = batch_words(decode_seqs, prefill_tokens, cached_tokens)
+    title = f"{short_name(deployment.model.name)} on {deployment.cluster.name}: {words}"
     headline(figure, title, f"One iteration of {1e3 * float(frame['seconds'].sum()):.3g} ms, and the mean layer in it")
     return figure
 
@@ -92,7 +90,7 @@ def _stages(axis: Any, frame: Any, stage_s: list[float]) -> None:
             axis.text(
                 left + width / 2,
                 1 + i,
-                f"layers {width:.3g} ms",
+                f"layers {width:.3g} ms" if width > 0.25 * total else f"{width:.3g} ms",
                 ha="center",
                 va="center",
                 fontsize=SMALL_PT,
@@ -126,16 +124,17 @@ def _layer(axis: Any, frame: Any, num_layers: int) -> None:
         axis.barh(lane, width, left=left, color=KINDS[kind_of(name)], height=0.5, edgecolor=PAPER, linewidth=0.8)
         placed.append((left + width / 2, lane, width, name))
         left += width
-    taken: dict[int, list[tuple[float, float]]] = {}
+    taken: dict[tuple[int, bool], list[tuple[float, float]]] = {}
     for x, lane, width, name in placed:
         text = f"{_short(name)} {width:.3g}"
         half = 0.0095 * total * len(text)
         centre = min(max(x, half), 1.04 * total - half)
-        above = any(centre - half < end and start < centre + half for start, end in taken.get(lane, []))
-        if not above:
-            taken.setdefault(lane, []).append((centre - half, centre + half))
-        elif width < 0.04 * total:
+        free = [side for side in (False, True) if not any(centre - half < end and start < centre + half
+                                                          for start, end in taken.get((lane, side), []))]  # fmt: skip
+        if not free or (free[0] and width < 0.04 * total):
             continue
+        above = free[0]
+        taken.setdefault((lane, above), []).append((centre - half, centre + half))
         axis.annotate(text, (centre, lane + (0.28 if not above else -0.28)), ha="center", va="top" if not above else "bottom",
                       fontsize=SMALL_PT - 0.5, color=INK if width > 0.02 * total else MUTED)  # fmt: skip
     axis.set_yticks(range(len(lanes)), [LANES.get(lane, lane) for lane in lanes])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workloads.figure_labels import end_labels, level, vertical
+from workloads.figure_labels import end_labels, free_start, level, vertical
 from workloads.figure_style import (
     AMBER,
     BLUE,
@@ -21,6 +21,7 @@ from workloads.figure_style import (
     headline,
     new_figure,
     plain_log,
+    require,
 )
 
 if TYPE_CHECKING:
@@ -71,23 +72,39 @@ def _latencies(axis: Any, curve: LoadCurve, metric: str, rates: Any, limit_ms: f
     tail = curve.table[f"p95_{metric}_ms"]
     axis.plot(rates, tail, color=BLUE, marker="o", markersize=3.5, linewidth=1.5)
     axis.plot(rates, middle, color=SKY, marker="s", markersize=3.5, linewidth=1.2)
-    axis.set_yscale("log")
-    reference = max(limit_ms or 0.0, float(tail.loc[curve.knee_per_s]))
-    low, high = 0.7 * float(np.nanmin(middle)), min(1.4 * float(np.nanmax(tail)), TOP * reference)
-    axis.set_ylim(low, max(high, 1.6 * reference))
-    plain_log(axis.yaxis, axis.get_ylim(), most=5)
     axis.set_ylabel(f"{NAMES[metric]} [ms]")
     axis.set_xlim(0, rates[-1] * 1.02)
+    if not np.isfinite(tail).any():
+        axis.set_yticks([])
+        axis.text(0.5, 0.5, "no request has one", transform=axis.transAxes, ha="center", color=MUTED)
+        return
+    axis.set_yscale("log")
+    at_knee = float(tail.loc[curve.knee_per_s])
+    reference = max(limit_ms or 0.0, at_knee if np.isfinite(at_knee) else float(np.nanmin(tail)))
+    low, high = 0.7 * float(np.nanmin(middle)), min(1.4 * float(np.nanmax(tail)), TOP * reference)
+    axis.set_ylim(_reach(low, limit_ms), max(high, 1.6 * reference))
+    plain_log(axis.yaxis, axis.get_ylim(), most=5)
     end_labels(
         axis, [(rates[-1], float(tail.iloc[-1]), "p95", BLUE), (rates[-1], float(middle.iloc[-1]), "median", SKY)]
     )
     if limit_ms is not None:
-        level(axis, limit_ms, f"SLO {limit_ms:g} ms", AMBER)
+        _limit(axis, limit_ms, AMBER)
+
+
+def _reach(low: float, limit_ms: float | None) -> float:
+    """Lower end of an axis: a limit below all that was seen is shown, unless it is so far below that nothing else would be."""
+    return low if limit_ms is None or limit_ms > low or limit_ms < low / TOP else 0.7 * limit_ms
+
+
+def _limit(axis: Any, limit_ms: float, colour: str) -> None:
+    text = f"SLO {limit_ms:,.10g} ms"
+    level(axis, limit_ms, text, colour, at=free_start(axis, limit_ms, text))
 
 
 def compare_load_figure(curves: Mapping[str, LoadCurve], *, title: str = "", dollars: bool = True) -> Figure:
     """Several deployments under one load: p95 TTFT and TPOT against the rate, and dollars per million output tokens where
     the SLO is kept."""
+    require(curves, "compare_load_figure: curves", "{'a name': load_curve(...)}")
     with_price = dollars and all(c.table["usd_per_million_output_tokens"].notna().all() for c in curves.values())
     figure, axes = new_figure(3 if with_price else 2, 1, height=1.9, sharex=True)
     first = next(iter(curves.values()))
@@ -115,7 +132,7 @@ def _panel(
     values = values if len(values) else np.ones(1)
     high = max(float(values.min()), min(float(values.max()), np.inf if limit_ms is None else TOP * limit_ms))
     axis.set_yscale("log")
-    axis.set_ylim(0.8 * float(values.min()), 1.3 * max(high, limit_ms or 0.0))
+    axis.set_ylim(_reach(0.8 * float(values.min()), limit_ms), 1.3 * max(high, limit_ms or 0.0))
     axis.set_xlim(0, 1.02 * longest)
     plain_log(axis.yaxis, axis.get_ylim(), most=5)
     for i, (name, curve) in enumerate(curves.items()):
@@ -131,7 +148,7 @@ def _panel(
     axis.set_ylabel(label)
     end_labels(axis, ends)
     if limit_ms is not None:
-        level(axis, limit_ms, f"SLO {limit_ms:g} ms", MUTED)
+        _limit(axis, limit_ms, MUTED)
 
 
 def _within(curve: LoadCurve, field: str) -> Any:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from apex_sim.plots.step import batch_words, kind_of
 from workloads.figure_labels import note, vertical
 from workloads.figure_style import BLUE, GREEN, INK, MUTED, ORANGE, headline, new_figure, plain_log, short_name
 
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
     from simulator.deployment import Deployment
 
 COLOURS = {"compute": ORANGE, "memory": BLUE, "latency": GREEN}
+SHAPES = {"compute": "o", "memory": "s", "latency": "^"}
+WORDS = {
+    "compute": "arithmetic (orange circles)",
+    "memory": "memory (blue squares)",
+    "latency": "launches (green triangles)",
+}
 LEAST = 0.005
 """Share of the step below which an operator is left out."""
 
@@ -59,35 +66,30 @@ def roofline_figure(
     vertical(axis, ridge, f"ridge {ridge:,.0f} FLOP/B", MUTED, ":", low=True)
     for x, y, (_, row) in zip(intensity, rate, shown.iterrows(), strict=True):
         colour = COLOURS.get(str(row["bound"]), MUTED)
-        axis.scatter([x], [y], s=20 + 500 * float(row["share"]), color=colour, alpha=0.75, linewidths=0, zorder=3)
+        axis.scatter([x], [y], s=20 + 500 * float(row["share"]), color=colour, marker=SHAPES.get(str(row["bound"]), "o"),
+                     alpha=0.75, linewidths=0, zorder=3)  # fmt: skip
         axis.plot([x, x], [y, min(peak, x * bandwidth)], color=colour, linewidth=0.7, linestyle=":", zorder=2.5)
     _names(axis, intensity, rate, shown, peak)
     plain_log(axis.xaxis, axis.get_xlim())
     plain_log(axis.yaxis, axis.get_ylim())
     axis.set_xlabel("FLOP per byte of memory traffic")
     axis.set_ylabel("TFLOP/s of a device")
-    left = 1 - float(shown["share"].sum())
-    said = ", ".join(f"{name} {colour_words}" for name, colour_words in _present(shown))
-    below = f"Bound by: {said}. Area: share of the step; {100 * left:.0f} % has no arithmetic (links, host, sampler)"
+    bounds = ", ".join(words for bound, words in WORDS.items() if (shown["bound"] == bound).any())
     headline(
         figure,
-        f"{short_name(deployment.model.name)} on {deployment.cluster.name}: {_batch(decode_seqs, prefill_tokens)}",
-        below,
+        f"{short_name(deployment.model.name)} on {deployment.cluster.name}: "
+        f"{batch_words(decode_seqs, prefill_tokens, cached_tokens)}",
+        f"Bound by {bounds}. Area: share of the step{_elsewhere(frame, shown)}",
     )
     return figure
 
 
-def _present(shown: Any) -> list[tuple[str, str]]:
-    words = {"compute": "orange", "memory": "blue", "latency": "green"}
-    return [(bound, words[bound]) for bound in COLOURS if (shown["bound"] == bound).any()]
-
-
-def _batch(decode_seqs: int, prefill_tokens: int) -> str:
-    parts = [
-        f"{decode_seqs} sequences decode" if decode_seqs else "",
-        f"prompt of {prefill_tokens}" if prefill_tokens else "",
-    ]
-    return ", ".join(part for part in parts if part)
+def _elsewhere(frame: Any, shown: Any) -> str:
+    """What of the step is not in the figure, by kind, the largest first."""
+    rest = frame["share"].drop(shown.index)
+    kinds = rest.groupby([kind_of(str(name)) for name in rest.index]).sum().sort_values(ascending=False)
+    words = ", ".join(kind for kind, share in kinds.items() if share > LEAST)
+    return f"; not shown: {100 * float(rest.sum()):.0f} % ({words})" if words else ""
 
 
 def _names(axis: Any, xs: Any, ys: Any, shown: Any, peak: float) -> None:

@@ -22,6 +22,7 @@ from workloads.figure_style import (
     SMALL_PT,
     headline,
     new_figure,
+    require,
 )
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ PREFIXES = (
     ("attention.", "projections"),
     ("mlp.", "MLP"),
     ("moe.", "experts"),
+    ("shared_experts.", "experts"),
     ("all_", "communication"),
     ("reduce_", "communication"),
     ("pipeline_send", "communication"),
@@ -70,8 +72,20 @@ def kind_of(component: str) -> str:
     return next((kind for prefix, kind in PREFIXES if component.startswith(prefix)), "other")
 
 
+def batch_words(decode_seqs: int, prefill_tokens: int, cached_tokens: int = 0) -> str:
+    """What a step does, for titles."""
+    plural = "s decode" if decode_seqs > 1 else " decodes"
+    cached = f" after {cached_tokens:,} cached" if cached_tokens else ""
+    parts = [
+        f"{decode_seqs:,} sequence{plural}" if decode_seqs else "",
+        f"prompt of {prefill_tokens:,}{cached}" if prefill_tokens else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
 def step_figure(steps: Mapping[str, pd.DataFrame], *, title: str = "") -> Figure:
     """One bar per step, ``{label: explain_step(...)}``: milliseconds by kind of component."""
+    require(steps, "step_figure: steps", "{'a label': explain_step(...)}")
     figure, axes = new_figure(1, 1, height=max(1.9, 1.0 + 0.42 * len(steps)))
     axis = axes[0, 0]
     longest = max(1e3 * float(frame["seconds"].sum()) for frame in steps.values())

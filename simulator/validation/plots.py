@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simulator.validation.score import Aggregate, Residual
-from workloads.figure_style import GRID, MUTED, PALETTE, SMALL_PT, TEXT_PT, headline, new_figure
+from workloads.figure_style import GRID, MUTED, PALETTE, SMALL_PT, TEXT_PT, headline, new_figure, require
 from workloads.figure_style import MARKERS as SHAPES
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def tick_values(low: float, high: float) -> list[float]:
 
 def accuracy_figure(residuals: Sequence[Residual]) -> Figure:
     """Log-log panels with bands of 10 and 20 %; colour and marker are the source."""
+    require(residuals, "accuracy_figure: residuals", "runs with measured figures")
     metrics = panel_metrics(residuals)
     columns = min(3, len(metrics))
     rows = math.ceil(len(metrics) / columns)
