@@ -14,12 +14,13 @@ Bounds let the planner drop candidates without simulating them, so they must hol
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from planners.demand import Demand, WorkloadStats
 from planners.draft_bounds import FIXED, Freedom, alone_s, drafting_s, with_drafts
+from planners.limits import Bounds, bounds_of, nothing_served
 from simulator.architecture import has_encoder
 from simulator.batching import RESERVING
 from simulator.deployment import Deployment
@@ -47,34 +48,6 @@ def least_share(deployment: Deployment) -> float:
     return ROUNDING * (OVERLAPPED if deployment.engine.nano_batch_tokens else 1.0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """Limits that no schedule of the candidate can beat."""
-
-    capacity_per_s: float
-    """At most so many requests per second in the long run, all replicas."""
-    load: float
-    """At least this share of the replicas' time is needed; above 1 the queue grows (0: closed loop)."""
-    attainment: float
-    """At most this share of the requests can meet the SLO, even if each were alone on the machine."""
-    loaded_attainment: float
-    """At most this share can, together with the others in the time there is."""
-    median_ttft_s: float
-    """Unloaded TTFT of the median request."""
-    median_tpot_s: float
-    """Unloaded TPOT of the median request (0 when all have one output token)."""
-    p95_ttft_s: float
-    p95_tpot_s: float
-    mean_e2e_s: float
-    """Of an unloaded machine."""
-    duration_s: float
-    """The run takes at least so long, from first arrival to last token."""
-    served: int
-    """Requests that are not refused for their length."""
-    output_tokens: int
-    """Of those requests."""
-
-
 def bound(deployment: Deployment, stats: WorkloadStats, slo: Slo | None, freedom: Freedom = FIXED) -> Bounds:
     """Bounds of a deployment on a workload; with ``freedom`` of all that differ from it in what that leaves open."""
     window = deployment.step_model.window
@@ -85,46 +58,16 @@ def bound(deployment: Deployment, stats: WorkloadStats, slo: Slo | None, freedom
     demand = with_drafts(in_decoder(demand, deployment.model), deployment, stats, freedom)
     replicas = deployment.plan.dp
     work_s = _work_s(deployment, demand)
-    ttft, decode = ttft_s(deployment, demand), decode_s(deployment, demand)
-    several = demand.outputs > 1
-    tpot = decode / np.maximum(1, demand.outputs - 1)
-    unloaded = loaded = 1.0
-    if slo is not None:
-        good = slo.good(ttft, np.where(several, tpot, np.nan), ttft + decode)
-        unloaded = float(good.sum()) / stats.requests
-        loaded = _loaded_attainment(deployment, stats, demand, slo)
-    tpot = tpot[several] if several.any() else np.zeros(1)
-    return Bounds(
+    return bounds_of(
+        demand,
+        stats,
+        slo,
+        ttft_s(deployment, demand),
+        decode_s(deployment, demand),
         capacity_per_s=replicas * len(demand.inputs) / work_s,
         load=work_s / (replicas * stats.duration_s) if stats.duration_s > 0 else 0.0,
-        attainment=unloaded,
-        loaded_attainment=loaded,
-        median_ttft_s=float(np.median(ttft)),
-        median_tpot_s=float(np.median(tpot)),
-        p95_ttft_s=float(np.percentile(ttft, 95)),
-        p95_tpot_s=float(np.percentile(tpot, 95)),
-        mean_e2e_s=float((ttft + decode).mean()),
-        duration_s=max(float(demand.arrival_s[-1] - stats.arrivals_s[0]) + float(ttft.min()), work_s / replicas),
-        served=len(demand.inputs),
-        output_tokens=int(demand.outputs.sum()),
-    )
-
-
-def nothing_served() -> Bounds:
-    """Of a deployment that refuses every request."""
-    return Bounds(
-        capacity_per_s=0.0,
-        load=0.0,
-        attainment=0.0,
-        loaded_attainment=0.0,
-        median_ttft_s=float("inf"),
-        median_tpot_s=float("inf"),
-        p95_ttft_s=float("inf"),
-        p95_tpot_s=float("inf"),
-        mean_e2e_s=float("inf"),
-        duration_s=0.0,
-        served=0,
-        output_tokens=0,
+        loaded_attainment=1.0 if slo is None else _loaded_attainment(deployment, stats, demand, slo),
+        busy_s=work_s / replicas,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hardware_profiles.schema import Cluster
 from planners import reasons
-from planners.bounds import Bounds
+from planners.limits import Bounds
 from planners.outcome import OBJECTIVES, TIE, Entry, Objective
 from planners.pool import Measured
 from planners.space import Candidate

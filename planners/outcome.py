@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from hardware_profiles.schema import Cluster
-from planners.bounds import Bounds
 from planners.caches import cache_settings
 from planners.launch import notes_of, vllm_commands
+from planners.limits import Bounds
 from planners.pareto import pareto_front
 from planners.pool import Measured
 from planners.pools import AnyDeployment, build_any

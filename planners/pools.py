@@ -6,22 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Cluster
-from planners.bounds import (
-    Bounds,
-    bound,
-    decode_only_s,
-    decode_s,
-    in_time,
-    nothing_served,
-    prefill_only_s,
-    ttft_s,
-)
+from planners.bounds import bound, decode_only_s, decode_s, in_time, prefill_only_s, ttft_s
 from planners.demand import WorkloadStats
 from planners.draft_bounds import FIXED, Freedom, with_drafts
+from planners.limits import Bounds, bounds_of, nothing_served
 from planners.space import Candidate, SearchSpace, build, replica_counts, tensor_degrees
 from simulator.batching import RESERVING
 from simulator.deployment import Deployment
@@ -161,29 +151,19 @@ def bound_pools(
     if not len(demand.inputs):
         return nothing_served()
     drafted = with_drafts(demand, decode, stats, freedom)
-    ttft, tokens_s = ttft_s(prefill, demand), decode_s(decode, drafted)
-    several = demand.outputs > 1
-    tpot = tokens_s / np.maximum(1, demand.outputs - 1)
     work = [prefill_only_s(prefill, demand), decode_only_s(decode, drafted)]
     busiest_s = max(float(seconds.sum()) for seconds in work)
-    unloaded = loaded = 1.0
-    if slo is not None:
-        good = slo.good(ttft, np.where(several, tpot, np.nan), ttft + tokens_s)
-        unloaded = float(good.sum()) / stats.requests
-        if slo.ttft_s is not None and stats.duration_s > 0:
-            loaded = in_time(work[0], demand.arrival_s, demand.arrival_s + slo.ttft_s) / stats.requests
-    tpot = tpot[several] if several.any() else np.zeros(1)
-    return Bounds(
+    loaded = 1.0
+    if slo is not None and slo.ttft_s is not None and stats.duration_s > 0:
+        loaded = in_time(work[0], demand.arrival_s, demand.arrival_s + slo.ttft_s) / stats.requests
+    return bounds_of(
+        demand,
+        stats,
+        slo,
+        ttft_s(prefill, demand),
+        decode_s(decode, drafted),
         capacity_per_s=len(demand.inputs) / busiest_s,
         load=busiest_s / stats.duration_s if stats.duration_s > 0 else 0.0,
-        attainment=unloaded,
         loaded_attainment=loaded,
-        median_ttft_s=float(np.median(ttft)),
-        median_tpot_s=float(np.median(tpot)),
-        p95_ttft_s=float(np.percentile(ttft, 95)),
-        p95_tpot_s=float(np.percentile(tpot, 95)),
-        mean_e2e_s=float((ttft + tokens_s).mean()),
-        duration_s=max(float(demand.arrival_s[-1] - stats.arrivals_s[0]) + float(ttft.min()), busiest_s),
-        served=len(demand.inputs),
-        output_tokens=int(demand.outputs.sum()),
+        busy_s=busiest_s,
     )

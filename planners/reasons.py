@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from planners.bounds import Bounds
+from planners.limits import Bounds
 from planners.outcome import OBJECTIVES, Objective, ties_with
 from planners.pool import Measured
 from workloads.slo import Slo

@@ -21,9 +21,12 @@ from planners.outcome import Entry, Objective, PlanResult, choose, front_point, 
 from planners.pareto import pareto_front
 from planners.pool import Evaluator, Measured
 from planners.pools import AnyDeployment, bound_any, build_shared, check_built, enumerate_pools
+from planners.rates import find_max_rates
 from planners.space import Candidate, SearchSpace, enumerate_layouts, limit_variants
 from planners.stretch import busiest_stretch
-from planners.technique_search import TechniqueSearch, plain_space
+from planners.technique_families import plain_space
+from planners.technique_search import TechniqueSearch
+from planners.technique_ties import polish
 from simulator.accounting.rates import Rates
 from simulator.deployment import Deployment
 from workloads.model import ModelSpec
@@ -41,8 +44,6 @@ NEAR_MISS = 0.10
 SCREEN_SLACK = 0.8
 """A stretch starts from an empty system, so the whole trace misses at least about as many of its requests; this share is
 taken as certain (caches may be warm, replicas take turns differently)."""
-RATE_FINALISTS = 3
-"""Plans whose highest rate is searched on the whole trace."""
 
 
 class Search:
@@ -89,10 +90,10 @@ class Search:
             possible = self._alive()
         self._extend([e for e in possible if e.screen is not None])
         if techniques is not None and not by_rate:
-            techniques.polish()
+            polish(techniques)
         self.full(self._screen_variants())
         if find_max_rate:
-            self._max_rates(by_rate)
+            find_max_rates(self, by_rate)
         return self._decide(by_rate)
 
     def key(self, measured: Measured | None) -> tuple[float, ...]:
@@ -276,46 +277,6 @@ class Search:
         if leader is not None:
             near = [e for e in near if self.key(e.measured)[1:3] < self.key(leader)[1:3]]
         return bases + ([] if self.space.has_techniques and leader is not None else near[:2])
-
-    # -- wave 5: highest rate --------------------------------------------------------------------------------------
-
-    def _max_rates(self, by_rate: bool) -> None:
-        """Highest rates of the best plans; when the highest rate decides, of all that may have it."""
-        full = sorted((e for e in self.entries if e.measured), key=lambda e: self.key(e.measured))
-        entries = full[: max(1, min(self.top, RATE_FINALISTS))]
-        if by_rate:
-            entries = self._fastest()
-            self.full(entries)
-        for entry, rate in zip(entries, self.evaluator.max_rates("full", [e.candidate for e in entries]), strict=True):
-            entry.max_rate_per_s = rate
-
-    def _fastest(self) -> list[Entry]:
-        """The layouts with the highest rates on the busiest stretch, in waves by falling capacity bound."""
-        waiting = [e for e in self.entries if e.screen is not None and e.bounds is not None and not self.hopeless(e)]
-        if not waiting:
-            return [e for e in self.entries if e.measured][:1]
-        waiting.sort(key=lambda e: -e.bounds.capacity_per_s if e.bounds else 0.0)
-        found: list[tuple[float, int, Entry]] = []
-        while waiting:
-            wave, waiting = waiting[:WAVE], waiting[WAVE:]
-            rates = self.evaluator.max_rates("screen", [e.candidate for e in wave])
-            self.fates.stretch_rate |= {e.candidate: rate for e, rate in zip(wave, rates, strict=True)}
-            found += [(-rate, len(found) + i, entry) for i, (rate, entry) in enumerate(zip(rates, wave, strict=True))]
-            found.sort(key=lambda item: item[:2])
-            least = -found[min(len(found), RATE_FINALISTS) - 1][0]
-            waiting = [e for e in waiting if e.bounds and (len(found) < RATE_FINALISTS or self._reach(e) > least)]
-        for entry in self.entries:
-            if entry.screen is not None and entry.bounds and entry.candidate not in self.fates.stretch_rate:
-                entry.reason = f"its capacity, at most {entry.bounds.capacity_per_s:.3g} req/s, rules out a higher rate"
-        return [entry for _, _, entry in found[:RATE_FINALISTS]]
-
-    def _reach(self, entry: Entry) -> float:
-        """A rate of the busiest stretch the entry will not exceed: its capacity, stretched by the time the SLO gives."""
-        assert entry.bounds is not None and self.slo is not None
-        stretch = bound_any(self.deployments[entry.candidate], WorkloadStats.of(self.short, self.seed), None)
-        slack_s = max(self.slo.ttft_s or 0.0, self.slo.e2e_s or 0.0)
-        busy_s = self.slo.attainment * len(self.short) / stretch.capacity_per_s
-        return math.inf if slack_s >= busy_s else stretch.capacity_per_s / (1 - slack_s / busy_s)
 
     # -- decision --------------------------------------------------------------------------------------------------
 
