@@ -28,7 +28,18 @@ OUTPUTS = frozenset(
 """Arguments that say where results go, not what they are."""
 PATHS = frozenset(
     (
-        *("model", "cluster", "engine", "trace", "speculative_config", "interference", "profile", "services"),
+        *(
+            "model",
+            "cluster",
+            "engine",
+            "trace",
+            "speculative_config",
+            "interference",
+            "profile",
+            "services",
+            "goals",
+            "files",
+        ),
         *("routing_trace", "placement", "expert_routing", "init_expert_location", "expert_cache_trace"),
     )
 )
@@ -47,13 +58,22 @@ def command_of(args: argparse.Namespace) -> str:
 
 
 def options_of(args: argparse.Namespace) -> dict[str, Any]:
-    """Every argument that says what is computed, defaults filled in."""
+    """Every option that says what is computed, defaults filled in, paths made absolute: what a --config file has."""
     found = {}
     for action in _parser(args.command)._actions:
         value = getattr(args, action.dest, None)
-        if action.dest not in OUTPUTS and value is not None and action.dest != argparse.SUPPRESS:
-            found[action.dest] = _plain(value)
+        if action.option_strings and action.dest not in OUTPUTS and value is not None:
+            found[action.dest] = _plain(action, value)
     return found
+
+
+def positionals_of(args: argparse.Namespace) -> list[str]:
+    """Arguments without a flag, which no file has."""
+    parts: list[str] = []
+    for action in _parser(args.command)._actions:
+        if not action.option_strings and getattr(args, action.dest, None):
+            parts += _flags(action, getattr(args, action.dest))
+    return parts
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
@@ -63,8 +83,14 @@ def _parser(command: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _plain(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+def _plain(action: argparse.Action, value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(action, item) for item in value]
+    return _absolute(action, value) if isinstance(value, str) else value
+
+
+def _absolute(action: argparse.Action, value: Any) -> str:
+    return str(Path(value).resolve()) if action.dest in PATHS and _is_path(str(value)) else str(value)
 
 
 def _is_path(text: str) -> bool:
@@ -74,7 +100,7 @@ def _is_path(text: str) -> bool:
 def _flags(action: argparse.Action, value: Any) -> list[str]:
     """How one argument is written."""
     if not action.option_strings:
-        return [str(item) for item in (value if isinstance(value, list) else [value])]
+        return [_absolute(action, item) for item in (value if isinstance(value, list) else [value])]
     name = action.option_strings[0]
     if isinstance(action, argparse.BooleanOptionalAction):
         return [action.option_strings[0 if value else 1]]
@@ -84,6 +110,6 @@ def _flags(action: argparse.Action, value: Any) -> list[str]:
         return [name, *value]
     parts: list[str] = []
     for item in value if isinstance(value, list) else [value]:
-        text = str(Path(item).resolve()) if action.dest in PATHS and _is_path(str(item)) else str(item)
+        text = _absolute(action, item)
         parts += [f"{name}={text}"] if text.startswith("-") else [name, text]
     return parts

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from apex_sim import gpus_inputs as inputs
 from apex_sim import options
 from apex_sim.html.write import add_report, prepare_report, repeated
-
-if TYPE_CHECKING:
-    from hardware_profiles.schema import DeviceProfile
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -65,9 +62,16 @@ def run(args: argparse.Namespace) -> int:
     for name in ("startup", "plot"):
         if args.autoscale is None and getattr(args, name) is not None:
             raise UserError(f"--{name} has no meaning without --autoscale; give a window, for example --autoscale 1h")
-    if args.export is not None and (args.autoscale is not None or args.profile is not None):
-        other = "--profile" if args.autoscale is None else "--autoscale"
-        raise UserError(f"--export writes one simulated fleet; leave {other} out")
+    if args.export is not None and args.profile is not None:
+        raise UserError(
+            "--export: a table of --profile does not say which model and limits the servers have; give --model and --gpus "
+            "in its place"
+        )
+    if args.export is not None and args.autoscale is not None:
+        raise UserError(
+            "--export writes a fixed number of servers, --autoscale changes it every window; leave --autoscale out, and "
+            "give your autoscaler the counts of --json"
+        )
     file = prepare_file(args.json, "--json") if args.json not in (None, "-") else None
     prepare_report(args.report)
     figure = None if args.plot is None else prepare_figure(args.plot, "--plot")
@@ -103,11 +107,9 @@ def _from_profile(args: argparse.Namespace, file: Path | None, figure: Path | No
         day, _ = day_of(problem, cell, trace, *inputs.window_of(args, trace))
         ones = np.ones((len(day.windows), len(problem.types)))
         plan = plan_day(day, ones, [None] * len(ones), gap=args.gap or None, time_limit_s=args.time_limit)
-        return _reported(
-            args, emit_day(plan, inputs.notes(problem, skipped, beyond), None, args.json, file, figure), []
-        )
+        return _reported(args, emit_day(plan, inputs.notes(problem, skipped, beyond), None, args.json, file, figure))
     fleet = plan_fleet(problem, gap=args.gap or None, time_limit_s=args.time_limit)
-    return _reported(args, emit(problem, fleet, skipped, None, args.json, file, beyond), [])
+    return _reported(args, emit(problem, fleet, skipped, None, args.json, file, beyond))
 
 
 def _from_simulator(args: argparse.Namespace, file: Path | None, figure: Path | None) -> int:
@@ -158,7 +160,7 @@ def _from_simulator(args: argparse.Namespace, file: Path | None, figure: Path | 
         plan = keep_day_promise(day, of, serving, candidates, grid.cell, trace, capacity, rounds=most, **limits)
         notes = inputs.notes(problem, skipped, 0)
         data = emit_day(plan, notes, slo, args.json, file, figure, day_account(candidates, plan))
-        return _reported(args, data, [candidate.cluster.device for candidate in candidates])
+        return _reported(args, data, (serving.model, candidates, trace))
     redraws = inputs.redraws_of(args)
     rounds = keep_promise(problem, serving, candidates, grid, trace, capacity, rounds=most, redraws=redraws, **limits)
     last = rounds[-1]
@@ -170,14 +172,19 @@ def _from_simulator(args: argparse.Namespace, file: Path | None, figure: Path | 
         names = write_export(export_of_fleet(serving, candidates, last, slo, args.seed), args.export)
         if args.json != "-":
             print(f"\nwrote {', '.join(names)} to {args.export}")
-    return _reported(args, data, [candidate.cluster.device for candidate in candidates])
+    return _reported(args, data, (serving.model, candidates, trace))
 
 
-def _reported(args: argparse.Namespace, data: dict[str, Any], devices: list[DeviceProfile]) -> int:
-    """Write the report that was asked for; ``devices``: whose throughputs were simulated."""
+def _reported(args: argparse.Namespace, data: dict[str, Any], simulated: tuple[Any, ...] | None = None) -> int:
+    """Write the report that was asked for; ``simulated``: model, candidates and trace that throughputs come from."""
     if args.report is not None:
         from apex_sim.files import write_text
         from apex_sim.html.gpus import fleet_report
+        from apex_sim.html.provenance import Simulated
 
-        write_text(Path(args.report), fleet_report(data, **repeated(args), devices=devices))
+        basis = None
+        if simulated is not None:
+            model, candidates, trace = simulated
+            basis = Simulated(model, args.engine, [candidate.cluster.device for candidate in candidates], trace)
+        write_text(Path(args.report), fleet_report(data, **repeated(args), simulated=basis))
     return 0

@@ -128,25 +128,13 @@ def _deployment(args: argparse.Namespace) -> Any:
 
 def resolved_config(args: argparse.Namespace, deployment: Any) -> dict[str, Any]:
     """All that is needed to repeat the run, with every default filled in."""
-    import dataclasses
-
     from apex_sim import __version__
     from apex_sim.repeat import command_of
-    from simulator.techniques import plan_values
+    from apex_sim.resolved import deployment_config
 
     return {
         "apex_sim_version": __version__,
-        "model": deployment.model.name,
-        "cluster": deployment.cluster.name,
-        "terms": dataclasses.asdict(deployment.cluster.terms),
-        "elasticity": None if deployment.elasticity is None else dataclasses.asdict(deployment.elasticity),
-        "site": dataclasses.asdict(deployment.cluster.site),
-        "parallel": plan_values(deployment.plan),
-        "engine": dataclasses.asdict(deployment.engine),
-        "max_model_len": deployment.effective_max_model_len,
-        "num_gpu_blocks": deployment.memory.num_blocks,
-        "routing": deployment.routing,
-        "speculative": None if deployment.speculative is None else dataclasses.asdict(deployment.speculative),
+        **deployment_config(deployment),
         "workload": options.workload_config(args),
         "command": command_of(args),
     }

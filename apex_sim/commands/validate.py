@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from apex_sim.html.write import add_report
+
 if TYPE_CHECKING:
     from simulator.validation.outcome import Outcome
     from simulator.validation.score import Goal
@@ -41,7 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     replay.add_argument("--jobs", type=int, default=0, metavar="N", help="processes (default: one per core)")
     output = parser.add_argument_group("output")
     output.add_argument("--json", metavar="FILE", help="write everything: runs, residuals, goals ('-': stdout)")
-    output.add_argument("--report", metavar="FILE", help="write one HTML file with tables and plots")
+    add_report(output)
     output.add_argument("--plot", metavar="FILE", help="write predicted against measured (.png, .svg, .pdf)")
     parser.add_argument(
         "--check", action="store_true", help="exit with 1 when a goal is missed or a run cannot be simulated"
@@ -53,9 +55,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Read, replay, print, write."""
-    from apex_sim import __version__
     from apex_sim.files import prepare_figure, prepare_file, to_json, write_text
     from apex_sim.html.validate import report_html
+    from apex_sim.html.write import prepare_report, repeated
     from apex_sim.text import ProgressBar
     from apex_sim.validate_text import outcome_text
     from hardware_profiles.errors import UserError, unknown_name
@@ -81,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     by = tuple(name.strip() for name in args.by.split(",") if name.strip())
     check_labels(by, runs)
     json_file = prepare_file(args.json, "--json") if args.json not in (None, "-") else None
-    report = prepare_file(args.report, "--report") if args.report is not None else None
+    report = prepare_report(args.report)
     plot = prepare_figure(args.plot, "--plot") if args.plot is not None else None
     targets = [path.resolve() for path in (json_file, report, plot) if path is not None]
     if len(set(targets)) < len(targets):
@@ -101,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     if json_file is not None:
         write_text(json_file, to_json(to_dict(outcome, by)))
     if report is not None:
-        write_text(report, report_html(outcome, by, __version__))
+        write_text(report, report_html(outcome, by, **repeated(args)))
     if plot is not None:
         _draw(outcome, plot)
     return 1 if args.check and not outcome.passed else 0

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from apex_sim.experts_report import LATENCIES, LEGEND, experts_dict, experts_text
 from apex_sim.html import parts
-from apex_sim.html.config import configuration
+from apex_sim.html.config import Repeat, configuration
 from apex_sim.html.parts import Cell, amount, text
 from apex_sim.html.provenance import provenance
+from apex_sim.resolved import deployment_config
 from apex_sim.text import milliseconds, share
 from simulator.experts.routing import demand_of
 
@@ -18,10 +19,8 @@ if TYPE_CHECKING:
     from planners.experts.outcome import Answer
 
 
-def experts_report(
-    answer: Answer, config: Mapping[str, Any], command: str | None = None, warned: Sequence[str] = ()
-) -> str:
-    """The whole file; ``config`` and ``command`` as of a run."""
+def experts_report(answer: Answer, repeat: Repeat) -> str:
+    """The whole file."""
     data, question = experts_dict(answer), answer.question
     title = f"Experts of {data['model']} on {data['cluster']}"
     whole = experts_text(answer).rstrip()
@@ -33,13 +32,13 @@ def experts_report(
                 f"Routing {data['routing']}: {data['tokens']:,} tokens, {share(data['plan_share'])} planned on."
             ),
             parts.tiles(_tiles(data)),
-            parts.warnings_box(warned),
+            parts.warnings_box(repeat.warned),
             parts.section("Placements", _placements(data), parts.note(LEGEND)),
             parts.section("Load of the GPUs", parts.figures([_figure(answer)])),
             parts.section("Simulated", _effects(data, question.slo is not None)),
             parts.section("As text", parts.folded("What the terminal shows", parts.copied(whole, "text", "the text"))),
-            provenance([question.deployment]),
-            configuration(config, command),
+            provenance([question.deployment], [] if question.trace is None else [question.trace]),
+            configuration(repeat, deployment_config(question.deployment)),
         ],
     )
 

@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
 from apex_sim.gpus_account import account_lines
 from apex_sim.html import parts
-from apex_sim.html.config import configuration
-from apex_sim.html.parts import Cell, amount, text, verdict
-from apex_sim.html.provenance import device_provenance
+from apex_sim.html.config import Repeat, configuration
+from apex_sim.html.parts import Cell, amount, text
+from apex_sim.html.provenance import Simulated, fleet_provenance
 from apex_sim.text import dollars, number, share
-from hardware_profiles.schema import DeviceProfile
 
 
 def fleet_report(
     data: Mapping[str, Any],
-    config: Mapping[str, Any],
-    command: str | None = None,
-    warned: Sequence[str] = (),
-    devices: Sequence[DeviceProfile] = (),
+    repeat: Repeat,
+    simulated: Simulated | None = None,
 ) -> str:
-    """The whole file. ``data``: as the JSON; ``devices``: whose profiles the throughputs rest on, none for a table's."""
+    """The whole file. ``data``: as the JSON; ``simulated``: what the throughputs rest on, None for a table's."""
     day = "windows" in data
     title = f"GPU fleet over {number(data['hours'])} h" if day else "GPU fleet"
-    if config.get("model"):
-        title += f" for {config['model']}"
+    if repeat.options.get("model"):
+        title += f" for {repeat.options['model']}"
     return parts.document(
         title,
         [
             f"<h1>{escape(title)}</h1>",
             parts.tiles(_day_tiles(data) if day else _tiles(data)),
-            parts.warnings_box([*warned, *_cautions(data)]),
+            parts.warnings_box([*repeat.warned, *_cautions(data)]),
             *(_day(data) if day else _fleet(data)),
             parts.section("Cost, energy and carbon", _account(data)),
-            device_provenance(devices) if devices else parts.section(
+            fleet_provenance(simulated) if simulated is not None else parts.section(
                 "Where the figures come from", parts.note("Throughputs are those of the table that was given.")),
-            configuration(config, command),
+            configuration(repeat),
         ],
     )  # fmt: skip
 
@@ -159,11 +156,8 @@ def _day(data: Mapping[str, Any]) -> list[str]:
                amount(w["usd"], dollars(w["usd"]))]  # fmt: skip
         if "slo" in data:
             found = w["simulated_attainment"]
-            row.append(
-                text("-")
-                if found is None
-                else verdict(found >= data["promised_attainment"], share(found), share(found))
-            )
+            good = found is not None and found >= data["promised_attainment"]
+            row.append(amount(None) if found is None else (share(found), found, "n good" if good else "n bad"))
         rows.append(row)
     header = ["from (h)", "req/s", *names, "started", "stopped", "$", *(["in SLO"] if "slo" in data else [])]
     alt = f"Instances by type, dollars and requests over {number(data['hours'])} hours"

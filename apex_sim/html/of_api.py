@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
-from simulator.deployment import Deployment
+from apex_sim.resolved import any_config
 from simulator.result import SimulationResult
-from simulator.result_disaggregated import DisaggregatedResult
-from simulator.techniques import plan_values
 from workloads.trace import Trace
 
 
@@ -22,10 +19,7 @@ def run_config(result: SimulationResult) -> dict[str, Any]:
         "slo": None if result.slo is None else str(result.slo),
     }
     shared["workload"] = _workload(result.trace)
-    if isinstance(result, DisaggregatedResult):
-        link = dataclasses.asdict(result.deployment.kv_link())
-        return {**shared, "kv_link": link, **{name: _deployment(pool) for name, pool in result.deployment.pools}}
-    return {**shared, **_deployment(result.deployment)}
+    return {**shared, **any_config(result.deployment)}
 
 
 def plan_config(result: Any) -> dict[str, Any]:
@@ -34,22 +28,6 @@ def plan_config(result: Any) -> dict[str, Any]:
 
     return {
         key: value for key, value in plan_dict(result).items() if key not in ("candidates", "pareto", "best", "counts")
-    }
-
-
-def _deployment(deployment: Deployment) -> dict[str, Any]:
-    elasticity = deployment.elasticity
-    return {
-        "model": deployment.model.name,
-        "cluster": deployment.cluster.name,
-        "terms": dataclasses.asdict(deployment.cluster.terms),
-        "site": dataclasses.asdict(deployment.cluster.site),
-        "parallel": plan_values(deployment.plan),
-        "engine": dataclasses.asdict(deployment.engine),
-        "max_model_len": deployment.effective_max_model_len,
-        "num_gpu_blocks": deployment.memory.num_blocks,
-        "routing": deployment.routing,
-        "elasticity": None if elasticity is None else dataclasses.asdict(elasticity),
     }
 
 

@@ -38,6 +38,13 @@ def amount(value: float | None, shown: str | None = None) -> Cell:
     return (number(value, 4) if shown is None else shown, value, "n")
 
 
+def spread(low: float | None, high: float | None, shown: str) -> Cell:
+    """A range, sorted by its lower end; ``shown`` also where there is none."""
+    if low is None or high is None or low != low or high != high:
+        return (shown, -math.inf, "")
+    return (shown, low, "")
+
+
 def verdict(good: bool, yes: str = "yes", no: str = "no") -> Cell:
     """Good or bad, in colour and in words."""
     return (yes, 1.0, "good") if good else (no, 0.0, "bad")
@@ -70,7 +77,8 @@ def table(
 def _cell(shown: str, value: float | None, kind: str) -> str:
     attributes = f' class="{kind}"' if kind else ""
     if value is not None:
-        attributes += f' data-v="{value:.6g}"'.replace("inf", "Infinity")
+        value = -math.inf if value != value else value
+        attributes += f' data-v="{float(value)!r}"'.replace("inf", "Infinity")
     return f"<td{attributes}>{escape(shown)}</td>"
 
 
@@ -181,9 +189,19 @@ def scalars(values: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
     return found
 
 
+def _with_contents(body: Sequence[str]) -> list[str]:
+    """Links to the sections before the first of them, where there are some."""
+    places = [place for place, part in enumerate(body) if part.startswith("<section")]
+    found = [match for place in places if (match := re.search(r'<h2 id="([^"]+)">(.*?)</h2>', body[place]))]
+    if len(found) < 3:
+        return list(body)
+    links = "".join(f'<a href="#{match[1]}">{match[2]}</a>' for match in found)
+    return [*body[: places[0]], f'<nav aria-label="sections">{links}</nav>', *body[places[0] :]]
+
+
 def document(title: str, body: Sequence[str]) -> str:
     """The whole file; the same bytes for the same content."""
-    inside = "\n".join(part for part in body if part)
+    inside = "\n".join([*_with_contents([part for part in body if part])])
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme" content="light dark">'

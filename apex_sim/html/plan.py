@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from apex_sim.disaggregated_report import describe_any
 from apex_sim.html import parts
-from apex_sim.html.config import configuration
-from apex_sim.html.parts import Cell, amount, text, wide
+from apex_sim.html.config import Repeat, configuration
+from apex_sim.html.parts import Cell, amount, spread, text, wide
 from apex_sim.html.provenance import provenance
 from apex_sim.plan_report import WORDS, settings_text
 from apex_sim.plan_techniques import technique_lines
+from apex_sim.resolved import any_config
 from apex_sim.text import dollars, milliseconds, number, share
 from planners.figures import pareto_figure
 
@@ -25,10 +26,8 @@ MOST_ROWS = 1500
 NEARNESS = {"best": 0, "pareto": 1, "met": 2, "missed": 3, "screened": 4, "bounded": 5, "unfit": 6}
 
 
-def plan_report(
-    result: PlanResult, config: Mapping[str, Any], command: str | None = None, warned: Sequence[str] = ()
-) -> str:
-    """The whole file; ``config`` and ``command`` as of a run."""
+def plan_report(result: PlanResult, repeat: Repeat) -> str:
+    """The whole file."""
     deployment = result.deployment()
     pools = [pool for _, pool in deployment.pools] if hasattr(deployment, "pools") else [deployment]
     title = f"{result.model.name} on {result.cluster.name}: plan"
@@ -39,7 +38,7 @@ def plan_report(
             parts.note(f"Best plan by {WORDS[result.objective]}: {describe_any(deployment)}"),
             parts.note(_asked(result)),
             parts.tiles(_tiles(result)),
-            parts.warnings_box([*warned, *_cautions(result)]),
+            parts.warnings_box([*repeat.warned, *_cautions(result)]),
             parts.section(
                 "Start it", parts.copied(result.launch_command, "launch", "the launch command"), _notes(result)
             ),
@@ -47,8 +46,8 @@ def plan_report(
             parts.section("Simulated plans", _simulated(result)),
             parts.section("All candidates and why they lost", _candidates(result)),
             parts.section("Searched techniques", "".join(parts.note(line) for line in technique_lines(result) if line)),
-            provenance(pools),
-            configuration(config, command),
+            provenance(pools, [result.trace]),
+            configuration(repeat, {"best": any_config(deployment)}),
         ],
     )
 
@@ -112,7 +111,7 @@ def _simulated(result: PlanResult) -> str:
             *(_ms(m[name]) for name in ("median_ttft_ms", "p95_ttft_ms", "median_tpot_ms", "p95_tpot_ms")),
             *(_range(m, name) for name in ("ttft", "tpot")),
             amount(m["slo_attainment"], share(m["slo_attainment"])), amount(m["request_goodput"]),
-            amount(m["output_throughput"]) if "output_throughput" in m else text("-"),
+            amount(m.get("output_throughput")),
             amount(m["usd_per_million_output_tokens"]), amount(m["joules_per_output_token"]),
         ])  # fmt: skip
     header = ("plan", "status", "GPUs", "TTFT p50", "p95", "TPOT p50", "p95", "TTFT p95, 80 % range", "TPOT p95, 80 % range",
@@ -129,8 +128,9 @@ def _range(m: Mapping[str, Any], name: str) -> Cell:
     low, high, mean, p95 = (m.get(f"{which}") for which in (f"mean_{name}_ms_low", f"mean_{name}_ms_high",
                                                             f"mean_{name}_ms", f"p95_{name}_ms"))  # fmt: skip
     if low is None or high is None or not mean or p95 is None:
-        return text("unknown")
-    return text(f"{milliseconds(p95 * low / mean)} to {milliseconds(p95 * high / mean)}")
+        return spread(None, None, "unknown")
+    ends = p95 * low / mean, p95 * high / mean
+    return spread(*ends, f"{milliseconds(ends[0])} to {milliseconds(ends[1])}")
 
 
 def _candidates(result: PlanResult) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from apex_sim.html import parts
-from apex_sim.html.config import configuration
+from apex_sim.html.config import Repeat, configuration
 from apex_sim.html.parts import Cell, amount, text, verdict
 from apex_sim.html.provenance import provenance
 from apex_sim.power_report import power_dict, power_text
+from apex_sim.resolved import deployment_config
 from apex_sim.text import number, share
 
 if TYPE_CHECKING:
@@ -23,11 +24,9 @@ def power_report(
     static: StaticPlan,
     outcomes: list[Outcome],
     searched: dict[str, list[Outcome]] | None,
-    config: Mapping[str, Any],
-    command: str | None = None,
-    warned: Sequence[str] = (),
+    repeat: Repeat,
 ) -> str:
-    """The whole file; ``config`` and ``command`` as of a run."""
+    """The whole file."""
     from apex_sim.power_figure import power_figure
 
     data, setting = power_dict(study, static, outcomes, searched), study.setting
@@ -43,14 +42,14 @@ def power_report(
             parts.note(f"{deployment.model.name} on servers of {deployment.plan.devices_per_replica} "
                        f"{deployment.cluster.device.name}, {number(setting.seconds / 86400)} days."),
             parts.tiles(_tiles(data)),
-            parts.warnings_box([*warned, *_cautions(data)]),
+            parts.warnings_box([*repeat.warned, *_cautions(data)]),
             parts.section("Over time", parts.figures([parts.figure(power_figure(study, outcomes[0]), "power", alt)])),
             parts.section("Policies", _policies(data)),
             parts.section("Services under the policy", _classes(data)),
             parts.section("Search", _search(data)),
             parts.section("As text", parts.folded("What the terminal shows", parts.copied(whole, "text", "the text"))),
             provenance([deployment]),
-            configuration(config, command),
+            configuration(repeat, deployment_config(deployment)),
         ],
     )  # fmt: skip
 

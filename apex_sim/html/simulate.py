@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from apex_sim.disaggregated_report import describe_any
 from apex_sim.html import parts
-from apex_sim.html.config import configuration
-from apex_sim.html.parts import Cell, amount, text
+from apex_sim.html.config import Repeat, configuration
+from apex_sim.html.parts import Cell, amount, spread, text
 from apex_sim.html.provenance import provenance
 from apex_sim.report import METRICS, pace, summary_text
 from apex_sim.text import dollars, milliseconds, number, share
@@ -30,10 +30,8 @@ WORST = 50
 NO_RANGE = "nothing of this kind was ever measured"
 
 
-def simulation_report(
-    result: SimulationResult, config: Mapping[str, Any], command: str | None = None, warned: Sequence[str] = ()
-) -> str:
-    """The whole file. ``config``: what repeats the run; ``command``: the same as a command line."""
+def simulation_report(result: SimulationResult, repeat: Repeat) -> str:
+    """The whole file."""
     s = result.summary
     title = f"{deployments(result)[0].model.name} on {result.where}"
     return parts.document(
@@ -43,15 +41,15 @@ def simulation_report(
             parts.note(describe_any(result.deployment)),
             parts.note(f"Workload {result.trace.name}: {s['num_prompts']:,} requests{pace(result)}."),
             parts.tiles(_tiles(s)),
-            parts.warnings_box([*warned, *_cautions(result)]),
+            parts.warnings_box([*repeat.warned, *_cautions(result)]),
             parts.section("Latency", _latency(result), _ranges(result)),
             parts.section("Figures", parts.figures(_figures(result))),
             parts.section("Summary", parts.facts(_lines(result), "summary of the run")),
             parts.section("Replicas", _replicas(result)),
             parts.section("Slowest requests", _slowest(result)),
             parts.section("All figures", parts.folded("Every figure of the summary", _everything(s))),
-            provenance(deployments(result)),
-            configuration(config, command),
+            provenance(deployments(result), [result.trace]),
+            configuration(repeat),
         ],
     )
 
@@ -105,7 +103,7 @@ def _latency(result: SimulationResult) -> str:
             value = s.get(f"{statistic}_{key}_ms")
             row.append(amount(value, milliseconds(value)))
         low, high = s.get(f"mean_{key}_ms_low"), s.get(f"mean_{key}_ms_high")
-        row.append(text("-" if low is None else f"{milliseconds(low)} to {milliseconds(high)}"))
+        row.append(spread(low, high, "-" if low is None else f"{milliseconds(low)} to {milliseconds(high)}"))
         rows.append(row)
     return parts.table(("latency", *STATISTICS, f"mean, {100 * SHARE:.0f} % range"), rows, about="latencies")
 

@@ -66,12 +66,17 @@ pre {
 summary { cursor: pointer; font-weight: 600; margin: .6rem 0; }
 td.wide, td.id { white-space: normal; overflow-wrap: anywhere; min-width: min(20rem, 55vw); }
 tbody th { background: none; position: static; padding: .32rem .6rem; font-weight: 600; white-space: nowrap; }
-.facts th { white-space: normal; width: 9rem; overflow-wrap: anywhere; }
+.facts th { white-space: normal; width: 11rem; overflow-wrap: anywhere; }
 .facts td.wide { min-width: 0; }
 a { color: var(--s0); overflow-wrap: anywhere; }
+nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: .8rem 0; font-size: .9rem; }
+h2:target { outline: 2px solid var(--s0); outline-offset: 3px; border-radius: 2px; }
 @media (max-width: 30rem) {
   body { padding: .8rem; }
-  .facts th { width: 5.5rem; }
+  .facts tr, .facts th, .facts td { display: block; width: auto; border: 0; }
+  .facts tr { padding: .3rem 0; border-bottom: 1px solid var(--line); }
+  .facts tr:last-child { border-bottom: 0; }
+  .facts th, .facts td { padding: .1rem .6rem; }
   .tile { flex: 1 1 8rem; min-width: 0; }
   .tile b { font-size: 1.15rem; }
 }
@@ -84,7 +89,7 @@ a { color: var(--s0); overflow-wrap: anywhere; }
   .wrap, .tall, pre, figure { overflow: visible; max-height: none; }
   th { position: static; }
   td, th { white-space: normal; }
-  .copy, input { display: none; }
+  .copy, input, label, nav { display: none; }
   tr, figure, .tile, .warn { break-inside: avoid; }
 }
 input {
@@ -96,15 +101,21 @@ input {
 SCRIPT = """
 for (const table of document.querySelectorAll('table')) {
   table.querySelectorAll('thead th').forEach((th, i) => th.firstElementChild.addEventListener('click', () => {
-    const down = th.getAttribute('aria-sort') !== 'descending';
+    const body = table.tBodies[0];
+    const words = [...body.rows].every(row => row.cells[i].dataset.v === undefined);
+    const before = th.getAttribute('aria-sort');
+    const down = before ? before === 'ascending' : !words;
     table.querySelectorAll('thead th').forEach(other => other.removeAttribute('aria-sort'));
     th.setAttribute('aria-sort', down ? 'descending' : 'ascending');
     const key = row => {
       const cell = row.cells[i];
       return cell.dataset.v === undefined ? cell.textContent : Number(cell.dataset.v);
     };
-    const compare = (x, y) => typeof x === 'number' && typeof y === 'number' ? x - y : String(x).localeCompare(String(y));
-    const body = table.tBodies[0];
+    const compare = (x, y) => {
+      if (typeof x !== typeof y) return typeof x === 'string' ? -1 : 1;
+      if (typeof x === 'string') return x.localeCompare(y, 'en', {numeric: true});
+      return x < y ? -1 : x > y ? 1 : 0;
+    };
     [...body.rows].sort((a, b) => (down ? -1 : 1) * compare(key(a), key(b))).forEach(row => body.append(row));
   }));
 }

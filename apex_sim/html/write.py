@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from apex_sim.files import prepare_file, write_text
 from hardware_profiles.errors import UserError
 
 if TYPE_CHECKING:
+    from apex_sim.html.config import Repeat
     from planners.parallel import PlanResult
     from simulator.result import SimulationResult
 
@@ -29,6 +31,7 @@ def write_report(result: SimulationResult | PlanResult, path: str | Path) -> Pat
 
 def report_of(result: SimulationResult | PlanResult) -> str:
     """The HTML itself."""
+    from apex_sim.html.config import Repeat
     from apex_sim.html.of_api import plan_config, run_config
     from planners.parallel import PlanResult
     from simulator.result import SimulationResult
@@ -36,11 +39,11 @@ def report_of(result: SimulationResult | PlanResult) -> str:
     if isinstance(result, SimulationResult):
         from apex_sim.html.simulate import simulation_report
 
-        return simulation_report(result, run_config(result))
+        return simulation_report(result, Repeat(run_config(result)))
     if isinstance(result, PlanResult):
         from apex_sim.html.plan import plan_report
 
-        return plan_report(result, plan_config(result))
+        return plan_report(result, Repeat(plan_config(result)))
     raise UserError(f"there is no report of a {type(result).__name__}; give what simulate() or plan() returns")
 
 
@@ -58,14 +61,11 @@ def prepare_report(path: str | Path | None) -> Path | None:
     return prepare_file(path, "--report")
 
 
-def repeated(args: argparse.Namespace, config: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Keywords of every report on the command line: configuration, command, warnings."""
-    from apex_sim import __version__
-    from apex_sim.repeat import command_of, options_of
+def repeated(args: argparse.Namespace, resolved: Mapping[str, Any] | None = None) -> dict[str, Repeat]:
+    """Keyword of every report on the command line: what repeats it, and warnings; ``resolved``: what the options came to."""
+    from apex_sim.html.config import Repeat
+    from apex_sim.repeat import command_of, options_of, positionals_of
     from apex_sim.warned import told
 
-    command = command_of(args)
-    if config is None:
-        options = {name: value for name, value in options_of(args).items() if name != "command"}
-        config = {"apex_sim_version": __version__, "command": command, **options}
-    return {"config": config, "command": command, "warned": told()}
+    words = ("apex-sim", args.command, *positionals_of(args))
+    return {"repeat": Repeat(resolved or {}, options_of(args), command_of(args), told(), words)}
