@@ -105,6 +105,8 @@ class EngineCore:
         """Requests whose prompt was computed elsewhere and that do not run here yet; see :mod:`simulator.handover`."""
         self.in_transfer = 0
         """Requests whose blocks are held until their KV has been sent or received."""
+        self.received = 0
+        """Requests that hold a place, and no decoding yet: their KV is on its way here, or has just come. They wait."""
         self.now = 0
         reservation = limits.fixed_reservation
         self.reservation_blocks = None if reservation is None else self.blocks_for(reservation)
@@ -335,6 +337,13 @@ class EngineCore:
                 bound += self.prefix_cache.held_blocks
         if bound > self.peak_blocks:
             self.peak_blocks = max(self.peak_blocks, self.used_blocks())
+
+    def note_lost(self, under_way: bool, prompts: bool) -> None:
+        """The server fails; blocks for the tokens of a step under way, ``prompts`` in it or not, are in use already."""
+        growth = 0
+        if under_way and self.reservation_blocks is None:
+            growth = self.promised if prompts else self.lane.blocks_for_next_step()
+        self.peak_blocks = max(self.peak_blocks, self.used_blocks() + growth)
 
     def _lanes_bound(self) -> int:
         """At least the private blocks of the decoding sequences."""

@@ -96,6 +96,7 @@ class Driver:
         if not load.cancelled:
             self.settle_ahead(tick)
             loads.end(load, tick)
+            self.note_waiting()
             self.stir()
         self.notify(tick, True)
 
@@ -166,7 +167,8 @@ class Driver:
     def _sample(self) -> None:
         core, record = self.core, self.record
         waiting = len(core.waiting) + core.inbound
-        record.timeline.add(self._ended, core.num_running, waiting, core.used_blocks(), record.counters)
+        running = core.num_running - core.received
+        record.timeline.add(self._ended, running, waiting, core.used_blocks(), record.counters)
 
     def close(self) -> None:
         """The run is over: the last step is the last sample, so that the samples hold all of the energy."""
@@ -193,4 +195,10 @@ class Driver:
         counters, core = self.record.counters, self.core
         counters.preemptions = core.num_preemptions
         counters.swapped_tokens = core.swapped_tokens_total
-        counters.peak_running = max(counters.peak_running, core.num_running)
+        counters.peak_running = max(counters.peak_running, core.num_running - core.received)
+        self.note_waiting()
+
+    def note_waiting(self) -> None:
+        """Preempted requests wait again, and so do those whose loads have ended."""
+        counters, core = self.record.counters, self.core
+        counters.peak_waiting = max(counters.peak_waiting, len(core.waiting) + core.inbound)

@@ -72,6 +72,7 @@ class ReceivingCore(EngineCore):
                 continue
             self.note_peak()
             self.in_transfer -= 1
+            self.received -= 1
             self.prefill_blocks -= request.blocks
             request.blocks = 0
             self._leave_running(request)
@@ -103,6 +104,7 @@ class ReceivingCore(EngineCore):
     def _join(self, request: Request) -> None:
         self.note_peak()
         self.inbound -= 1
+        self.received -= 1
         self.prefill_blocks -= request.blocks
         request.blocks = 0
         self.lane.join(request)
@@ -128,4 +130,5 @@ class ReceivingCore(EngineCore):
             request.admit_seq = self.num_admitted
             self.num_admitted += 1
             self._join_running(request)
+            self.received += 1
             self.on_receive(request)

@@ -117,7 +117,7 @@ class PipelineReplica(Driver):
             counters.mixed_steps += 1
             self.record.prompts.add(*shape[:3], stages[0], flight.joules)
         counters.busy_ticks += stages[0]
-        counters.peak_running = max(counters.peak_running, core.num_running)
+        counters.peak_running = max(counters.peak_running, core.num_running - core.received)
 
     def _land(self, index: int) -> None:
         """A lane's pass has ended: tokens are out, finished requests leave, the lane may start again."""

@@ -196,12 +196,15 @@ class Replica(Driver):
                 self._steps, self._end = done, self._begin + done * self._first + self._slope * (done * (done - 1) // 2)
                 self._commit()
             begin = self._end if done else self._begin
+            core.note_lost(tick > begin, bool(self._batch))
             if self._line_j is not None:
                 base_j, token_j, window_j = self._line_j
                 joules = base_j + token_j * lane.context + window_j * lane.window_context
             counters = self.record.counters
             counters.busy_ticks += tick - begin
             counters.joules += joules * (tick - begin) / step_ticks
+        else:
+            core.note_peak()
         self._steps, self._wake, self._idle = 0, None, True
         decoding = [request for _, _, request in lane.heap]
         loading: list[Request] = []
@@ -306,8 +309,9 @@ class Replica(Driver):
         counters.prefill_pairs += pairs
         counters.prefill_context += cached
         counters.window_pairs += near
-        if core.num_running > counters.peak_running:
-            counters.peak_running = core.num_running
+        running = core.num_running - core.received
+        if running > counters.peak_running:
+            counters.peak_running = running
 
     def _decode_span(self, horizon: int) -> None:
         """Decode steps up to the first finish, window crossing, or shortage of blocks."""

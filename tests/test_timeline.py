@@ -14,6 +14,7 @@ from trace_checks import check_format, check_result, check_same, ns, parsed
 import apex_sim
 from apex_sim.cli import main
 from simulator.events.chrome import trace_of
+from simulator.events.text import process_of
 from simulator.result import SimulationResult
 from workloads.spec import workload_from_dict
 
@@ -144,3 +145,29 @@ def test_mistakes_are_one_line(options: list[str], words: str, capsys: pytest.Ca
     assert main(["simulate", "--model", "llama-3.1-8b", "--cluster", "h100-sxm:1", *options]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"elasticity": apex_sim.Elasticity(mtbf_s=0.4, repair_s=0.3, startup_s=0.2), "seed": 2},
+        {
+            "elasticity": apex_sim.Elasticity(mtbf_s=0.4, repair_s=0.3, startup_s=0.2),
+            "speculative_config": composition.DRAFT,
+        },
+        {"num_gpu_blocks_override": 75, "input_len": "uniform(5, 400)", "rate": 60.0, "seed": 5}
+        | {"elasticity": apex_sim.Elasticity(mtbf_s=0.4, repair_s=0.3, startup_s=0.2)},
+        {"disaggregate": ("prefill=tp1,dp2", "decode=dp2"), "dp": 1, "kv_link": "1GB/s"},
+    ],
+    ids=("failures", "failures with drafts", "preemptions", "two pools"),
+)
+def test_peaks_of_the_result_are_those_of_the_counters(settings: dict[str, Any]) -> None:
+    spans, steps = (run(**settings, timeline=True, exact_steps=exact) for exact in (False, True))
+    events = parsed(trace_of(spans))
+    for index, (record, other) in enumerate(zip(spans.record.replicas, steps.record.replicas, strict=True)):
+        mine = record.counters
+        peaks = [mine.peak_blocks, mine.peak_running, mine.peak_waiting]
+        counts = [e for e in events if e["ph"] == "C" and e["pid"] == process_of(index)]
+        names = ("KV blocks", "running", "waiting")
+        assert peaks == [max(max(e["args"].values()) for e in counts if e["name"] == name) for name in names]
+        assert peaks == [other.counters.peak_blocks, other.counters.peak_running, other.counters.peak_waiting]

@@ -27,6 +27,7 @@ def connect_adapters(replica: Driver, setup: AdapterSetup) -> None:
         replica.settle(tick)
         if not load.cancelled:
             core.end_load(load, tick)
+            replica.note_waiting()
             replica.stir()
         replica.notify(tick, True)
 

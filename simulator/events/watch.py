@@ -22,7 +22,7 @@ class Noting(Driver):
     def note(self, tick: int) -> None:
         """The queue and the batch as they are now."""
         core = self.core
-        log_of(self.record).note(tick, core.num_running, len(core.waiting) + core.inbound)
+        log_of(self.record).note(tick, core.num_running - core.received, len(core.waiting) + core.inbound)
 
     def enqueue(self, request: Request) -> None:
         """A request reaches the engine's queue."""

@@ -203,7 +203,7 @@ class SplitReplica(Replica):
         self._prompt.begin = now
         counters = self.record.counters
         count_prompts(counters, shape)
-        counters.peak_running = max(counters.peak_running, core.num_running)
+        counters.peak_running = max(counters.peak_running, core.num_running - core.received)
         return kept
 
     # -- paces ----------------------------------------------------------------------------------------------------

@@ -85,6 +85,9 @@ class SpeculativeReplica(Replica):
             counters.busy_ticks += tick - begin
             counters.joules += joules
             self._counters.busy_ticks += tick - begin
+            core.note_lost(tick > begin, bool(self._batch))
+        else:
+            core.note_peak()
         self._steps, self._wake, self._idle = 0, None, True
         decoding = [request for _, _, request in lane.heap]
         left = {r.row: r for r in (*core.waiting, *core.swapped, *lane.prefilling, *decoding, *core.held)}
