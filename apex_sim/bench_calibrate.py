@@ -33,10 +33,11 @@ def add_arguments(parser: _Adder) -> None:
     add = parser.add_argument
     add(
         "--from-bench",
+        "--from-vllm-log",
         nargs="+",
         metavar="FILE",
-        help="results of vllm bench serve, sglang bench_serving, GenAI-Perf, AIPerf, GuideLLM or InferenceX: fit the "
-        "host times of --engine to them",
+        help="results of vllm bench serve, sglang bench_serving, GenAI-Perf, AIPerf, GuideLLM or InferenceX, or the log of a "
+        "vLLM server: fit the host times of --engine to them",
     )
     add("--cluster", metavar="SPEC", help="what the benchmarks ran on, as in 'apex-sim simulate'")
     for name in DEGREES:
@@ -114,12 +115,12 @@ def _fitted(
     progress: Any = None,
 ) -> tuple[BenchFit, list[MeasuredRun]]:
     from apex_sim.checks.measured import read_all, runs_of
-    from simulator.validation.bench.constants import DEFAULT, bounds_of
+    from simulator.validation.bench.constants import bounds_of, shown_by
     from simulator.validation.bench.fit import fit_bench
     from simulator.validation.replay import deployment_of
 
     runs = _distinct(runs_of(read_all(files), model, deployment))
-    bounds = bounds_of(DEFAULT if names is None else names, deployment_of(runs[0]).engine)
+    bounds = bounds_of(shown_by(runs) if names is None else names, deployment_of(runs[0]).engine)
     return fit_bench(runs, bounds, progress=progress), runs
 
 

@@ -24,7 +24,8 @@ def add_measured(parser: argparse.ArgumentParser) -> None:
         "--measured",
         nargs="+",
         metavar="FILE",
-        help="results of vllm bench serve, sglang bench_serving, GenAI-Perf, AIPerf, GuideLLM, InferenceX; instead of a suite",
+        help="results of vllm bench serve, sglang bench_serving, GenAI-Perf, AIPerf, GuideLLM, InferenceX, or a vLLM "
+        "server's log; instead of a suite",
     )
     group.add_argument("--metric", action="append", metavar="NAME", help="only this metric (may be repeated)")
     group.add_argument("--rate", type=float, metavar="PER_S", help="requests per second, instead of the file's")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hardware_profiles.errors import UserError, unknown_name
 from simulator.engine import EngineProfile
 from simulator.validation.fit import Bound
+from simulator.validation.run import MeasuredRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,11 @@ CONSTANTS: Mapping[str, Range] = {
 costs of the host; what kernels take is the hardware profile's matter (``apex-sim calibrate``)."""
 DEFAULT = ("step_fixed_s", "request_fixed_s")
 """What a run at any load shows: TPOT the one, TTFT the other."""
+
+
+def shown_by(runs: Sequence[MeasuredRun]) -> tuple[str, ...]:
+    """Those of DEFAULT that the results can tell: without TTFT (a server's log) the second does not show."""
+    return DEFAULT if any(name.startswith("ttft") for run in runs for name in run.measured) else DEFAULT[:1]
 
 
 def bounds_of(names: Sequence[str], engine: EngineProfile) -> dict[str, Bound]:

@@ -13,17 +13,21 @@ from simulator.validation.bench.inferencex import read_inferencex
 from simulator.validation.bench.nvidia import read_nvidia, read_records
 from simulator.validation.bench.result import BenchResult
 from simulator.validation.bench.vllm import read_sglang, read_vllm
+from simulator.validation.bench.vllm_log import is_log, read_vllm_log
 
 KNOWN = "vllm bench serve, sglang bench_serving, GenAI-Perf, AIPerf, GuideLLM and InferenceX"
 SGLANG_ONLY = ("mean_e2e_latency_ms", "total_output_tokens_retokenized", "server_info")
 
 
 def read_bench(path: str | Path) -> list[BenchResult]:
-    """All results of a file: one JSON value, or one per line. UserError names file and remedy."""
+    """All results of a file: one JSON value, one per line, or the log of a vLLM server. UserError names file and remedy."""
     path = Path(path)
     if path.name.endswith(".pytorch.json"):
         raise UserError(f"{path}: is the twin for PyTorch's dashboard; give the file without .pytorch in its name")
-    values = _values(path)
+    text = _text(path)
+    if is_log(text):
+        return read_vllm_log(text, path.name)
+    values = _values(path, text)
     if all(isinstance(v, Mapping) and {"metadata", "metrics"} <= v.keys() for v in values):
         return [read_records(values, path.name)]
     results = []
@@ -33,13 +37,16 @@ def read_bench(path: str | Path) -> list[BenchResult]:
     return results
 
 
-def _values(path: Path) -> list[Any]:
+def _text(path: Path) -> str:
     try:
-        text = path.read_text("utf-8")
+        return path.read_text("utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not UTF-8 text; give a JSON file of {KNOWN}") from None
+
+
+def _values(path: Path, text: str) -> list[Any]:
     decoder, values, at = json.JSONDecoder(), [], 0
     while at < len(text):
         if text[at].isspace() or text[at] == "\ufeff":
