@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from apex_sim.deployment_text import describe_deployment
 from apex_sim.text import milliseconds, number, share, table
 from simulator.deployment import Deployment
 from simulator.disaggregated import DisaggregatedDeployment
@@ -12,16 +13,12 @@ from simulator.disaggregated import DisaggregatedDeployment
 
 def describe_pools(deployment: DisaggregatedDeployment) -> str:
     """One line: what serves."""
-    from apex_sim.report import describe_deployment
-
     parts = [describe_deployment(pool).removeprefix(f"{deployment.model.name} on ") for _, pool in deployment.pools]
     return f"{deployment.model.name}: prefill on {parts[0]}; decode on {parts[1]}"
 
 
 def describe_any(deployment: Deployment | DisaggregatedDeployment) -> str:
     """The same of one pool or two."""
-    from apex_sim.report import describe_deployment
-
     return describe_deployment(deployment) if isinstance(deployment, Deployment) else describe_pools(deployment)
 
 

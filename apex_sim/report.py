@@ -10,7 +10,7 @@ from typing import Any
 from apex_sim.adapter_text import adapter_lines
 from apex_sim.disaggregated_report import describe_any, pool_lines
 from apex_sim.files import to_json, to_yaml, write_atomically, write_text
-from apex_sim.sharing_text import sharing_labels, split_lines
+from apex_sim.sharing_text import split_lines
 from apex_sim.speculative_text import draft_lines
 from apex_sim.text import dollars, milliseconds, number, share, table
 from simulator.deployment import Deployment
@@ -20,10 +20,8 @@ from simulator.physics.memory import UNLIMITED_BLOCKS
 from simulator.physics.provenance import borrowed_errors
 from simulator.result import SimulationResult
 from simulator.result_disaggregated import DisaggregatedResult
-from simulator.techniques import technique_labels
 
 METRICS = (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("E2E", "e2el"), ("queue", "queue"))
-OVERLAPS = ("comm_overlap", "nano_batch_tokens", "fused_moe")
 PROVENANCE = {
     "measured": "kernel efficiencies fitted on measurements of this device",
     "transferred": "kernel efficiencies taken over from the nearest measured device: expect larger errors",
@@ -54,26 +52,6 @@ def basis(provenance: str, weaker_parts: Sequence[str], deployment: Deployment) 
         errors = ", ".join(f"{name} {100 * error:.0f} %" for name, error in borrowed.items())
         text = f"{text} (measured devices treated like that: {errors} at the median)"
     return text if known else f"{text}; engine {engine.name} has no host times: steps are their kernels alone"
-
-
-def describe_deployment(deployment: Deployment) -> str:
-    """One line: what serves."""
-    plan, engine = deployment.plan, deployment.engine
-    layout = " ".join(f"{n}={getattr(plan, n)}" for n in ("tp", "pp", "dp", "ep") if getattr(plan, n) > 1) or "tp=1"
-    extras = [f"quantization={plan.quantization}"] if plan.quantization else []
-    if plan.kv_cache_dtype != "auto":
-        extras.append(f"kv-cache-dtype={plan.kv_cache_dtype}")
-    if plan.power_cap_w is not None:
-        extras.append(f"power-cap={plan.power_cap_w:g}W")
-    if plan.gpu_clock_mhz is not None:
-        extras.append(f"gpu-clock={plan.gpu_clock_mhz:g}MHz")
-    extras += technique_labels(plan.techniques) + sharing_labels(deployment)
-    extras += [f"{n.replace('_', '-')}={getattr(engine, n)}" for n in OVERLAPS if getattr(engine, n)]
-    return (
-        f"{deployment.model.name} on {plan.num_devices} of {deployment.cluster.name} ({layout}), {engine.name}, "
-        f"max-num-seqs={engine.max_num_seqs} max-num-batched-tokens={engine.max_num_batched_tokens}"
-        + "".join(f" {extra}" for extra in extras)
-    )
 
 
 def summary_text(result: SimulationResult) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from apex_sim import cli, simulate
-from apex_sim.report import describe_deployment
+from apex_sim.deployment_text import describe_deployment
 from hardware_profiles.cluster import parse_cluster
 from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Cluster

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hardware_profiles.errors import UserError
+from simulator.physics.components import ComponentCost
 from simulator.physics.shape import StepShape
-from simulator.physics.step_model import ComponentCost
 from simulator.validation.replay import deployment_of
 from simulator.validation.rows import Row, read_rows
 from simulator.validation.run import MeasuredRun

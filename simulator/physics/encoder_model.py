@@ -17,9 +17,10 @@ from dataclasses import replace
 from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Cluster
 from simulator.engine import EngineProfile
+from simulator.physics.components import ComponentCost
 from simulator.physics.moe import ExpertRouting
 from simulator.physics.shape import DecodeLine, StepShape
-from simulator.physics.step_model import ComponentCost, StepModel
+from simulator.physics.step_model import StepModel
 from simulator.plan import ParallelPlan
 from workloads.model import ModelSpec
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from simulator.physics.components import ComponentCost
 from simulator.physics.memory import MemoryPlan
 from simulator.physics.moe_load import dropped_choices
 from simulator.physics.shape import StepShape, window_pairs
-from simulator.physics.step_model import ComponentCost, StepModel
+from simulator.physics.step_model import StepModel
 
 
 def step_shape(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from functools import cache
 
 from hardware_profiles.errors import UserError
@@ -10,9 +9,11 @@ from hardware_profiles.schema import Cluster, DeviceProfile
 from simulator.engine import EngineProfile
 from simulator.physics.attention import prefill_cost
 from simulator.physics.collectives import Interconnect
-from simulator.physics.cost import Bound, Cost, Total
+from simulator.physics.components import ComponentCost, merged
+from simulator.physics.cost import Cost, Total
 from simulator.physics.dataflow import stage_of, without_launches
 from simulator.physics.efficiency import efficiency_of
+from simulator.physics.engine_effects import exposed_share, filter_row_s, fused_experts, split_slowdown, window_of
 from simulator.physics.frequency import at_clock
 from simulator.physics.hybrid import hybrids_of
 from simulator.physics.launch import launches_of
@@ -22,27 +23,13 @@ from simulator.physics.moe import ExpertRouting
 from simulator.physics.offload import check_offload, path_of
 from simulator.physics.power import energy_j, power_fit_of
 from simulator.physics.powercap import locked, power_cap_of
-from simulator.physics.precision import Precision, resolve_precision
+from simulator.physics.precision import resolve_precision
 from simulator.physics.provenance import provenance_of
 from simulator.physics.shape import DecodeLine, StepShape
 from simulator.physics.slowdown import slower_compute
 from simulator.physics.stage import Limit, Stage, StageContext
 from simulator.plan import ParallelPlan
 from workloads.model import ModelSpec
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComponentCost:
-    """One line of a step's breakdown. Seconds are wall time; FLOP and bytes are sums over the replica's devices."""
-
-    name: str
-    seconds: float
-    flop: float
-    hbm_bytes: float
-    link_bytes: float
-    bound: Bound
-    share: float
-    """Part of the step's time."""
 
 
 class StepModel:
@@ -71,7 +58,7 @@ class StepModel:
 
         def context_of(device: DeviceProfile) -> StageContext:
             efficiency = efficiency_of(device)
-            precision = _fused(resolve_precision(model, device, plan), engine)
+            precision = fused_experts(resolve_precision(model, device, plan), engine)
             return StageContext(
                 device=device,
                 efficiency=efficiency,
@@ -81,7 +68,7 @@ class StepModel:
                 interconnect=Interconnect(cluster, efficiency),
                 moe_skew=moe_skew,
                 expert_routing=expert_routing,
-                filter_row_s=_filter_row_s(model, cluster, engine),
+                filter_row_s=filter_row_s(model, cluster, engine),
                 hidden_passes=engine.hidden_passes,
                 comm_overlap=engine.comm_overlap,
                 fused_moe=engine.fused_moe,
@@ -97,7 +84,7 @@ class StepModel:
         context = context_of(device)
         efficiency, precision, layout = context.efficiency, context.precision, context.layout
         check_offload(layout.stages, plan)
-        self.window: int | None = _window(model, plan)
+        self.window: int | None = window_of(model, plan)
         """Sliding window of the model's windowed layers [tokens] (the largest, if they differ), or None."""
         self.provenance, self.weaker_parts = provenance_of(model, plan, precision, efficiency)
         """How far the efficiencies this model uses rest on measurements: the weakest of them, and the kernel families that
@@ -113,7 +100,7 @@ class StepModel:
         self.bandwidth_bytes_per_s = device.memory_bandwidth_bytes_per_s
         self._tp = self.ranks = plan.tp
         exposed = (
-            _exposed_share(engine, device.architecture) if plan.pp == 1 else 0.0
+            exposed_share(engine, device.architecture) if plan.pp == 1 else 0.0
         )  # else other stages' work hides it
         slowness = cluster.node.cpu_slowness
         self._fixed_s = slowness * (engine.step_fixed_s + exposed * engine.sync_step_fixed_s)
@@ -124,7 +111,7 @@ class StepModel:
         self._host_j = (wait_j if cap is None else min(wait_j, cap.cap_w)) * plan.tp
         if engine.nano_batch_tokens and cap is not None:
             raise UserError("--nano-batch-tokens and --power-cap do not work together; drop one of them")
-        self._nano_tokens, self._nano_slower = engine.nano_batch_tokens, _split_slowdown(engine)
+        self._nano_tokens, self._nano_slower = engine.nano_batch_tokens, split_slowdown(engine)
         self._lora = plan.techniques.lora
         self._prompt_layers = plan.techniques.prompt_layers
         self._lora_known: dict[tuple[int, int, int], Total] = {}
@@ -358,9 +345,7 @@ class StepModel:
         host_s = self._host_s(tokens, shape.decode_seqs + shape.prefill_seqs)
         if host_s:
             costs.append(Cost("host", host_s, "host"))
-        total_s = sum(c.seconds for c in costs)
-        merged = [_merge(name, costs, self._tp, total_s) for name in dict.fromkeys(c.name for c in costs)]
-        return sorted(merged, key=lambda c: -c.seconds)
+        return merged(costs, self._tp)
 
     def _kernels(self, index: int, shape: StepShape, padded: int) -> list[Cost]:
         """Components of one stage's device, adapters left out."""
@@ -409,63 +394,3 @@ class StepModel:
 
 
 _NOTHING = Total(0.0, 0.0, 0.0, 0.0)
-
-
-def _split_slowdown(engine: EngineProfile) -> float:
-    """How much longer arithmetic takes in nano-batches, beside other kernels."""
-    if not engine.nano_batch_share:
-        raise UserError(f"engine {engine.name}: nano_batch_share is 0; it must be above 0 and at most 1")
-    return (1.0 + engine.nano_batch_penalty) / engine.nano_batch_share
-
-
-def _fused(precision: Precision, engine: EngineProfile) -> Precision:
-    """Experts in one kernel: nothing is launched and no row is padding (FlashMoE)."""
-    if not engine.fused_moe:
-        return precision
-    experts = precision.experts
-    return replace(precision, experts=replace(experts, moe=replace(experts.moe, launch_s=0.0, row_pad=1.0)))
-
-
-def _window(model: ModelSpec, plan: ParallelPlan) -> int | None:
-    """Entries that windowed layers see: the model's window, or what sparse attention chooses."""
-    windows = [g.attention.sliding_window for g in model.layers if g.attention.sliding_window is not None]
-    sparse = plan.techniques.attention
-    if sparse is None or sparse.top_k is None:
-        return max(windows, default=None)
-    if windows:
-        raise UserError(
-            f"--attention-top-k: {model.name} has layers with a sliding window of its own; use --attention-density"
-        )
-    return sparse.top_k
-
-
-def _exposed_share(engine: EngineProfile, architecture: str) -> float:
-    """Share of the host's work between steps that the device waits for."""
-    if not engine.async_scheduling:
-        return 1.0
-    return engine.exposed_host.get(architecture.lower(), 0.0)
-
-
-def _filter_row_s(model: ModelSpec, cluster: Cluster, engine: EngineProfile) -> float:
-    """Seconds to filter one row of float32 logits: the engine's passes over it at the memory's speed; 0 without a filter.
-
-    Every TP rank has all the logits and does the same.
-    """
-    wanted = model.filters_logits if engine.sampling == "default" else engine.sampling == "top-p"
-    bandwidth = cluster.device.memory_bandwidth_bytes_per_s
-    return engine.top_p_row_passes * 4.0 * model.vocab_size / bandwidth if wanted else 0.0
-
-
-def _merge(name: str, costs: list[Cost], ranks: int, total_s: float) -> ComponentCost:
-    """Add up the entries of one name; the bound is that of the longest."""
-    same = [c for c in costs if c.name == name]
-    seconds = sum(c.seconds for c in same)
-    return ComponentCost(
-        name=name,
-        seconds=seconds,
-        flop=sum(c.flop for c in same) * ranks,
-        hbm_bytes=sum(c.nbytes for c in same) * ranks,
-        link_bytes=sum(c.link_bytes for c in same) * ranks,
-        bound=max(same, key=lambda c: c.seconds).bound,
-        share=seconds / total_s if total_s else 0.0,
-    )

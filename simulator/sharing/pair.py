@@ -31,7 +31,6 @@ class PairReplica(PipelineReplica):
     def pair(self, path: KvPath) -> None:
         """How KV gets from one instance to the other; call before the first event."""
         self._path = path
-        self._start_at = -1
         self._number = 0
         self.record.prompts = PromptShares(self.costs)
         self.instances = [Instance(self.record), Instance(ReplicaRecord(prompts=PromptShares(self.costs)))]
@@ -48,10 +47,6 @@ class PairReplica(PipelineReplica):
             super().close()
         self._use(0)
 
-    def notify(self, tick: int, alone: bool) -> None:
-        """Requests were enqueued at ``tick``."""
-        self._start_later(tick)
-
     def _use(self, number: int) -> Instance:
         """What follows is about this instance."""
         instance, self._number = self.instances[number], number
@@ -66,11 +61,6 @@ class PairReplica(PipelineReplica):
         self._on_finish(request, self._sent, INSTANCES * self.index + self._number)
 
     # -- events ---------------------------------------------------------------------------------------------------
-
-    def _start_later(self, tick: int) -> None:
-        if self._start_at != tick:
-            self._start_at = tick
-            self.clock.at(tick, Phase.START, self.index, self._on_start)
 
     def _on_start(self, event: simpy.Event) -> None:
         """Idle instances take steps, the one with fewer sequences first: prompts are for it."""
