@@ -142,7 +142,7 @@ def _given(leaf: argparse.ArgumentParser, rest: Sequence[str]) -> set[str]:
     given = set()
     for token in rest:
         name = token.partition("=")[0]
-        if name.startswith("-"):
+        if name.startswith("-") and name != "-":  # which is stdout
             exact = [name] if name in leaf._option_string_actions else []
             near = exact or [option for option in leaf._option_string_actions if option.startswith(name)]
             given |= {leaf._option_string_actions[option].dest for option in near}
