@@ -449,3 +449,33 @@ def test_mistakes_of_the_command_are_one_line(
     ):
         assert main(["check", *arguments]) == 2, arguments
         assert capsys.readouterr().err.count("\n") == 1, arguments
+
+
+def test_two_pools_are_predicted_as_they_were(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pools = ("prefill=tp1", "decode=tp1")
+    loop = apex_sim.simulate(
+        MODEL,
+        "h100-sxm:2",
+        disaggregate=pools,
+        arrival="closed(concurrency=8)",
+        input_len=400,
+        output_len=50,
+        num_requests=80,
+    )
+    path = written(tmp_path / "b.json", vllm(loop, detailed=False, request_rate="inf", max_concurrency=8))
+    (found,) = apex_sim.check_measured(path, "h100-sxm:2", disaggregate=pools)
+    assert len(found.rows) == 15
+    assert max(abs(row.error) for row in found.rows) < 1e-9
+    assert all(row.low is None for row in found.rows)
+    command = ["check", "--measured", str(path), "--cluster", "h100-sxm:2", "--rtol", "1%"]
+    assert main([*command, "--disaggregate", *pools]) == 0
+    assert main(command) == 1  # one replica on one of the devices
+    for more, message in (
+        (["--disaggregate", *pools, "--tp", "2"], "--tp beside --disaggregate"),
+        (["--kv-link", "50GB/s"], "no meaning without two pools"),
+        (["--disaggregate", "prefill=tp1", "decode=tp4"], "device"),
+    ):
+        capsys.readouterr()
+        assert main([*command, *more]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hardware_profiles.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
+    from apex_sim.checks.measured_pools import PoolsOn
     from simulator.validation.bench.result import BenchResult, Figure
     from simulator.validation.replay import Prediction
     from simulator.validation.run import MeasuredRun
@@ -68,14 +69,19 @@ def check_measured(
     engine: str = "vllm-v1",
     metrics: Sequence[str] | None = None,
     jobs: int = 1,
+    disaggregate: Any = None,
+    kv_link: str | None = None,
+    kv_overlap: bool = False,
     **settings: Any,
 ) -> list[MeasuredComparison]:
     """Results of benchmark tools beside predictions of the same load.
 
     files: of vllm bench serve, sglang bench_serving, GenAI-Perf, AIPerf, GuideLLM, InferenceX. model: the files' unless given.
     settings: tp, pp, dp, ep, engine settings as in :func:`apex_sim.simulate`, and what is stated instead of the files:
-    rate_per_s, concurrency, input_len, output_len, num_requests.
+    rate_per_s, concurrency, input_len, output_len, num_requests. disaggregate, kv_link, kv_overlap: two pools, as in
+    :func:`apex_sim.simulate`.
     """
+    from apex_sim.checks.measured_pools import pools_on
     from simulator.build import EngineSettings
 
     given = {name: settings.pop(name) for name in LOAD if name in settings}
@@ -85,7 +91,8 @@ def check_measured(
             raise unknown_name("setting", name, (*EngineSettings.__annotations__, *DEGREES, *LOAD))
     paths = [files] if isinstance(files, str | Path) else files
     deployment = {"cluster": cluster, "engine": engine, "settings": settings, **degrees}
-    return compare_measured(read_all(paths, **given), model, deployment, metrics=metrics, jobs=jobs)
+    on = pools_on(disaggregate, kv_link, kv_overlap)
+    return compare_measured(read_all(paths, **given), model, deployment, metrics=metrics, jobs=jobs, pools=on)
 
 
 def read_all(files: Sequence[str | Path], **given: Any) -> list[BenchResult]:
@@ -118,21 +125,31 @@ def compare_measured(
     metrics: Sequence[str] | None = None,
     jobs: int = 1,
     progress: Any = None,
+    pools: PoolsOn | None = None,
 ) -> list[MeasuredComparison]:
     """Simulate every result's load on ``deployment`` (fields of MeasuredRun) and set its figures beside the prediction's.
 
+    pools: two pools on the deployment's cluster, instead of its layout; they have no 80 % ranges, because no measured pools
+    are in the validation.
     metrics: only these, as the tool or this package calls them. Raises UserError for a load that cannot be simulated.
     """
+    from apex_sim.checks.measured_pools import predict_pools
     from apex_sim.checks.measured_text import load_text
     from simulator.validation.replay import predict_all
 
-    predictions = predict_all(runs_of(results, model, deployment), jobs=jobs, progress=progress)
+    runs = runs_of(results, model, deployment)
+    if pools is None:
+        predictions = predict_all(runs, jobs=jobs, progress=progress)
+    else:
+        predictions = predict_pools(_without_layout(runs, deployment), pools, progress)
     found = []
     for result, prediction in zip(results, predictions, strict=True):
         if prediction.failure is not None:
             raise UserError(f"{result.place}: {prediction.failure}")
         rows = [
-            _row(f, prediction) for f in result.figures if metrics is None or f.name in metrics or f.metric in metrics
+            _row(f, prediction, ranges=pools is None)
+            for f in result.figures
+            if metrics is None or f.name in metrics or f.metric in metrics
         ]
         found.append(
             MeasuredComparison(
@@ -149,7 +166,19 @@ def compare_measured(
     return found
 
 
-def _row(figure: Figure, prediction: Prediction) -> MeasuredRow:
+def _without_layout(runs: Sequence[MeasuredRun], deployment: Mapping[str, Any]) -> list[MeasuredRun]:
+    """Runs for two pools: a layout of the user's would be ignored, so it is refused."""
+    import dataclasses
+
+    for name in DEGREES:
+        if deployment.get(name, 1) != 1:
+            raise UserError(
+                f"--{name} beside --disaggregate: each pool has its own layout; write prefill={name}{deployment[name]}"
+            )
+    return [dataclasses.replace(run, tp=1, pp=1, dp=1, ep=1) for run in runs]
+
+
+def _row(figure: Figure, prediction: Prediction, *, ranges: bool) -> MeasuredRow:
     from simulator.validation.intervals import interval_of
     from simulator.validation.score import Residual
 
@@ -157,7 +186,7 @@ def _row(figure: Figure, prediction: Prediction) -> MeasuredRow:
     residual = Residual(
         run=run, metric=figure.metric, predicted=value, measured=figure.value, classes=prediction.classes
     )
-    interval = interval_of(residual)
+    interval = interval_of(residual) if ranges else None
     low, high = (None, None) if interval is None else interval.around(value)
     return MeasuredRow(
         name=figure.name, metric=figure.metric, measured=figure.value, predicted=value, low=low, high=high

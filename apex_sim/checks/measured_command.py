@@ -36,11 +36,13 @@ def add_measured(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cluster", metavar="SPEC", help="what they were measured on: h100-sxm:8 ...")
     options.add_deployment(parser, fixed=False)
     options.add_plan(parser)
+    options.add_pools(parser)
 
 
 def run_measured(args: argparse.Namespace) -> int:
     """Simulate what was sent, print both, 1 when --rtol is given and a figure is off by more."""
     from apex_sim.checks.measured import compare_measured, read_all
+    from apex_sim.checks.measured_pools import pools_on
     from apex_sim.checks.measured_text import measured_dict
     from apex_sim.files import prepare_file, to_json, write_text
     from apex_sim.text import ProgressBar
@@ -55,6 +57,7 @@ def run_measured(args: argparse.Namespace) -> int:
             metrics=args.metric,
             jobs=args.jobs or os.cpu_count() or 1,
             progress=progress,
+            pools=pools_on(args.disaggregate, args.kv_link, args.kv_overlap),
         )
     if target is not None:
         write_text(target, to_json(measured_dict(found)))
