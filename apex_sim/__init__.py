@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from apex_sim.bench_calibrate import calibrate_from_bench
     from apex_sim.checks.measured import check_measured
     from apex_sim.checks.run import check
+    from apex_sim.export_check import check_export
     from apex_sim.exporting import export
     from apex_sim.frames import compare, describe, explain_step
     from apex_sim.html.write import write_report
@@ -44,6 +45,7 @@ _WHERE = {
     "simulate": "apex_sim.api",
     "plan": "apex_sim.api",
     "export": "apex_sim.exporting",
+    "check_export": "apex_sim.export_check",
     "load_model": "apex_sim.api",
     "load_cluster": "apex_sim.api",
     "load_trace": "apex_sim.api",
@@ -103,6 +105,7 @@ __all__ = [
     "build_disaggregated",
     "calibrate_from_bench",
     "check",
+    "check_export",
     "check_measured",
     "compare",
     "describe",

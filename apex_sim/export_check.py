@@ -48,7 +48,7 @@ class Compared:
         return self.measured / self.expected - 1 if self.expected else None
 
 
-def check_folder(folder: str | Path) -> list[FileCheck]:
+def check_export(folder: str | Path) -> list[FileCheck]:
     """Every file that ``--export`` wrote there. Raises UserError where the folder has no export.json that can be read."""
     from apex_sim.exporting import read_export
     from planners.export.bundle import files_of

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from simulator.deployment import Deployment
 from simulator.techniques import GIB, HOST_DRAM
 
+BATCHING = {"sglang": ("prefill-priority",), "trtllm": ("in-flight", "chunked")}
+"""Engine -> how it can batch: its profile's way, and what a setting turns on."""
 EAGLE = {"eagle": "EAGLE", "eagle3": "EAGLE3"}
 
 
@@ -81,8 +83,10 @@ COMMANDS: Mapping[str, Callable[[Deployment], str]] = {"sglang": sglang_command,
 
 def own_notes(deployment: Deployment, with_options: bool = False) -> list[str]:
     """What the command of such an engine leaves out, a sentence each; ``with_options``: TensorRT-LLM's file is written."""
-    notes, config, plan = [], deployment.speculative, deployment.plan
-    if deployment.engine.name == "sglang":
+    notes, config, plan, engine = [], deployment.speculative, deployment.plan, deployment.engine
+    if engine.batching not in BATCHING[engine.name]:
+        notes.append(f"The plan batches {engine.batching}; {engine.name} has no such setting.")
+    if engine.name == "sglang":
         if not _sglang_memory(deployment):
             notes.append("--mem-fraction-static stays at SGLang's own choice, which the plan assumes.")
         if config is not None and not _drafts(deployment):

@@ -143,6 +143,9 @@ def test_other_engines_get_what_was_planned() -> None:
         "dtype": "float16",
         "disable_overlap_scheduler": True,
     }
+    assert server("trtllm", batching="chunked")[1]["enable_chunked_prefill"] is True
+    static = build_deployment("llama-3.1-8b", "h100-sxm:1", engine="trtllm", batching="static")
+    assert "The plan batches static; trtllm has no such setting." in export_of(static, requests()).notes
     for engine, says in (("sglang", "--enable-priority-scheduling"), ("trtllm", "no setting of trtllm-serve")):
         plan = build_deployment("llama-3.1-8b", "h100-sxm:1", engine=engine, scheduling_policy="priority")
         assert says in " ".join(export_of(plan, requests()).notes)
@@ -187,6 +190,7 @@ def test_a_mix_has_servers_and_a_benchmark_of_every_type() -> None:
     assert [(s.role, s.count, s.devices) for s in what.servers] == [("h100-sxm-2", 3, 2), ("l4", 2, 1)]
     assert {"bench-h100-sxm-2.sh", "kubernetes-llama-3-1-8b-l4.yaml", "routes.json"} < set(files)
     assert "bench-l4.sh" not in files  # nothing is sent there
+    assert "bench-h100-sxm-2.sh needs the address of a load balancer" in files["serve-llama-3-1-8b-h100-sxm-2.sh"]
     assert json.loads(files["expected.json"])["planned"] == {"usd_per_hour": 9.0}
 
 

@@ -10,7 +10,7 @@ from export_cases import made, requests
 
 import apex_sim
 from apex_sim.cli import main
-from apex_sim.export_check import check_folder
+from apex_sim.export_check import check_export
 
 YAML = "kubernetes-llama-3-1-8b-serve.yaml"
 
@@ -38,7 +38,7 @@ def change(file: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize("name", ["two nodes", "pools", "pools of TensorRT-LLM", "slices"])
 def test_every_kind_of_export_is_as_written(name: str, tmp_path: Path) -> None:
     apex_sim.export(made(name), tmp_path, trace=requests())
-    assert {file.status for file in check_folder(tmp_path)} == {"as written"}
+    assert {file.status for file in check_export(tmp_path)} == {"as written"}
 
 
 def test_a_folder_as_written_is_the_plan(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

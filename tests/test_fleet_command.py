@@ -112,6 +112,7 @@ def test_the_simulated_day_keeps_its_promise_in_every_window(tmp_path, capsys):
         ({}, ["--routing", "random"], "--routing has no meaning beside --profile"),
         ({}, ["--num-requests", "50"], "--num-requests has no meaning with the sizes"),
         ({}, ["--startup", "5min"], "--startup has no meaning without --autoscale"),
+        ({}, ["--export", "x"], "does not say which model and limits the servers have"),
         ({}, ["--plot", "x.png"], "--plot has no meaning without --autoscale"),
         ({}, [*SIZES, "--arrival", "closed(concurrency=8)", "--autoscale", "1h"], "closed loop"),
         (

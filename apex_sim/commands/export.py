@@ -73,9 +73,9 @@ def _check(args: argparse.Namespace) -> int:
     """Read a folder again, and a benchmark if there is one."""
     import dataclasses
 
-    from apex_sim.export_check import check_folder, compare_folder, text_of
+    from apex_sim.export_check import check_export, compare_folder, text_of
 
-    files = check_folder(args.check)
+    files = check_export(args.check)
     rows, notes = ([], []) if args.measured is None else compare_folder(args.check, args.measured)
     values = {"folder": args.check, "files": [dataclasses.asdict(file) for file in files], "notes": notes}
     if not wants_json(args, values | {"measured": [dataclasses.asdict(row) for row in rows]}):

@@ -51,13 +51,19 @@ class Export:
 
 
 def address_notes(export: Export) -> list[str]:
-    """What has the one address that requests go to, where that is none of the servers; of a mix there is one for each type."""
+    """What has the one address that requests go to, where no server has it."""
     count = sum(server.count for server in export.servers)
-    if export.routes or count == 1:
+    front = "a load balancer in front of them, or Kubernetes' Service"
+    if any(benchmark.target for benchmark in export.benchmarks):
+        return [
+            f"There are {server.count} servers: bench-{server.role}.sh needs the address of {front}."
+            for server in export.servers
+            if server.count > 1
+        ]
+    if count == 1:
         return []
     if len({server.role for server in export.servers}) > 1:
         return [f"bench.sh needs the address of the proxy in front of the pools{_ports(export, count)}."]
-    front = "a load balancer in front of them, or Kubernetes' Service"
     return [f"There are {count} servers{_ports(export, count)}: bench.sh needs the address of {front}."]
 
 

@@ -68,9 +68,10 @@ def export_of_mix(
         if trace is not None and sends_text(deployment):
             benchmark = benchmark_of(deployment.model.name, trace, slo, seed, role)
             runs.append((benchmark, _expected(benchmark, deployment, slo, notes)))
-    notes.append(
-        "Requests go to types by their size, as in routes.json: give that to the router in front of the Services."
-    )
+    if len(deployments) > 1:
+        notes.append(
+            "Requests go to types by their size, as in routes.json: give that to the router in front of the Services."
+        )
     return Export(
         servers=tuple(servers),
         notes=tuple(notes),

@@ -22,7 +22,9 @@ def trtllm_options(pool: Deployment, role: str) -> dict[str, Any]:
         cache["max_tokens"] = pool.memory.kv_tokens
     if pool.engine.block_size != TRTLLM_BLOCK_SIZE:
         cache["tokens_per_block"] = pool.engine.block_size
-    chunked = pool.engine.batching != "in-flight"  # that one takes whole prompts, as the server does by itself
+    chunked = (
+        pool.engine.batching == "chunked"
+    )  # the server by itself takes whole prompts, as the profile does (in-flight)
     options: dict[str, Any] = {"enable_chunked_prefill": chunked, "kv_cache_config": cache}
     if pool.plan.dtype != "auto":
         options["dtype"] = pool.plan.dtype
