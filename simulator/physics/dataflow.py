@@ -25,7 +25,8 @@ from simulator.physics.kernels import gemm_flop
 from simulator.physics.layout import RankExperts, StageLayout
 from simulator.physics.moe_load import ExpertLoad
 from simulator.physics.precision import KernelFormat
-from simulator.physics.stage import Limit, Stage, StageContext
+from simulator.physics.stage import Limit, Stage
+from simulator.physics.stage_context import StageContext
 
 
 def without_launches(engine: EngineProfile) -> EngineProfile:

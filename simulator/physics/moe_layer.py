@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from simulator.physics.cost import Bound, Cost
 from simulator.physics.kernels import CollectiveOp
 from simulator.physics.layout import MLP_KERNELS, RankExperts
 from simulator.physics.moe_load import ExpertLoad, MoeLoads
 from simulator.physics.precision import KernelFormat
-
-if TYPE_CHECKING:
-    from simulator.physics.stage import StageContext
+from simulator.physics.stage_context import StageContext
 
 OVERLAP_DEGREES = (1, 2, 4, 8)
 """Pieces that an adaptive layer splits a step into (Tutel, arXiv:2206.03382, section 4.2)."""

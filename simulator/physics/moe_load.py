@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from simulator.physics.expert_adapters import active_growth
 from simulator.physics.layout import RankExperts, StageLayout
 from simulator.physics.moe import capacity, dropped_share, slowest_rank
+from simulator.physics.stage_context import StageContext
 from simulator.plan import ParallelPlan
 
 if TYPE_CHECKING:
-    from simulator.physics.stage import Stage, StageContext
+    from simulator.physics.stage import Stage
 
 
 class ExpertLoad(NamedTuple):

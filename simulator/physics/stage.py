@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from hardware_profiles.schema import DeviceProfile, Efficiency
 from simulator.physics.attention import (
     attention_coefficients,
     context_read,
@@ -16,7 +14,6 @@ from simulator.physics.attention import (
     prefill_cost,
 )
 from simulator.physics.coefficients import AttentionCoefficients
-from simulator.physics.collectives import Interconnect
 from simulator.physics.cost import Bound, Cost, Total, gemm_bound
 from simulator.physics.depth import at_depth
 from simulator.physics.elementwise import Traffic, activation, elementwise_s, norms, rotary
@@ -28,19 +25,18 @@ from simulator.physics.kernels import (
     grouped_gemm_bytes,
     grouped_gemm_s,
 )
-from simulator.physics.layout import Layout, RankAttention, RankExperts, RankLayer, RankMatrix, StageLayout
-from simulator.physics.moe import ExpertRouting
+from simulator.physics.layout import RankAttention, RankExperts, RankLayer, RankMatrix, StageLayout
 from simulator.physics.moe_layer import MoeLayer, collective, reduce_mlp
 from simulator.physics.moe_load import ExpertLoad
-from simulator.physics.offload import OffloadPath, block_bytes, offloaded_bytes
+from simulator.physics.offload import block_bytes, offloaded_bytes
 from simulator.physics.offload_costs import neurons_of, offload_costs
 from simulator.physics.overlap import Resources, hide_collectives, hide_exchange, resources_of
 from simulator.physics.power import energy_j, least_seconds, power_fit_of
 from simulator.physics.powercap import PowerCap
-from simulator.physics.precision import KernelFormat, Precision
+from simulator.physics.precision import KernelFormat
 from simulator.physics.shape import DecodeLine, StepShape
 from simulator.physics.sparsity import channel_share, channels_used
-from simulator.plan import ParallelPlan
+from simulator.physics.stage_context import StageContext
 
 REPLICATED_ELEMENTWISE = 1 / 3
 """Share of a block's elementwise work that TP does not split: two residual norms move 16 bytes per hidden element;
@@ -49,33 +45,6 @@ rotary, KV write and the gated activation, which are split, about 27 (Llama shap
 REFERENCE_HIDDEN = 4096
 REFERENCE_VOCAB = 128_256
 """Sizes at which layer_token_s and logits_row_s are quoted (Llama-3.1-8B)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageContext:
-    """What all stages of a model share."""
-
-    device: DeviceProfile
-    efficiency: Efficiency
-    precision: Precision
-    plan: ParallelPlan
-    layout: Layout
-    interconnect: Interconnect
-    moe_skew: float
-    expert_routing: ExpertRouting | None = None
-    """Measured under a placement of experts; None: random routing, placement not optimised."""
-    samples: bool = True
-    """Rows of the last stage pass the LM head and the sampler; not in models that answer with one pass."""
-    filter_row_s: float = 0.0
-    """Top-p / top-k filter of one row of logits [s]."""
-    hidden_passes: float = 0.0
-    """More passes over the hidden states, per layer and token (EngineProfile.hidden_passes)."""
-    comm_overlap: float = 0.0
-    """Share of the collectives that other work hides (EngineProfile.comm_overlap)."""
-    fused_moe: bool = False
-    """The exchange hides under the experts (EngineProfile.fused_moe)."""
-    offload: OffloadPath | None = None
-    """Where offloaded weights come from."""
 
 
 class Limit(NamedTuple):

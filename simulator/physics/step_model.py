@@ -27,7 +27,8 @@ from simulator.physics.precision import resolve_precision
 from simulator.physics.provenance import provenance_of
 from simulator.physics.shape import DecodeLine, StepShape
 from simulator.physics.slowdown import slower_compute
-from simulator.physics.stage import Limit, Stage, StageContext
+from simulator.physics.stage import Limit, Stage
+from simulator.physics.stage_context import StageContext
 from simulator.plan import ParallelPlan
 from workloads.model import ModelSpec
 
