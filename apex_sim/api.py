@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -16,16 +15,14 @@ from hardware_profiles.errors import UserError
 from hardware_profiles.schema import Cluster, Link
 from hardware_profiles.terms import with_terms
 from simulator.batching import RESERVING
-from simulator.build import EngineSettings, build_deployment, check_compute, name_of
-from simulator.build_disaggregated import build_disaggregated, parse_kv_link, parse_pools
+from simulator.build import EngineSettings, build_deployment, name_of
+from simulator.build_disaggregated import build_disaggregated, parse_pools
 from simulator.deployment import Deployment
 from simulator.disaggregated import DisaggregatedDeployment
 from simulator.elastic.settings import Elasticity
-from simulator.plan import ParallelPlan
 from simulator.result import SimulationResult
 from simulator.run import Progress
 from simulator.setting_checks import check_number, flag
-from simulator.sharing.setup import refuse_sharing
 from simulator.simulate import simulate_deployment
 from simulator.simulate_disaggregated import simulate_disaggregated
 from workloads.catalog import load_model
@@ -37,7 +34,6 @@ from workloads.trace import Trace
 
 if TYPE_CHECKING:
     from planners.parallel import Objective, PlanResult
-    from planners.space import SearchSpace
 
 __all__ = [
     "build_deployment",
@@ -130,7 +126,7 @@ def make_trace(
 ) -> Trace:
     """The workload: a trace (object, file or YAML), or a synthetic one from rate [1/s], arrival process and lengths.
 
-    ``rate`` with a trace rescales its time to that mean rate. Without trace and rate, the bundled sample is used.
+    ``rate`` with a trace rescales its time to that mean rate. Without trace and lengths, the bundled sample is used.
     ``tokens`` changes token counts at the end (workloads.token_changes): scale_input, scale_output, extra_input ...
     """
     changes = TokenChanges(**tokens, seed=seed)
@@ -146,13 +142,14 @@ def make_trace(
         arrival=arrival,
         seed=seed,
     )
-    if trace is None and rate is None and input_len is None and output_len is None and arrival is None:
+    if trace is None and input_len is None and output_len is None:
         trace = SAMPLE_WORKLOAD
     if trace is None:
         if input_len is None or output_len is None:
+            given, lacking = ("--output-len", "--input-len") if input_len is None else ("--input-len", "--output-len")
             raise UserError(
-                "a synthetic workload needs both --input-len and --output-len (tokens, or a distribution such as "
-                "'lognormal(median=660,sigma=0.9)'); without one, give --trace"
+                f"{given} is given without {lacking}: a synthetic workload needs both (tokens, or a distribution such as "
+                "'lognormal(median=660,sigma=0.9)'); without both, the bundled sample or --trace is played"
             )
         generated = generate_trace(
             input_len=input_len,
@@ -172,6 +169,10 @@ def make_trace(
             options |= {"arrival": arrival, "rate_per_s": rate, "seed": seed}
         replayed = load_trace(trace, **options)
     if num_requests is not None:
+        if num_requests > len(replayed):
+            warnings.warn(
+                f"{replayed.name} has {len(replayed):,} requests, not {num_requests:,}: all are sent", stacklevel=2
+            )
         replayed = replayed.head(num_requests)
     if rate is not None and arrival is None:
         replayed = _at_rate(replayed, rate)
@@ -401,6 +402,7 @@ def plan(
     the drafts that are tried, one for all or by method.
     Returns a PlanResult: ``.best``, ``.table`` (frame of all candidates with the reason each lost), ``.pareto``.
     """
+    from apex_sim.plan_space import search_space, with_search
     from planners.parallel import plan_parallel
 
     workload, terms, remaining = _split(settings)
@@ -423,72 +425,6 @@ def plan(
     )
     check_plan(result)
     return result
-
-
-def search_space(
-    model: ModelSpec,
-    cluster: Cluster,
-    engine: str,
-    quantizations: tuple[str | None, ...] | None,
-    kv_cache_dtypes: tuple[str, ...] | None,
-    settings: EngineSettings,
-) -> SearchSpace:
-    """What the planner may vary: the formats as in :func:`plan`; every other setting that is given is fixed."""
-    from planners.space import SearchSpace
-
-    check_compute(cluster)
-    refuse_sharing(settings)
-    fixed = {name: value for name, value in settings.items() if value is not None}
-    space = SearchSpace(
-        engine=engine,
-        quantizations=_formats(fixed.pop("quantization", None), quantizations, None),
-        kv_cache_dtypes=_formats(fixed.pop("kv_cache_dtype", None), kv_cache_dtypes, "auto"),
-        settings=fixed,
-    )
-    check_formats(model, cluster, space.quantizations, space.kv_cache_dtypes)
-    return space
-
-
-def with_search(
-    space: SearchSpace,
-    model: ModelSpec,
-    cluster: Cluster,
-    trace: Trace,
-    search: Iterable[str],
-    kv_link: str | Link | None,
-    kv_overlap: bool,
-    draft_acceptance: Any = None,
-) -> SearchSpace:
-    """The space with what ``search`` names to choose from, and the link between pools."""
-    from planners.techniques import search_techniques
-
-    names = (search,) if isinstance(search, str) else tuple(search)
-    space = search_techniques(space, model, cluster, trace, names, draft_acceptance)
-    if not space.pools and (kv_link is not None or kv_overlap):
-        raise UserError("--kv-link and --kv-overlap have no meaning without two pools; add --search pd")
-    return replace(space, kv_link=parse_kv_link(kv_link), kv_overlap=kv_overlap)
-
-
-def _formats(setting: Any, allowed: tuple[Any, ...] | None, own: Any) -> tuple[Any, ...]:
-    """Number formats to choose from, in order: the one set, then those allowed; without either the checkpoint's own."""
-    if isinstance(allowed, str):
-        raise UserError(
-            f"quantizations and kv_cache_dtypes are lists of formats; {allowed!r} is text, write ({allowed!r},)"
-        )
-    given = () if setting is None else (setting,)
-    return tuple(dict.fromkeys((*given, *(allowed or ())))) or (own,)
-
-
-def check_formats(
-    model: ModelSpec, cluster: Cluster, quantizations: Iterable[str | None], kv_cache_dtypes: Iterable[str]
-) -> None:
-    """UserError for a number format that the planner could not use because nobody knows it."""
-    from simulator.physics.precision import resolve_precision
-
-    for name in quantizations:
-        resolve_precision(model, cluster.device, ParallelPlan(quantization=name))
-    for kind in kv_cache_dtypes:
-        resolve_precision(model, cluster.device, ParallelPlan(kv_cache_dtype=kind))
 
 
 def check_plan(result: PlanResult) -> None:

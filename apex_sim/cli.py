@@ -67,6 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns the exit code: 0 success, 2 a user's mistake, 1 output cannot be written or a check failed, 130 interrupted.
     """
+    try:
+        return _main(argv)
+    except KeyboardInterrupt:  # at any time: while modules are loaded or the progress line is removed as well
+        print("apex-sim: interrupted", file=sys.stderr)
+        return 130
+
+
+def _main(argv: Sequence[str] | None) -> int:
     from apex_sim.common_options import with_config
     from apex_sim.progress import ProgressBar, set_quiet
     from apex_sim.warned import forget
@@ -96,9 +104,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"apex-sim: error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
             _discard_output()
             return 1
-        except KeyboardInterrupt:
-            print("apex-sim: interrupted", file=sys.stderr)
-            return 130
     return code
 
 

@@ -22,6 +22,29 @@ class Layout(argparse.HelpFormatter):
         """Headings are broken like all else."""
         super().start_section(None if heading is None else "\n".join(textwrap.wrap(heading, self._width - 2)))
 
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        """The value once, after all spellings; broken where it is too long."""
+        if not action.option_strings or action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction):
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        text, room = f"{', '.join(action.option_strings)} {value}", self._width - self._current_indent
+        further = " " * (self._current_indent + 2)
+        lines = textwrap.wrap(text, room, subsequent_indent=further, break_long_words=False, break_on_hyphens=False)
+        return "\n".join(lines)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        """Defaults are shown where the text does not name them."""
+        text, default = action.help or "", action.default
+        shows = (
+            isinstance(default, int | float | str) and not isinstance(default, bool) and default != argparse.SUPPRESS
+        )
+        if not shows or action.nargs == 0 or "default" in text:
+            return text
+        shown = f"{default:g}" if isinstance(default, float) else str(default).replace("%", "%%")
+        if text.endswith(f"({shown})"):
+            return text
+        return f"{text[:-1]}; default {shown})" if text.endswith(")") else f"{text} (default {shown})"
+
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         parts = []
         for part in text.split("\n"):

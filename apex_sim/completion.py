@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -80,8 +81,9 @@ def _walk(parser: argparse.ArgumentParser, path: tuple[str, ...], names: dict[st
 
 
 def _line(text: str | None) -> str:
-    """Help without what would need quoting in a shell."""
-    return "".join(c for c in (text or "").replace("%%", "%").partition("%(")[0] if c not in "'\"\\`$[]:").strip()
+    """Help on one line, without what argparse fills in."""
+    plain = re.sub(r" *\([^()]*%\(.*| *%\(.*", "", text or "")
+    return " ".join(plain.replace("%%", "%").split())
 
 
 def _values(action: argparse.Action, names: dict[str, Any]) -> tuple[str, ...] | None:
@@ -165,7 +167,9 @@ def _quoted(words: tuple[str, ...]) -> str:
 
 
 def _pair(name: str, text: str) -> str:
-    return f"'{name}:{text}'"
+    """For _describe, which splits at the first colon."""
+    quoted = f"{name}:{text}".replace("'", "'\\''")
+    return f"'{quoted}'"
 
 
 _ZSH = """\
@@ -181,6 +185,7 @@ _apex_sim() {{
   done
   local previous=""
   ((CURRENT > 2)) && previous=${{words[CURRENT-1]}}
+  if [[ ${{words[CURRENT]}} == --*=* ]]; then previous=${{words[CURRENT]%%=*}}; compset -P '*='; fi
   case "$here $previous" in
 {values}
   esac
@@ -206,16 +211,21 @@ def fish(words: list[Words]) -> str:
         path = " ".join(entry.path)
         when = f"-n '__apex_sim_at {path}'".replace(" '", " '") if path else "-n '__apex_sim_at'"
         for name, text in entry.commands.items():
-            lines.append(f"complete -c apex-sim {when} -f -a {name} -d '{text}'")
+            lines.append(f"complete -c apex-sim {when} -f -a {name} -d {_in_fish(text)}")
         for option in entry.options:
             spelled = " ".join(f"-l {n[2:]}" if n.startswith("--") else f"-s {n[1:]}" for n in option.names)
             takes = (
                 "" if option.values is None else " -r" if not option.values else f" -x -a '{' '.join(option.values)}'"
             )
-            lines.append(f"complete -c apex-sim {when} {spelled}{takes} -d '{option.help}'")
+            lines.append(f"complete -c apex-sim {when} {spelled}{takes} -d {_in_fish(option.help)}")
         if entry.positional:
             lines.append(f"complete -c apex-sim {when} -a '{' '.join(entry.positional)}'")
     return "\n".join(lines) + "\n"
+
+
+def _in_fish(text: str) -> str:
+    quoted = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{quoted}'"
 
 
 _FISH = """\

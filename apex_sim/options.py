@@ -115,9 +115,9 @@ def add_deployment(parser: argparse.ArgumentParser, *, fixed: bool = True) -> No
     engine.add_argument("--block-size", type=int, metavar="TOKENS", help="tokens per KV block")
     engine.add_argument("--max-model-len", type=int, metavar="TOKENS", help="longest request")
     engine.add_argument("--num-gpu-blocks-override", type=int, metavar="N", help="KV blocks, when measured")
-    engine.add_argument("--kv-cache-dtype", default="auto", help="auto or fp8")
+    engine.add_argument("--kv-cache-dtype", default="auto", metavar="DTYPE", help="auto or fp8")
     engine.add_argument("--quantization", metavar="METHOD", help="fp8, int8, awq, gptq, mxfp4 ...")
-    engine.add_argument("--dtype", default="auto", help="auto, bfloat16, float16, float32")
+    engine.add_argument("--dtype", default="auto", metavar="DTYPE", help="auto, bfloat16, float16, float32")
     caching = engine.add_mutually_exclusive_group()
     caching.add_argument("--enable-prefix-caching", action="store_true", default=None, help="share prompts' KV blocks")
     caching.add_argument(
@@ -223,10 +223,10 @@ def cluster_of(args: argparse.Namespace) -> Cluster:
 def add_plan(parser: argparse.ArgumentParser) -> None:
     """--tp --pp --dp --ep."""
     group = parser.add_argument_group("parallel layout")
-    group.add_argument("--tp", type=int, default=1, help="tensor parallel degree")
-    group.add_argument("--pp", type=int, default=1, help="pipeline parallel degree")
-    group.add_argument("--dp", type=int, default=1, help="replicas")
-    group.add_argument("--ep", type=int, default=1, help="expert parallel degree (vLLM: tp * dp)")
+    group.add_argument("--tp", type=int, default=1, metavar="N", help="tensor parallel degree")
+    group.add_argument("--pp", type=int, default=1, metavar="N", help="pipeline parallel degree")
+    group.add_argument("--dp", type=int, default=1, metavar="N", help="replicas")
+    group.add_argument("--ep", type=int, default=1, metavar="N", help="expert parallel degree (vLLM: tp * dp)")
 
 
 def add_pools(parser: argparse.ArgumentParser) -> None:
@@ -254,7 +254,11 @@ def add_workload(parser: argparse.ArgumentParser) -> None:
     from apex_sim.token_options import add_token_changes
 
     group = parser.add_argument_group("workload (a trace, a workload YAML, or a synthetic one)")
-    group.add_argument("--trace", metavar="FILE", help="trace file (format detected) or workload YAML")
+    group.add_argument(
+        "--trace",
+        metavar="FILE",
+        help="trace file (format detected) or workload YAML (default without lengths: the bundled sample chat_small)",
+    )
     group.add_argument("--rate", "--request-rate", type=float, metavar="PER_S", help="requests per second")
     group.add_argument("--input-len", metavar="DIST", help="a number or e.g. 'lognormal(median=660,sigma=0.9)'")
     group.add_argument("--output-len", metavar="DIST", help="the same for output tokens")
@@ -264,7 +268,9 @@ def add_workload(parser: argparse.ArgumentParser) -> None:
         metavar="PROCESS",
         help="poisson, gamma(cv=2), constant, closed(concurrency=64) ... (default poisson)",
     )
-    group.add_argument("--seed", type=int, default=0, help="of the synthetic workload and of random routing")
+    group.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the synthetic workload and of random routing"
+    )
     group.add_argument("--slo", metavar="LIMITS", help="e.g. ttft=1s,tpot=50ms,e2e=30s,attainment=0.95")
     add_read_arguments(parser, prefix="trace-")
     add_token_changes(parser)
@@ -284,7 +290,7 @@ def workload_of(args: argparse.Namespace) -> Trace:
     tokens = token_settings(args)
     given: dict[str, Any] = {name: getattr(args, name) for name in WORKLOAD_SETTINGS}
     file = args.trace
-    if file is None and all(value is None for name, value in given.items() if name != "num_requests"):
+    if file is None and args.input_len is None and args.output_len is None:
         file = SAMPLE_WORKLOAD
     check_workload(file, **given, seed=args.seed)
     if file is None:

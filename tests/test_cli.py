@@ -207,6 +207,34 @@ def test_results_draw_themselves(tmp_path):
     assert isinstance(plan.plot_pareto(), Figure)
 
 
+# -- the workload when none is given ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("argv", [("--rate", "5"), ("--arrival", "poisson", "--rate", "5")])
+def test_without_lengths_the_sample_is_played_at_the_rate_and_named(argv, capsys):
+    where = ("--model", "llama-3.1-8b", "--cluster", "h100-sxm:1")
+    assert main(["simulate", *where, *argv]) == 0
+    plain = capsys.readouterr().out
+    assert "workload: chat_small, 600 requests at" in plain
+    assert main(["simulate", *where, "--trace", "chat_small", *argv]) == 0
+    assert capsys.readouterr().out == plain
+    settings = {name.removeprefix("--"): value for name, value in zip(argv[::2], argv[1::2], strict=True)}
+    trace = apex_sim.api.make_trace(**{**settings, "rate": 5.0})
+    assert trace.name == "chat_small" and trace.request_rate_per_s == pytest.approx(5.0, rel=0.2)
+
+
+@pytest.mark.parametrize(("given", "lacking"), [("--input-len", "--output-len"), ("--output-len", "--input-len")])
+def test_one_length_alone_is_refused(given, lacking, capsys):
+    assert main(["simulate", "--model", "llama-3.1-8b", "--cluster", "h100-sxm:1", "--rate", "5", given, "9"]) == 2
+    error = capsys.readouterr().err
+    assert f"{given} is given without {lacking}" in error and error.count("\n") == 1
+
+
+def test_more_requests_than_a_trace_has_are_a_warning(capsys):
+    assert main(["simulate", "--model", "llama-3.1-8b", "--cluster", "h100-sxm:1", "--num-requests", "700"]) == 0
+    assert "chat_small has 600 requests, not 700: all are sent" in capsys.readouterr().err
+
+
 # -- streams and signals ------------------------------------------------------------------------------------------------
 
 
@@ -232,7 +260,9 @@ def test_a_full_disk_is_one_line():
 
 def test_a_pipe_named_as_output_is_written_in_place(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    done = shell(f"cat {tmp_path}/pipe & apex-sim {shlex.join(RUN)} --json {tmp_path}/pipe > {tmp_path}/text; wait")
+    done = shell(
+        f"timeout 60 cat {tmp_path}/pipe & apex-sim {shlex.join(RUN)} --json {tmp_path}/pipe > {tmp_path}/text; wait"
+    )
     assert json.loads(done.stdout)["completed"] == 40
     assert (tmp_path / "pipe").is_fifo()
 
@@ -247,12 +277,29 @@ def test_a_link_named_as_output_stays_a_link(tmp_path):
 def test_ctrl_c_is_one_line_and_leaves_no_file(tmp_path):
     command = [sys.executable, "-m", "apex_sim", *RUN[:5], "--rate", "50", "--input-len", "500", "--output-len", "500"]
     command += ["--num-requests", "2000000", "--exact-steps", "--json", str(tmp_path / "s.json")]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    # shells start background jobs with SIGINT ignored, and children inherit that
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     time.sleep(1.5)
     process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=20)
+    out, error = process.communicate(timeout=60)
     assert process.returncode == 130 and out == "" and error == "apex-sim: interrupted\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_while_modules_load_is_one_line(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("apex_sim.cli.build_parser", interrupted)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "apex-sim: interrupted\n"
 
 
 def test_errors_of_the_user_are_one_line(capsys):

@@ -17,7 +17,7 @@ import pytest
 from apex_sim import progress
 from apex_sim.cli import build_parser, main
 from apex_sim.common_options import Layout, leaves, with_config
-from apex_sim.completion import SCRIPTS, words_of
+from apex_sim.completion import SCRIPTS, Words, words_of
 from apex_sim.doctor import Finding, as_text, examine, healthy
 from apex_sim.examples import EXAMPLES
 from apex_sim.progress import ProgressBar, duration
@@ -125,7 +125,7 @@ def test_the_timer_draws_while_the_work_is_silent_and_leaves_nothing():
 
 
 def test_a_narrow_terminal_gets_lines_that_fit():
-    shown = on_terminal(["-m", "apex_sim", *RUN], columns=60)
+    shown = on_terminal(["-m", "apex_sim", *RUN], columns=60).replace(progress.ERASE, "\n")
     assert "TTFT" in shown and max(map(len, shown.split("\n"))) <= 60
 
 
@@ -175,6 +175,21 @@ def test_every_command_has_examples_that_parse():
             if "--config" not in argv:
                 parser.parse_args([*path, *argv])
         assert leaf.description and "exit codes:" in leaf.format_help()
+
+
+def test_help_shows_every_default():
+    for path, leaf in leaves(build_parser()):
+        text = " ".join(leaf.format_help().split())
+        for action in leaf._actions:
+            if isinstance(action.default, int | float) and not isinstance(action.default, bool) and action.nargs != 0:
+                about = text.partition(f" {action.option_strings[0]} ")[2][:400].partition(" --")[0]
+                assert "default" in about or f"({action.default})" in about, (path, action.option_strings)
+    assert "(default vllm-v1)" in text_of("simulate") and "; default 1)" in text_of("simulate")
+
+
+def text_of(command: str) -> str:
+    """Its help on one line."""
+    return " ".join(dict((path, leaf) for path, leaf in leaves(build_parser()))[command,].format_help().split())
 
 
 def test_broken_examples_are_still_commands(monkeypatch):
@@ -259,7 +274,7 @@ def values(tmp_path, text: str, *flags: str):
 
 def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
     text = "model: llama-3.1-8b\ncluster: h100-sxm:8\ntp: 4\nmax-num-seqs: 64\nasync_scheduling: false\nenforce_eager: true\n"
-    args = values(tmp_path, text, "--tp", "2", "--async-scheduling")
+    args = values(tmp_path, text, "--tp", "2", "--async-scheduling", "--json", "-")
     assert (args.model, args.cluster, args.tp, args.max_num_seqs) == ("llama-3.1-8b", "h100-sxm:8", 2, 64)
     assert args.async_scheduling is True and args.enforce_eager is True and args.pp == 1
 
@@ -352,6 +367,17 @@ def test_other_shells_can_read_their_script(words, shell, tmp_path):
     script = tmp_path / "script"
     script.write_text(text)
     subprocess.run([shell, "-n", str(script)], check=True)
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_completion_shows_help_as_it_is_written(words, shell):
+    text = SCRIPTS[shell](words)
+    assert "balanced load, little traffic" in text and "on GPUs: balanced" in text
+    assert "h100-sxm:8, h100-sxm:8x4, or a YAML file" in text and "cost: $/1M output tokens (default)" in text
+    assert "%(" not in text
+    assert ("engine\\'s" if shell == "fish" else "engine'\\''s") in SCRIPTS[shell](
+        [Words(path=(), commands={"x": "an engine's"}, options=(), positional=())]
+    )
 
 
 # -- doctor -------------------------------------------------------------------------------------------------------------

@@ -81,9 +81,9 @@ def arrival_times(arrival: Arrival, rng: np.random.Generator, rate_per_s: float 
     if rate_per_s is not None and not (math.isfinite(rate_per_s) and rate_per_s > 0):
         raise UserError(f"rate_per_s is {rate_per_s:g}; it must be above 0")
     if process.rate == "needed" and rate_per_s is None:
-        raise UserError(f"arrival '{arrival.text}' needs rate_per_s (requests per second)")
+        raise UserError(f"arrival '{arrival.text}' needs rate_per_s, requests per second (--rate)")
     if process.rate == "none" and rate_per_s is not None:
-        raise UserError(f"arrival '{arrival.text}' has no rate; leave out rate_per_s ({rate_per_s:g})")
+        raise UserError(f"arrival '{arrival.text}' has no rate; leave out rate_per_s or --rate ({rate_per_s:g})")
     times = process.times(rng, arrival, rate_per_s, horizon)
     if len(times) == 0:
         raise UserError(f"arrival '{arrival.text}' gives no request within {horizon.duration_s:g} s; raise either")

@@ -31,9 +31,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     show.add_argument("--dtype", default="auto", help="dtype of unquantised weights: auto, bfloat16, float16, float32")
     show.add_argument("--quantization", metavar="METHOD", help="override: fp8, awq, gptq, int8, mxfp4, nvfp4 ...")
     show.add_argument("--kv-cache-dtype", default="auto", help="auto (as --dtype), fp8, float16 ...")
-    show.add_argument("--tp", type=int, default=1, help="tensor parallel degree (default 1)")
-    show.add_argument("--pp", type=int, default=1, help="pipeline parallel degree (default 1)")
-    show.add_argument("--ep", type=int, default=1, help="ranks the experts are spread over (default 1: split by TP)")
+    show.add_argument("--tp", type=int, default=1, metavar="N", help="tensor parallel degree (default 1)")
+    show.add_argument("--pp", type=int, default=1, metavar="N", help="pipeline parallel degree (default 1)")
+    show.add_argument(
+        "--ep", type=int, default=1, metavar="N", help="ranks the experts are spread over (default 1: split by TP)"
+    )
     add_json(show, "the facts in SI units")
 
 
