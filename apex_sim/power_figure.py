@@ -10,7 +10,7 @@ from planners.oversubscribe.row import readings
 from planners.oversubscribe.services import PRIORITIES
 from planners.oversubscribe.study import Outcome, Study
 from workloads.figure_labels import end_labels, level
-from workloads.figure_style import AMBER, BLUE, GREEN, MUTED, ORANGE, PINK, headline, hours_axis, new_figure
+from workloads.figure_style import AMBER, BLUE, GREEN, MUTED, ORANGE, PINK, headline, hours_axis, lay_out, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,8 +67,7 @@ def power_figure(study: Study, outcome: Outcome) -> Figure:
     for threshold in sorted({rule.threshold for rule in outcome.policy.rules}):
         level(top, 100 * threshold, f"{100 * threshold:g} %", ORANGE)
     top.set_ylabel("power [% of budget]")
-    end_labels(top, ends)
-    _clocks(bottom, outcome)
+    names = _clocks(bottom, outcome)
     bottom.set_xlim(0, len(outcome.run.power_w) / HOUR_S)
     hours_axis(bottom.xaxis, 0.0, len(outcome.run.power_w) / HOUR_S)
     held = "no brake" if not outcome.run.num_brakes else f"{outcome.run.num_brakes} brakes"
@@ -78,10 +77,14 @@ def power_figure(study: Study, outcome: Outcome) -> Figure:
         f"Highest power {100 * outcome.peak:.0f} % of the budget, {100 * outcome.uncapped_peak:.0f} % without control "
         "(mean and range of each minute)",
     )
+    lay_out(figure)
+    end_labels(top, ends)
+    end_labels(bottom, names)
     return figure
 
 
-def _clocks(axis: Any, outcome: Outcome) -> None:
+def _clocks(axis: Any, outcome: Outcome) -> list[tuple[float, float, str, str]]:
+    """Mean clocks by priority; names at the ends, to be placed."""
     ends = []
     for priority, colour, style in zip(PRIORITIES, (GREEN, PINK), ("-", "--"), strict=True):
         clocks = readings(outcome.run.clock_mhz[priority], CLOCK_S)
@@ -90,7 +93,7 @@ def _clocks(axis: Any, outcome: Outcome) -> None:
         ends.append((float(edges[-1]), float(clocks[-1]), f"{priority} priority", colour))
     axis.set_ylabel("mean clock\n[MHz]")
     axis.set_xlabel("time [h]")
-    end_labels(axis, ends)
+    return ends
 
 
 def _hours(minutes: int) -> Any:

@@ -14,7 +14,7 @@ TIMEOUT_S = 300
 def executed(path: Path) -> Any:
     """The notebook at ``path`` with fresh outputs; nothing is written, and no wall-clock times are recorded.
 
-    Runs from the repository root. Raises nbclient.exceptions.CellExecutionError when a cell fails.
+    Runs in the notebook's folder, as Jupyter does. Raises nbclient.exceptions.CellExecutionError when a cell fails.
     """
     import nbclient
     import nbformat
@@ -25,7 +25,7 @@ def executed(path: Path) -> Any:
         timeout=TIMEOUT_S,
         kernel_name="python3",
         record_timing=False,
-        resources={"metadata": {"path": str(HERE.parent)}},
+        resources={"metadata": {"path": str(path.resolve().parent)}},
     )
     client.execute()
     notebook.metadata["language_info"] = {"name": "python"}

@@ -133,3 +133,15 @@ def test_ticks_of_hours_are_parts_of_days(hours, step):
     axes[0, 0].set_xlim(0, hours)
     ticks = axes[0, 0].get_xticks()
     assert np.allclose(np.diff(ticks), step) and len([t for t in ticks if t <= hours]) <= 10
+
+
+def test_command_writes_a_step_as_figures(tmp_path, capsys):
+    from apex_sim.cli import main
+
+    step = ["explain", "step", "--model", "llama-3.1-8b", "--cluster", "l40s:1", "--decode", "8", "--context", "100"]
+    files = [tmp_path / "gantt.svg", tmp_path / "roofline.png"]
+    assert main([*step, "--gantt", str(files[0]), "--roofline", str(files[1])]) == 0
+    assert "host" in files[0].read_text() and files[1].read_bytes().startswith(b"\x89PNG")
+    for bad, words in ((["--gantt", "a.txt"], "ending"), (["--gantt", "a.png", "--roofline", "./a.png"], "one file")):
+        assert main([*step, *bad]) == 2
+        assert words in capsys.readouterr().err

@@ -138,6 +138,13 @@ def require(things: Sized, what: str, example: str) -> None:
         raise UserError(f"{what} is empty: nothing to draw; give {example}")
 
 
+def lay_out(figure: Figure) -> None:
+    """Give the axes the places that they will have, for labels that are moved apart; call when titles and ticks are set."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+
+
 def settle(figure: Figure) -> None:
     """Lay the figure out once for all: the layout is found by iteration, so that drawing twice would move it a little."""
     if figure.get_layout_engine() is not None:

@@ -41,9 +41,7 @@ def expert_load_figure(demand: Demand, placements: Mapping[str, Placement], *, t
         image = axis.imshow(table, aspect="auto", cmap="cividis", vmin=least, vmax=most, interpolation="nearest")
         axis.grid(False)
         waits = float(table.max(axis=0).mean())
-        panel_title(
-            axis, f"{shorten(name, 30, placeholder=' ...')}: a layer's busiest GPU has {waits:.3f} times the mean"
-        )
+        panel_title(axis, f"{shorten(name, 24, placeholder=' ...')}: busiest GPU {waits:.3f} times the layer's mean")
         axis.set_ylabel("GPU")
         axis.set_yticks(range(0, ranks, 1 + (ranks - 1) // 8))
     axes[-1, 0].set_xlabel("MoE layer")

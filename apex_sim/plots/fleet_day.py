@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from apex_sim.text import dollars
 from workloads.figure_labels import level, note
 from workloads.figure_style import GREEN, GRID, INK, MUTED, ORANGE, PALETTE, headline, hours_axis, new_figure
 
@@ -35,10 +36,15 @@ def fleet_day_figure(data: dict[str, Any]) -> Figure:
     saved = 1 - data["usd"] / data["static"]["usd"] if data["static"]["usd"] else 0.0
     headline(
         figure,
-        f"The mix follows the load: ${data['usd']:,.0f} for {data['hours']:.3g} h",
-        f"The best fleet that never changes costs ${data['static']['usd']:,.0f}; the mix saves {100 * saved:.0f} %",
+        f"The mix follows the load: {_money(data['usd'])} for {data['hours']:.3g} h",
+        f"The best fleet that never changes costs {_money(data['static']['usd'])}; the mix saves {100 * saved:.0f} %",
     )
     return figure
+
+
+def _money(usd: float) -> str:
+    """Whole dollars from a hundred on."""
+    return f"${usd:,.0f}" if usd >= 100 else dollars(usd)
 
 
 def _dollars(axis: Any, data: dict[str, Any], edges: Any) -> None:
@@ -46,12 +52,12 @@ def _dollars(axis: Any, data: dict[str, Any], edges: Any) -> None:
     base = np.zeros(len(edges) - 1)
     used = [t for t in data["types"] if any(w["counts"][t["name"]] for w in data["windows"])]
     for i, kind in enumerate(used):
-        dollars = np.array([w["counts"][kind["name"]] * kind["usd_per_hour_each"] for w in data["windows"]])
-        axis.stairs(base + dollars, edges, baseline=base, fill=True, color=PALETTE[i % len(PALETTE)], alpha=0.85)
-        first, last = _widest(dollars >= dollars.max())
-        x, y = (edges[first] + edges[last]) / 2, float((base + dollars / 2)[first:last].mean())
+        cost = np.array([w["counts"][kind["name"]] * kind["usd_per_hour_each"] for w in data["windows"]])
+        axis.stairs(base + cost, edges, baseline=base, fill=True, color=PALETTE[i % len(PALETTE)], alpha=0.85)
+        first, last = _widest(cost >= cost.max())
+        x, y = (edges[first] + edges[last]) / 2, float((base + cost / 2)[first:last].mean())
         note(axis, x, y, kind["name"], ha="center", va="center")
-        base = base + dollars
+        base = base + cost
     fixed = sum(data["static"]["counts"][t["name"]] * t["usd_per_hour_each"] for t in data["types"])
     axis.set_ylim(0, 1.25 * max(fixed, float(base.max()), 1e-9))
     words = ", ".join(f"{n} {name}" for name, n in data["static"]["counts"].items() if n)

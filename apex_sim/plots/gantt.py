@@ -146,7 +146,11 @@ def _layer(axis: Any, frame: Any, num_layers: int) -> None:
 
 def _short(name: str) -> str:
     return (
-        name.removeprefix("attention.").removeprefix("mlp.").replace("_proj", "").replace("all_reduce.", "all-reduce ")
+        name.removeprefix("attention.")
+        .removeprefix("mlp.")
+        .replace("_proj", "")
+        .replace("power_limit", "power")
+        .replace("all_reduce.", "all-reduce ")
     )
 
 
