@@ -66,11 +66,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Plan, print, write."""
-    from apex_sim.api import check_plan, search_space, with_search
+    from apex_sim.api import check_plan
     from apex_sim.exporting import check_exportable, export_of_plan, replay_of_plan, write_export
     from apex_sim.files import prepare_figure, prepare_file, prepare_folder, to_json, write_text
     from apex_sim.html.write import prepare_report, repeated
     from apex_sim.plan_report import plan_dict, plan_text, write_plan
+    from apex_sim.plan_space import search_space, with_search
     from apex_sim.text import ProgressBar
     from hardware_profiles.errors import UserError
     from planners.parallel import plan_parallel
