@@ -56,10 +56,35 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--lines goes with --figure FILE and without --pareto; draw one figure at a time")
     figure = prepare_figure(args.figure, "--figure") if args.figure else None
     json_file = prepare_file(args.json, "--json") if args.json not in (None, "-") else None
+    _check_results(args)
     if args.list:
         return _list(args)
     columns, names, total, paths = _look(args) if Path(args.sweep).is_dir() else _carry_out(args)
     return _show(args, columns, names, total, paths, figure, json_file)
+
+
+def _check_results(args: argparse.Namespace) -> None:
+    """Mistakes that need no run to be seen; which columns there are is known with the first rows."""
+    from apex_sim.sweeps.expressions import parse
+    from apex_sim.sweeps.figures import parse_lines
+    from apex_sim.sweeps.pareto import split_goals
+    from hardware_profiles.errors import UserError
+
+    if args.pareto:
+        split_goals(args.pareto)
+    if args.lines:
+        parse_lines(args.lines)
+    if args.where:
+        parse(args.where, "--where")
+    if Path(args.sweep).is_dir():
+        given = [flag for flag, value in _work_of(args).items() if value not in (None, False, "local")]
+        if given:
+            raise UserError(f"{args.sweep}: a folder is only looked at; {given[0]} goes with the YAML file of a sweep")
+
+
+def _work_of(args: argparse.Namespace) -> dict[str, object]:
+    names = ("out", "list", "jobs", "backend", "address", "shard", "timeout", "retry_failed")
+    return {f"--{name.replace('_', '-')}": getattr(args, name) for name in names}
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -135,21 +160,28 @@ def _show(
     json_file: Path | None,
 ) -> int:
     """Print counts, reasons and the front; write what was asked for."""
+    import sys
+
     from apex_sim.files import to_json, write_text
     from apex_sim.sweeps.table import frame_of
+    from hardware_profiles.errors import UserError
 
     frame = frame_of(columns)
     summary: dict[str, Any] = {"points": total, **_counts(columns["status"]), "files": [str(path) for path in paths]}
     lines = _report(columns, summary, paths)
     if args.pareto:
-        text, summary["pareto"] = _front(args, frame, names)
+        try:
+            text, summary["pareto"] = _front(args, frame, names)
+        except UserError:
+            print("\n".join(lines), file=sys.stderr if args.json == "-" else sys.stdout, flush=True)
+            raise
         lines += ["", text]
     if figure is not None:
         _draw(args, frame, figure)
     print(to_json(summary) if args.json == "-" else "\n".join(lines), end="" if args.json == "-" else "\n")
     if json_file is not None:
         write_text(json_file, to_json(summary))
-    return 1 if summary["crashed"] else 0
+    return 1 if summary["crashed"] or summary["error"] else 0
 
 
 def _counts(status: list[str]) -> dict[str, int]:
@@ -170,6 +202,8 @@ def _report(columns: dict[str, list[Any]], summary: dict[str, Any], paths: list[
         lines.append("crashed runs are carried out again by the same command")
     if paths:
         lines.append(f"wrote {', '.join(str(path) for path in paths)}")
+        if all(path.suffix != ".parquet" for path in paths):
+            lines.append("no Parquet without pyarrow; install it with: pip install 'apex-sim[parquet]'")
     return lines
 
 

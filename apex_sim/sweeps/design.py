@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from apex_sim.sweeps.expressions import Expression
-from apex_sim.sweeps.sampling import at, unit_points
+from apex_sim.sweeps.sampling import drawn, unit_points
 from apex_sim.sweeps.settings import key_of, nested
 from apex_sim.sweeps.spec import Dimension, Sweep
 from hardware_profiles.errors import UserError
@@ -106,7 +106,7 @@ def _drawn(sweep: Sweep) -> Iterator[dict[str, Any] | None]:
         chosen: dict[str, Any] = {}
         for share, group in zip(row, groups, strict=False):
             chosen |= group[int(share * len(group))]
-        chosen |= {d.name: at(d, float(share)) for share, d in zip(row[len(groups) :], ranges, strict=True)}
+        chosen |= {d.name: drawn(d, float(share)) for share, d in zip(row[len(groups) :], ranges, strict=True)}
         yield _allowed(sweep, {name: chosen[name] for name in order})
 
 

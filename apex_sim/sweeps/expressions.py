@@ -55,7 +55,7 @@ class Expression:
         except UserError as error:
             raise UserError(f"{self.where}: {error}") from None
         except (ArithmeticError, ValueError, TypeError) as error:
-            empty = [name for name in sorted(self.names) if settings.get(name) is None]
+            empty = [name for name in sorted(self.names) if _setting(name, settings) is None]
             hint = f"; {empty[0]} is not set, write '{empty[0]} is None or ...'" if empty else ""
             raise UserError(f"{self.where}: '{self.text}' cannot be computed ({error}){hint}") from None
 
@@ -121,7 +121,7 @@ def _value(node: ast.expr, settings: Mapping[str, Any], whole: Expression) -> An
         case ast.Constant(value=value):
             return value
         case ast.Name() | ast.Attribute():
-            return settings.get(_dotted(node, whole.where))
+            return _setting(_dotted(node, whole.where), settings)
         case ast.List(elts=items) | ast.Tuple(elts=items):
             return [of(item) for item in items]
         case ast.UnaryOp(op=ast.Not(), operand=operand):
@@ -146,6 +146,15 @@ def _value(node: ast.expr, settings: Mapping[str, Any], whole: Expression) -> An
         case ast.Call(func=ast.Name(id=name), args=items):
             return FUNCTIONS[name](*(of(item) for item in items))
     raise UserError(f"'{ast.unparse(node)}' is no condition")
+
+
+def _setting(name: str, settings: Mapping[str, Any]) -> Any:
+    """Its value; ``elasticity.startup_s`` is a setting of its own or a part of the mapping ``elasticity``."""
+    if name in settings:
+        return settings[name]
+    whole, dot, part = name.rpartition(".")
+    inner = _setting(whole, settings) if dot else None
+    return inner.get(part) if isinstance(inner, Mapping) else None
 
 
 def _compare(left: Any, steps: list[tuple[Callable[[Any, Any], bool], Any]]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from apex_sim.sweeps.pareto import Goal, front_of, good_rows, parse_goals
+from apex_sim.sweeps.pareto import Goal, front_of, goal_of, good_rows, parse_goals, split_way
 from hardware_profiles.errors import UserError
 from workloads.figure_labels import end_labels, note
 from workloads.figure_style import BLUE, INK, MARKERS, MUTED, PALETTE, SMALL_PT, headline, new_figure, plain_log
@@ -27,6 +27,8 @@ UNITS = {
     "_j": "[J]",
     "throughput": "[1/s]",
     "rate": "[1/s]",
+    "hit_rate": "",
+    "acceptance_rate": "",
     "goodput": "[1/s]",
     "_throughput_per_gpu": "[tokens/s]",
     "token_throughput": "[tokens/s]",
@@ -148,14 +150,22 @@ def _marks(axis: Any, front: pd.DataFrame, x: str, y: str) -> None:
         note(axis, float(row[x]), float(row[y]), text, colour=BLUE, xytext=(4, 5))
 
 
-def sweep_lines(frame: pd.DataFrame, columns: str | Sequence[str], where: str | None = None) -> Figure:
-    """The best of a column along a setting, over all other settings: ``"x,y"``, or ``"x,y,by"`` with a line per value."""
+def parse_lines(columns: str | Sequence[str]) -> list[str]:
+    """x, y and perhaps what the lines are."""
     names = [name.strip() for name in (columns.split(",") if isinstance(columns, str) else columns)]
     if len(names) not in (2, 3):
         raise UserError(f"--lines is {columns!r}; name x, y and perhaps what the lines are, as in rate,p95_tpot_ms,tp")
-    goal = parse_goals([names[1], names[1]], list(frame.columns))[0]
-    known = parse_goals([name for name in (names[0], *names[2:], names[0])], list(frame.columns))
-    x, by = known[0].column, known[1].column if len(names) == 3 else None
+    return names
+
+
+def sweep_lines(frame: pd.DataFrame, columns: str | Sequence[str], where: str | None = None) -> Figure:
+    """The best of a column along a setting, over all other settings: ``"x,y"``, or ``"x,y,by"`` with a line per value."""
+    x, y, *rest = parse_lines(columns)
+    way, y = split_way(y, "--lines")
+    goal = goal_of(way, y, list(frame.columns))
+    for name in (x, *rest):
+        goal_of("", name, list(frame.columns))
+    by = rest[0] if rest else None
     rows = good_rows(frame, where).dropna(subset=[x, goal.column])
     for column in (x, goal.column):
         if rows.empty or rows[column].map(type).isin((str, list)).any():
@@ -164,13 +174,13 @@ def sweep_lines(frame: pd.DataFrame, columns: str | Sequence[str], where: str | 
     axis = axes[0][0]
     ends = []
     groups = [(None, rows)] if by is None else list(rows.groupby(by, sort=True, dropna=False))
-    for i, (name, group) in enumerate(groups):
+    for i, (value, group) in enumerate(groups):
         best = group.groupby(x)[goal.column].agg("max" if goal.more else "min").astype(float)
         colour = PALETTE[i % len(PALETTE)]
         axis.plot(
             best.index, best.to_numpy(), marker=MARKERS[i % len(MARKERS)], color=colour, markersize=4, linewidth=1.4
         )
-        text = "" if by is None else f"{by} {_short(name) if _is_set(name) else 'not set'}"
+        text = "" if by is None else f"{by} {_short(value) if _is_set(value) else 'not set'}"
         ends.append((float(best.index[-1]), float(best.iloc[-1]), text, colour))
     _scales(axis, rows, x, goal.column)
     axis.set_xlabel(words(x))

@@ -132,7 +132,10 @@ def _check(
     rows: Mapping[str, Mapping[str, Any]],
     where: str,
 ) -> None:
-    """Rows of another version, of other files, or of points that are no longer asked for must not be mixed."""
+    """Rows of another version, of other files, or of points that are no longer asked for must not be mixed.
+
+    Runs that did not succeed bind nobody: a mistake in the file is corrected, and what it refused is left out of the table.
+    """
     if not rows:
         return
     if known["apex_sim_version"] != manifest["apex_sim_version"]:
@@ -140,13 +143,16 @@ def _check(
             f"{folder}: holds runs of apex-sim {known['apex_sim_version']}, this is {manifest['apex_sim_version']}; "
             "choose another --out"
         )
+    for name in known["files"]:
+        if name not in manifest["files"] and json.dumps(name) in json.dumps(manifest["sweep"]):
+            raise UserError(f"{folder}: {name} is gone since its runs were made; choose another --out or restore it")
     for name, digest in manifest["files"].items():
         if known["files"].get(name, digest) != digest:
             raise UserError(
                 f"{folder}: {name} has changed since its runs were made; choose another --out or restore it"
             )
     asked = {point.key for point in points}
-    gone = [key for key in rows if key not in asked]
+    gone = [key for key, row in rows.items() if key not in asked and row["status"] == "ok"]
     if gone:
         before = {point.key: point for point in points_of(sweep_of(known))}
         shown = next((_words(before[key]) for key in gone if key in before), gone[0])

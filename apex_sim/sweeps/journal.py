@@ -60,11 +60,15 @@ class Journal:
     def append(self, rows: Iterable[tuple[str, dict[str, Any]]]) -> None:
         """Record rows; when this returns they are on the disk."""
         data = b"".join(_line(key, row) for key, row in rows)
-        if self._handle is None:
-            self._handle = self._create()
-        while data:
-            data = data[os.write(self._handle, data) :]
-        os.fsync(self._handle)
+        try:
+            if self._handle is None:
+                self._handle = self._create()
+            while data:
+                data = data[os.write(self._handle, data) :]
+            os.fsync(self._handle)
+        except OSError as error:
+            what = f"{error.strerror or error}; finished runs are kept, the same command goes on with the rest"
+            raise OSError(error.errno, what, str(self._folder)) from None
 
     def close(self) -> None:
         """Nothing further comes."""

@@ -12,7 +12,17 @@ from hardware_profiles.errors import UserError, unknown_name
 if TYPE_CHECKING:
     import pandas as pd
 
-MORE_IS_BETTER = ("throughput", "goodput", "attainment", "mfu", "utilisation", "hit_rate", "completed", "rate")
+MORE_IS_BETTER = (
+    "throughput",
+    "goodput",
+    "attainment",
+    "mfu",
+    "utilisation",
+    "hit_rate",
+    "completed",
+    "rate",
+    "acceptance_length",
+)
 """Columns that end so are better when they are larger; the others when they are smaller."""
 
 
@@ -24,21 +34,41 @@ class Goal:
     more: bool
 
 
-def parse_goals(text: str | Sequence[str], columns: Sequence[str]) -> list[Goal]:
-    """``usd_per_hour,max:output_throughput``: columns with their direction, which is known for most."""
+def split_goals(text: str | Sequence[str]) -> list[tuple[str, str]]:
+    """min, max or nothing, and the column, for every part."""
     parts = [part.strip() for part in (text.split(",") if isinstance(text, str) else text)]
     if len(parts) < 2:
         raise UserError(f"--pareto is {text!r}; name two columns or more, for example p95_tpot_ms,output_throughput")
-    found = []
+    found: list[tuple[str, str]] = []
     for part in parts:
-        way, _, name = part.partition(":") if ":" in part else ("", "", part)
-        if way not in ("", "min", "max"):
-            raise UserError(f"--pareto: {part!r} begins with {way!r}; use min: or max:")
-        if name not in columns:
-            raise unknown_name("column", name, columns)
-        more = name.endswith(MORE_IS_BETTER) or name.removesuffix("_per_gpu").endswith(MORE_IS_BETTER)
-        found.append(Goal(name, more if not way else way == "max"))
+        way, name = split_way(part, "--pareto")
+        if any(name == other for _, other in found):
+            raise UserError(f"--pareto: {name!r} is named twice; leave it once")
+        found.append((way, name))
     return found
+
+
+def split_way(part: str, flag: str) -> tuple[str, str]:
+    """``max:rate`` is max and rate; without a direction the first is empty."""
+    way, colon, name = part.partition(":")
+    if not colon:
+        return "", part
+    if way not in ("min", "max"):
+        raise UserError(f"{flag}: {part!r} begins with {way!r}; use min: or max:")
+    return way, name
+
+
+def parse_goals(text: str | Sequence[str], columns: Sequence[str]) -> list[Goal]:
+    """``usd_per_hour,max:output_throughput``: columns with their direction, which is known for most."""
+    return [goal_of(way, name, columns) for way, name in split_goals(text)]
+
+
+def goal_of(way: str, name: str, columns: Sequence[str]) -> Goal:
+    """A column that exists; ``way`` is min, max or nothing where the name tells it."""
+    if name not in columns:
+        raise unknown_name("column", name, columns)
+    more = name.endswith(MORE_IS_BETTER) or name.removesuffix("_per_gpu").endswith(MORE_IS_BETTER)
+    return Goal(name, more if not way else way == "max")
 
 
 def good_rows(frame: pd.DataFrame, condition: str | None) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,8 +115,11 @@ def run_sweep(
             if missing:
                 tell = report(len(part), len(part) - len(missing)) if report is not None else None
                 _carry_out(missing, sweep, backend(), recorder, len(part), tell)
-        finally:
-            paths = recorder.finish(part)
+        except BaseException:
+            with suppress(OSError, UserError):  # the first error is the one to tell
+                recorder.finish(part)
+            raise
+        paths = recorder.finish(part)
     if shard.count == 1:
         _check(points, recorder.rows)
     return Outcome(points, recorder.rows, paths)

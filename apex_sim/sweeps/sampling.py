@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,18 @@ DIGITS = 6
 """Significant digits of a drawn value: readable, and equal on machines whose logarithms differ in the last bit."""
 
 
+def drawn(dimension: Dimension, share: float) -> Any:
+    """The value that a random number ``share`` (0 to below 1) stands for; of whole numbers each has an equal share
+    (of the logarithm from it to the next one, on a log scale), the ends too."""
+    if not dimension.integer:
+        return at(dimension, share)
+    low, end = dimension.low, dimension.high + 1
+    value = low * math.exp(share * math.log(end / low)) if dimension.log else low + share * (end - low)
+    return int(min(dimension.high, max(low, math.floor(value))))
+
+
 def at(dimension: Dimension, share: float) -> Any:
-    """The value at ``share`` (0 to 1) of a range."""
+    """The value at ``share`` (0 to 1) of a range, 1 being its end: what steps are made of."""
     low, high = dimension.low, dimension.high
     if dimension.log:
         value = low * math.exp(share * math.log(high / low))
@@ -55,6 +66,7 @@ def _sobol(width: int, seed: int) -> Iterator[np.ndarray]:
         raise UserError(
             "design sobol needs scipy; install it with: pip install scipy, or use latin-hypercube"
         ) from None
-    engine = qmc.Sobol(d=max(1, width), scramble=True, rng=seed)
+    known = inspect.signature(qmc.Sobol).parameters  # scipy before 1.15 calls it seed, with the same numbers
+    engine = qmc.Sobol(d=max(1, width), scramble=True, **{"rng" if "rng" in known else "seed": seed})
     while True:
         yield from engine.random(256)

@@ -14,6 +14,8 @@ from hardware_profiles.records import read_yaml
 
 DESIGNS = ("grid", "random", "latin-hypercube", "sobol")
 TOP = ("fixed", "vary", "constraints", "design")
+OWN_COLUMNS = ("key", "status", "reason", "warnings")
+"""Columns of every table, whatever varies."""
 DIMENSION = ("values", "cases", "min", "max", "steps", "scale", "integer", "when")
 
 
@@ -172,6 +174,8 @@ def _values(values: Any, place: str) -> tuple[Any, ...]:
 def _cases(name: str, cases: Any, place: str, when: Expression | None) -> Dimension:
     if name in known_settings():
         raise UserError(f"{place}: cases have a name of their own; {name!r} is a setting")
+    if name in OWN_COLUMNS:
+        raise UserError(f"{place}: {name!r} is a column of every table; choose another name for these cases")
     found = {}
     for case, settings in _mapping(cases, f"{place}.cases").items():
         inside = _mapping(settings, f"{place}.cases.{case}")
@@ -195,6 +199,9 @@ def _range(name: str, body: Mapping[str, Any], place: str, when: Expression | No
     integer = body.get("integer", is_whole(name))
     if not isinstance(integer, bool):
         raise UserError(f"{place}.integer is {integer!r}; use true or false")
+    for end, value in (("min", low), ("max", high)):
+        if integer and value != int(value):
+            raise UserError(f"{place}.{end} is {value:g}; {name} takes whole numbers, so its ends are whole")
     dimension = Dimension(name=name, low=low, high=high, log=scale == "log", integer=integer, when=when)
     if steps is None:
         return dimension

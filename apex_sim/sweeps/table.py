@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from apex_sim.files import write_atomically
 from apex_sim.sweeps.design import Point
+from apex_sim.sweeps.spec import OWN_COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
-
-OWN = ("key", "status", "reason", "warnings")
 
 
 def columns_of(points: Sequence[Point], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -23,7 +22,7 @@ def columns_of(points: Sequence[Point], rows: Mapping[str, Mapping[str, Any]]) -
     names = list(points[0].chosen) if points else []
     columns: dict[str, list[Any]] = {name: [point.chosen[name] for point in present] for name in names}
     columns |= {"key": [point.key for point in present]}
-    for name in OWN[1:]:
+    for name in OWN_COLUMNS[1:]:
         columns[name] = [rows[point.key].get(name) for point in present]
     summaries = [rows[point.key].get("summary", {}) for point in present]
     for field in dict.fromkeys(field for summary in summaries for field in summary):
