@@ -51,7 +51,7 @@ TABLES = {
     "gpus": {"GPU types", "request sizes"},
     "day": {"windows of the day"},
     "experts": {"placements", "simulated placements"},
-    "power": {"policies", "services"},
+    "power": {"policies", "services", "energy by the day"},
     "validate": {"errors", "every run and metric", "coverage of intervals", "sources of the measured runs"},
 }
 

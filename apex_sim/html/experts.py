@@ -47,12 +47,13 @@ def _tiles(data: Mapping[str, Any]) -> dict[str, str]:
     first, last = data["placements"][0], data["placements"][-1]
     found = {
         "busiest GPU over the mean": f"{data['balance']['imbalance']:.3f}",
-        f"of {first['name']}": f"{first['planned']['imbalance']:.3f}",
+        f"the same of {first['name']}": f"{first['planned']['imbalance']:.3f}",
         "gap of the balance": share(data["balance"]["gap"]),
         "gap of the traffic": share(data["traffic"]["gap"]),
     }
     if first["decode_step_s"]:
-        found["decode step"] = f"{100 * (last['decode_step_s'] / first['decode_step_s'] - 1):+.1f}%"
+        change = round(100 * (last["decode_step_s"] / first["decode_step_s"] - 1), 1)
+        found[f"decode step of {last['name']} against {first['name']}"] = f"{change:+.1f}%" if change else "as long"
     return found
 
 

@@ -79,7 +79,7 @@ def _cautions(data: Mapping[str, Any]) -> list[str]:
 def _fleet(data: Mapping[str, Any]) -> list[str]:
     slo = "" if "slo" not in data else parts.note(
         f"SLO {data['slo']}: promised {share(data['promised_attainment'])}, simulated "
-        f"{share(data['simulated_attainment'])}; {len(data['rounds'])} rounds."
+        f"{share(data['simulated_attainment'])}; {len(data['rounds'])} round{'' if len(data['rounds']) == 1 else 's'}."
     )  # fmt: skip
     proof = "optimal" if data["optimal"] and not data["gap"] else f"gap {share(data['gap'])}"
     words = f"{proof}; no fleet below {dollars(data['bound_usd_per_hour'])}/h; {data['solver']}."

@@ -12,7 +12,7 @@ from apex_sim.html.parts import Cell, amount, text, verdict
 from apex_sim.html.provenance import provenance
 from apex_sim.power_report import power_dict, power_text
 from apex_sim.resolved import deployment_config
-from apex_sim.text import number, share
+from apex_sim.text import dollars, number, share
 
 if TYPE_CHECKING:
     from planners.oversubscribe.planning import StaticPlan
@@ -46,6 +46,7 @@ def power_report(
             parts.section("Over time", parts.figures([parts.figure(power_figure(study, outcomes[0]), "power", alt)])),
             parts.section("Policies", _policies(data)),
             parts.section("Services under the policy", _classes(data)),
+            parts.section("Energy, money and carbon by the day", _account(data)),
             parts.section("Search", _search(data)),
             parts.section("As text", parts.folded("What the terminal shows", parts.copied(whole, "text", "the text"))),
             provenance([deployment]),
@@ -110,6 +111,24 @@ def _classes(data: Mapping[str, Any]) -> str:
         ])  # fmt: skip
     header = ("service", "priority", "servers", "p50", "p99", "p50 capped", "p99 capped", "closed-loop loss", "in SLO")
     return parts.table(header, rows, about="services")
+
+
+def _account(data: Mapping[str, Any]) -> str:
+    """The row as it is beside the row under the policy, at the meter."""
+    site = data["site"]
+    words = f"At the meter: PUE {site['pue']:g}, {site['gco2_per_kwh']:g} g CO2e/kWh, grid {site['grid']}"
+    words += f", {dollars(site['usd_per_kwh'])}/kWh." if site["usd_per_kwh"] is not None else "."
+    rows: list[list[Cell]] = []
+    for name, day in (("as it is", data["base"]["per_day"]), (data["outcome"]["policy"], data["outcome"]["per_day"])):
+        usd = day["electricity_usd"]
+        rows.append([
+            text(name), amount(float(day["servers"]), str(day["servers"])), amount(day["facility_kwh"]),
+            amount(usd, dollars(usd)), *(amount(day[key]) for key in ("operational_kgco2e", "embodied_kgco2e", "requests",
+                                                                      "output_tokens", "output_tokens_per_kwh")),
+        ])  # fmt: skip
+    header = ("row", "servers", "kWh", "electricity", "kg CO2e", "of manufacture", "requests", "output tokens",
+              "tokens per kWh")  # fmt: skip
+    return parts.note(words) + parts.table(header, rows, about="energy by the day")
 
 
 def _search(data: Mapping[str, Any]) -> str:

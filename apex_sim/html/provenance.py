@@ -112,7 +112,8 @@ def _device(device: DeviceProfile) -> str:
     kind: str = "datasheet: nothing was measured on this device" if fits is None else fits.provenance
     if fits is not None and fits.transferred_from:
         kind += f" from {fits.transferred_from}"
-    rows = [("kernel efficiencies", kind + (f"; {fits.source}" if fits is not None and fits.source else ""))]
+    source = "" if fits is None or not fits.source else fits.source
+    rows = [("kernel efficiencies", source if source.startswith(kind) else "; ".join(filter(None, (kind, source))))]
     if device.power is not None:
         rows.append(("power", device.power.source or "fitted"))
     if device.notes:

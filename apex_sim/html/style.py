@@ -32,7 +32,7 @@ p { margin: .3rem 0; max-width: 75ch; }
 .tall { max-height: 75vh; overflow: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .86rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .32rem .6rem; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
-tr:last-child td { border-bottom: 0; }
+tr:last-child td, tbody tr:last-child th { border-bottom: 0; }
 th { position: sticky; top: 0; background: var(--card); padding: 0; }
 th button {
   all: unset; box-sizing: border-box; width: 100%; cursor: pointer; padding: .4rem .6rem; display: block; font-weight: 600;
