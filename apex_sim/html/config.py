@@ -47,7 +47,7 @@ def configuration(repeat: Repeat, resolved: Mapping[str, Any] | None = None) -> 
     if len(whole) > 1:
         shown = copied(to_yaml(whole), "resolved", "every value")
         title = "Every value that the options came to, the profiles' included"
-        parts.append(folded(title, shown) if repeat.options else shown)
+        parts += [folded(title, shown)] if repeat.options else [note("Every value, the profiles' included:"), shown]
     return section("Configuration", *parts)
 
 

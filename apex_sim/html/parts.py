@@ -62,7 +62,7 @@ def table(
     rows = list(rows)
     kinds = [kind for _, _, kind in rows[0]] if rows else [""] * len(header)
     head = "".join(
-        f"<th{' class=n' if kind == 'n' else ''}><button>{escape(title)}</button></th>"
+        f"<th{' class=n' if kind.startswith('n') else ''}><button>{escape(title)}</button></th>"
         for title, kind in zip(header, kinds, strict=True)
     )
     lines = [f"<tr>{''.join(_cell(*cell) for cell in row)}</tr>" for row in rows]
