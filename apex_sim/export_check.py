@@ -22,7 +22,7 @@ class FileCheck:
 
     name: str
     status: str
-    """as written; changed (and still what was planned); missing; differs."""
+    """as written; changed (and still what was planned); missing; differs; left over (of another export)."""
     problem: str = ""
 
     @property
@@ -50,7 +50,7 @@ class Compared:
 
 def check_export(folder: str | Path) -> list[FileCheck]:
     """Every file that ``--export`` wrote there. Raises UserError where the folder has no export.json that can be read."""
-    from apex_sim.exporting import read_export
+    from apex_sim.exporting import REPLAY, left_over, read_export
     from planners.export.bundle import files_of
 
     place = Path(folder)
@@ -58,8 +58,8 @@ def check_export(folder: str | Path) -> list[FileCheck]:
         raise UserError(f"--check {place}: is no folder; give the one that --export or --out wrote")
     export = read_export(str(place / "export.json"))
     written = files_of(export)
-    given = {path.name for path in place.glob("kubernetes-*.yaml")} - set(written)  # of an image of the user's own
-    return [_check(export, place / name, written.get(name)) for name in [*written, *sorted(given)]]
+    others = left_over(place, {*written, *REPLAY})  # among them manifests for an image of the user's own
+    return [_check(export, place / name, written.get(name)) for name in [*written, *others]]
 
 
 def _check(export: Export, path: Path, written: str | None) -> FileCheck:
@@ -78,12 +78,18 @@ def _check(export: Export, path: Path, written: str | None) -> FileCheck:
         return FileCheck(name=name, status="as written")
     try:
         if name in ("expected.json", "routes.json"):
+            if written is None:
+                raise StopIteration
             raise Mismatch(f"{name}: other figures than the simulator's")
         check_file(export, name, text)
     except (UserError, Mismatch, ValueError, yaml.YAMLError) as error:
         words = " ".join(str(error).split())
         return FileCheck(name=name, status="differs", problem=words if name in words else f"{name}: {words}")
-    except (AttributeError, LookupError, StopIteration, TypeError) as error:
+    except StopIteration:
+        return FileCheck(
+            name=name, status="left over", problem=f"{name}: belongs to no server of this export; delete it"
+        )
+    except (AttributeError, LookupError, TypeError) as error:
         return FileCheck(name=name, status="differs", problem=f"{name}: lacks {error}")
     return FileCheck(name=name, status="changed")
 

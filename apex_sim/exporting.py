@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+import warnings
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,19 @@ WHAT = {
     "export": "all of it as JSON; `apex-sim export` reads it",
 }
 """Begin of a file's name -> what it is."""
+
+
+OURS = re.compile(
+    r"(serve|bench)(-.*)?\.sh|replay\.sh|trace\.jsonl|(kubernetes-.*|kserve|llm-d-values|options(-.*)?)\.yaml|(routes|expected)\.json"
+)
+"""Names of files that exports write."""
+REPLAY = {"replay.sh", "trace.jsonl"}
+"""Those that are written where the trace is at hand."""
+
+
+def left_over(folder: Path, names: Collection[str]) -> list[str]:
+    """Files of another export in a folder, which nobody would tell from those of this one."""
+    return sorted(path.name for path in folder.iterdir() if OURS.fullmatch(path.name) and path.name not in names)
 
 
 def check_exportable(engine: str, device: DeviceProfile, folder: str) -> None:
@@ -168,6 +183,11 @@ def write_export(
     target = prepare_folder(folder, flag)
     for name, text in [*files.items(), ("README.md", readme_of(export, list(files), image))]:
         write_text(target / name, text)
+    old = left_over(target, files)
+    if old:
+        warnings.warn(
+            f"{target} also has {', '.join(old)} of another export; delete what is no longer meant", stacklevel=2
+        )
     return [*files, "README.md"]
 
 

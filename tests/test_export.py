@@ -110,6 +110,8 @@ def test_a_flag_that_an_old_server_needs_not_is_left_out() -> None:
 
 def test_another_version_is_checked_again() -> None:
     what = export("tiers")
+    assert at_version(what, what.servers[0].version) == what
+    assert any("figures are those of version 0.19.0" in note for note in at_version(what, "0.33").notes)
     assert image_of(at_version(what, "0.33").servers[0]) == "vllm/vllm-openai:v0.33.0"
     with pytest.raises(UserError, match=r"--kv-offloading-size needs vllm 0\.11\.1 or later, not 0\.10\.0"):
         at_version(what, "0.10")
@@ -153,6 +155,16 @@ def test_other_engines_get_what_was_planned() -> None:
 
 def test_what_the_options_say_is_no_note() -> None:
     assert not any("Say so in the YAML" in note for note in export("trtllm").notes)
+
+
+def test_a_configuration_of_ones_own_has_no_weights(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, '
+        '"num_hidden_layers": 2, "vocab_size": 100, "max_position_embeddings": 2048, "torch_dtype": "bfloat16"}'
+    )
+    notes = export_of(build_deployment(str(tmp_path), "l4:1"), requests()).notes
+    assert any("put the place of its weights" in note for note in notes)
+    assert not any("weights" in note for note in export("one").notes)
 
 
 def test_ranks_of_adapters_are_those_that_vllm_takes() -> None:

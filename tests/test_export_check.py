@@ -11,6 +11,8 @@ from export_cases import made, requests
 import apex_sim
 from apex_sim.cli import main
 from apex_sim.export_check import check_export
+from simulator.build import build_deployment
+from workloads.synthetic import generate
 
 YAML = "kubernetes-llama-3-1-8b-serve.yaml"
 
@@ -96,6 +98,28 @@ def test_a_missing_file_is_named(folder: Path, capsys: pytest.CaptureFixture[str
     (folder / "bench.sh").unlink()
     assert main(["export", "--check", str(folder)]) == 1
     assert "bench.sh: is missing" in capsys.readouterr().out
+
+
+def test_files_of_another_export_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A node's script beside the scripts of several nodes: a person would start the wrong one."""
+    with pytest.warns(
+        UserWarning, match="also has bench.sh, expected.json, kubernetes-.*, replay.sh, serve.sh, trace.jsonl of"
+    ):
+        speech = generate(input_len=50, output_len=1, num_requests=5, rate_per_s=2.0)
+        apex_sim.export(build_deployment("bert-base", "l4:1x2", dp=2), folder, trace=speech)
+    assert main(["export", "--check", str(folder)]) == 1
+    out = capsys.readouterr().out
+    for name in ("serve.sh", "bench.sh", "expected.json", YAML):
+        assert f"{name}: belongs to no server of this export" in out
+
+
+def test_a_manifest_for_an_image_of_ones_own_is_checked(tmp_path: Path) -> None:
+    plan = build_deployment("llama-3.2-1b", "mi300x:1", engine="sglang")
+    apex_sim.export(plan, tmp_path, trace=requests(), image="me/it:1")
+    (found,) = (file for file in check_export(tmp_path) if file.name.startswith("kubernetes"))
+    assert found.good and found.status == "changed"
+    change(tmp_path / found.name, "replicas: 1", "replicas: 2")
+    assert any("replicas: 2 instead of 1" in file.problem for file in check_export(tmp_path))
 
 
 def test_a_measured_benchmark_stands_beside_what_was_expected(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

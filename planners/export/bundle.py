@@ -129,7 +129,13 @@ def at_version(export: Export, version: str) -> Export:
         if wrong:
             raise UserError(f"--engine-version: {wrong[0].replace('the plan is for', 'not')}; choose another version")
         servers.append(moved)
-    return dataclasses.replace(export, servers=tuple(servers))
+    planned = {server.version for server in export.servers} - {server.version for server in servers}
+    notes = export.notes
+    if planned:
+        notes += (
+            f"The expected figures are those of version {' and '.join(sorted(planned))}, for which it was planned.",
+        )
+    return dataclasses.replace(export, servers=tuple(servers), notes=notes)
 
 
 def files_of(export: Export, image: str | None = None) -> dict[str, str]:

@@ -31,7 +31,8 @@ def export_of(
     ``planned``: figures of the deployment under ``trace``."""
     servers = servers_of(deployment)
     runs: list[tuple[Benchmark, Mapping[str, Any]]] = []
-    notes = [*notes_of(deployment, places=False), *_notes(servers), *_notes_on_requests(deployment)]
+    notes = [*_notes_on_weights(deployment), *notes_of(deployment, places=False), *_notes(servers)]
+    notes += _notes_on_requests(deployment)
     if sends_text(deployment):
         benchmark = benchmark_of(deployment.model.name, trace, slo, seed)
         runs.append((benchmark, _expected(benchmark, deployment, slo, notes)))
@@ -90,6 +91,16 @@ def sends_text(deployment: AnyDeployment) -> bool:
 def role_of(name: str) -> str:
     """Name of a type of instance as part of file names and of Kubernetes' names."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _notes_on_weights(deployment: AnyDeployment) -> list[str]:
+    """A configuration of one's own does not say where its weights are."""
+    model = deployment.model
+    if model.source.startswith(("http:", "https:")):
+        return []
+    return [
+        f"The model is the configuration {model.source or model.name}: put the place of its weights for {model.name}."
+    ]
 
 
 def _notes_on_requests(deployment: AnyDeployment) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from planners.export.benchmark import Benchmark
 from planners.export.bundle import Export, from_json_values
-from planners.export.disaggregated import LAYOUT
+from planners.export.disaggregated import LAYOUT, are_pools
 from planners.export.flags import check_flags, engines, parse
 from planners.export.kubernetes import name_of, node_selector, resource_of
 from planners.export.memory import check_memory
@@ -34,10 +34,10 @@ def check_export(export: Export, files: Mapping[str, str]) -> None:
 
 def check_file(export: Export, name: str, text: str) -> None:
     """The same for one file. Raises ValueError too, where it cannot be read."""
-    if name.startswith("serve") and export.on_one_node:
+    if name == "serve.sh" and export.on_one_node:
         _check_script([server for server in export.servers for _ in range(server.count)], name, text)
     elif name.startswith("serve"):
-        server = next(s for s in export.servers if f"serve-{name_of(s)}.sh" == name)
+        server = next(s for s in export.servers if f"serve-{name_of(s)}.sh" == name and not export.on_one_node)
         _check_script([server] * (2 if _differs(server) else 1), name, text)
     elif name.endswith(".yaml"):
         _check_yaml(export, name, text)
@@ -118,6 +118,8 @@ def _check_yaml(export: Export, name: str, text: str) -> None:
     import yaml
 
     documents = list(yaml.safe_load_all(text))
+    if name in ("kserve.yaml", "llm-d-values.yaml") and not are_pools(export.servers):
+        raise StopIteration
     if name == "kserve.yaml":
         spec = documents[0]["spec"]
         prefill, decode = export.servers
