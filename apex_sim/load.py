@@ -72,7 +72,8 @@ def load_curve(
     ``settings`` as of :func:`apex_sim.simulate`: one workload is played at every rate. ``progress``: called with runs done
     and their number.
     """
-    from apex_sim.api import SAMPLE_WORKLOAD, simulate
+    from apex_sim.api import simulate
+    from apex_sim.workload import SAMPLE_WORKLOAD
     from workloads.slo import as_slo
 
     if "rate" in settings:

@@ -283,9 +283,9 @@ def engine_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def workload_of(args: argparse.Namespace) -> Trace:
     """The trace that the arguments ask for."""
-    from apex_sim.api import SAMPLE_WORKLOAD, check_workload, make_trace
     from apex_sim.commands.traces import trace_from_args
     from apex_sim.token_options import token_settings
+    from apex_sim.workload import SAMPLE_WORKLOAD, check_workload, make_trace
 
     tokens = token_settings(args)
     given: dict[str, Any] = {name: getattr(args, name) for name in WORKLOAD_SETTINGS}

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from apex_sim.api import WorkloadSettings, check_served, make_trace
+from apex_sim.api import check_served
 from apex_sim.report import account_lines
 from apex_sim.text import milliseconds, number, share, table
+from apex_sim.workload import WorkloadSettings, make_trace
 from simulator.several.build import build_several
 from simulator.several.simulate import simulate_several as run
 from workloads.slo import Slo, as_slo

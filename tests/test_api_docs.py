@@ -50,7 +50,7 @@ def test_the_page_names_every_field_and_column(namespace):
 def test_the_page_names_every_argument():
     from inspect import signature
 
-    from apex_sim.api import WorkloadSettings
+    from apex_sim.workload import WorkloadSettings
     from simulator.build import EngineSettings
 
     arguments = {*signature(apex.simulate).parameters, *signature(apex.plan).parameters} - {"settings"}

@@ -32,7 +32,7 @@ def _deployment_names() -> set[str]:
 
 
 def _workload_names() -> set[str]:
-    from apex_sim.api import WorkloadSettings
+    from apex_sim.workload import WorkloadSettings
 
     return {*WorkloadSettings.__annotations__, "workload", "seed"}
 
@@ -63,7 +63,7 @@ def simulate(settings: Settings) -> Mapping[str, Any]:
 
 
 def _several_names() -> set[str]:
-    from apex_sim.api import WorkloadSettings
+    from apex_sim.workload import WorkloadSettings
     from simulator.several.build import KEYS
 
     return {*WorkloadSettings.__annotations__, *KEYS, "workload", "seed", "slo", "exact_steps"}
@@ -153,7 +153,7 @@ def trace(settings: Settings) -> Mapping[str, Any]:
 
     import numpy as np
 
-    from apex_sim.api import make_trace
+    from apex_sim.workload import make_trace
     from simulator.setting_checks import check_number
     from workloads.prefixes import prompt_blocks_hit
 
