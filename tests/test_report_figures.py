@@ -16,6 +16,7 @@ from apex_sim.cli import build_parser, main
 from apex_sim.common_options import with_config
 from apex_sim.files import write_atomically
 from apex_sim.html import parts
+from apex_sim.html.provenance import confidence
 from apex_sim.repeat import OUTPUTS, options_of
 from apex_sim.text import milliseconds
 
@@ -188,6 +189,22 @@ def test_a_write_that_fails_keeps_the_old_report(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_atomically(page, stop)
     assert page.read_text() == "old" and list(tmp_path.iterdir()) == [page]
+
+
+@pytest.mark.parametrize(
+    ("source", "word"),
+    [
+        ("data sheet, H100", "cited"),
+        ("measured on two cards", "measured"),
+        ("as later versions; not measured there", "cited"),
+        ("with the others fitted on TPOT of 45 measured runs", "fitted"),
+        ("as the L40S, which has the same memory", "taken over"),
+        ("measured by others, from memory", "low: from memory"),
+        ("assumed: as the H100", "low: assumed"),
+    ],
+)
+def test_the_confidence_is_what_a_source_says(source: str, word: str) -> None:
+    assert confidence(source) == word
 
 
 def test_ranges_and_missing_values_sort_by_numbers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,11 @@ def confidence(source: str) -> str:
         return "low: from memory"
     if any(word in lowered for word in LOW):
         return "low: assumed"
-    return "measured" if "measured" in lowered else "cited"
+    if re.match(r"(as|like) the ", lowered):
+        return "taken over"
+    if re.search(r"\bfitted\b", lowered):
+        return "fitted"
+    return "measured" if re.search(r"(?<!not )(?<!never )(?<!nothing )\bmeasured\b", lowered) else "cited"
 
 
 def provenance(deployments: Iterable[Deployment], traces: Iterable[Trace] = ()) -> str:
