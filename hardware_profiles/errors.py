@@ -16,6 +16,10 @@ class UserError(ValueError):
     The CLI prints it after ``apex-sim: error:`` and exits with code 2.
     """
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython and Jupyter show below the cell: the line, without this package's insides."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 def unknown_name(what: str, name: str, available: Iterable[str]) -> UserError:
     """Return (not raise) the error for a name that is not in ``available``, with the nearest names."""

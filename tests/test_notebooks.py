@@ -70,3 +70,27 @@ def test_stored_notebook_names_no_paths_addresses_or_times(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=IDS)
 def test_stored_notebook_is_small(path):
     assert path.stat().st_size < 1_000_000
+
+
+def test_mistakes_of_a_user_are_one_line_below_the_cell():
+    for package in ("nbclient", "nbformat", "ipykernel"):
+        pytest.importorskip(package, reason=f"{package} is missing: pip install 'apex-sim[notebooks]'")
+    import nbclient
+    import nbformat
+
+    cell = nbformat.v4.new_code_cell("import apex_sim\napex_sim.load_model('llama-9')")
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match="llama-9"):
+        nbclient.NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+    (error,) = (output for output in cell.outputs if output.output_type == "error")
+    assert len(error.traceback) == 1 and error.traceback[0].startswith("UserError: unknown model 'llama-9'")
+
+
+def test_notebooks_find_their_data_where_jupyter_runs_them():
+    """In their own folder: no path of a notebook starts at the root of the repository."""
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        for file in re.findall(r"read_kernels\(\"([^\"]+)\"\)", code):
+            assert (path.parent / file).is_file()
+        assert "notebooks/" not in code
