@@ -391,3 +391,53 @@ def test_the_pytest_fixture_checks_results_and_suites(
     names = {p.attrib["name"] for p in ElementTree.parse(pytester.path / "junit.xml").iter("property")}
     assert {"apex_sim.median_ttft_ms", "apex_sim.short.p95_tpot_ms", "apex_sim.one.completed"} <= names
     assert run("--apex-update", "").ret == 4
+
+
+PLANNED = """\
+cases:
+  - name: planned
+    model: llama-3.1-8b
+    cluster: h100-sxm:2
+    slo: ttft=1s,tpot=50ms
+    plan: {objective: cost}
+    workload: {rate: 4, input_len: 300, output_len: 30, num_requests: 30}
+"""
+
+
+def test_a_plan_is_stored_and_another_one_is_a_regression(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text(PLANNED)
+    assert main(["check", str(path), "--update", "--reason", "first"]) == 0
+    text = baseline_of(path).read_text()
+    assert "  plan: tp1\n" in text
+    assert "    num_gpus: 1\n" in text
+    assert main(["check", str(path)]) == 0
+    baseline_of(path).write_text(text.replace("plan: tp1", "plan: tp2"))
+    capsys.readouterr()
+    assert main(["check", str(path), "--junit", str(tmp_path / "j.xml")]) == 1
+    assert "planned: the planner now chooses tp1, and chose tp2" in capsys.readouterr().out
+    (failure,) = ElementTree.parse(tmp_path / "j.xml").getroot().iter("failure")
+    assert failure.get("type") == "other plan"
+    assert update(path, "cheaper").changed == ["planned"]
+    path.write_text(PLANNED.replace("cost", "tpot"))
+    assert [case.status for case in apex_sim.check(path).cases] == ["other settings"]
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ("plan: 3", "plan is 3; write plan: true"),
+        ("plan: {objectiv: cost}", "plan: unknown setting 'objectiv'"),
+        ("plan: true\n    tp: 2", "tp beside plan: the planner chooses it"),
+        ("plan: {objective: fame}", "case 'planned': .*fame"),
+    ],
+)
+def test_mistakes_of_a_plan_are_one_line(
+    plan: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text(PLANNED.replace("plan: {objective: cost}", plan))
+    assert main(["check", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert error.count("\n") == 1

@@ -24,6 +24,8 @@ class Stored:
     reason: str
     """Why these values are right."""
     values: Mapping[str, float]
+    plan: str = ""
+    """What the planner chose, where the case lets it."""
 
 
 Baseline = Mapping[str, Stored]
@@ -50,7 +52,10 @@ def _stored(entry: object, place: str) -> Stored:
         except UserError as error:
             raise UserError(f"{place}: {error}") from None
         values[str(metric)] = float(value)
-    return Stored(digest=str(entry.get("settings", "")), reason=str(entry.get("reason", "")), values=values)
+    texts = {
+        name: str(entry.get(key, "")) for name, key in (("digest", "settings"), ("reason", "reason"), ("plan", "plan"))
+    }
+    return Stored(values=values, **texts)
 
 
 def baseline_text(baseline: Baseline) -> str:
@@ -65,6 +70,7 @@ def baseline_text(baseline: Baseline) -> str:
         content: dict[str, Any] = {
             **({"settings": entry.digest} if entry.digest else {}),
             "reason": entry.reason,
+            **({"plan": entry.plan} if entry.plan else {}),
             "values": {metric: stored(value) for metric, value in entry.values.items()},
         }
         parts.append(yaml.safe_dump({name: content}, sort_keys=False, allow_unicode=True, width=1000))

@@ -15,7 +15,7 @@ Verdict = Literal["same", "within", "better", "worse", "gone", "new"]
 """same: equal as stored; within: moved, less than the tolerance; gone: the baseline has it, the run does not; new: the
 reverse."""
 FAILING: tuple[Verdict, ...] = ("worse", "gone", "new")
-Status = Literal["passed", "regression", "improved", "no baseline", "other settings", "failed"]
+Status = Literal["passed", "regression", "improved", "no baseline", "other settings", "other plan", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +132,7 @@ def compare_case(
     tolerances: Tolerances,
     attainment: float | None = None,
     line: int = 1,
+    plan: str = "",
 ) -> CaseResult:
     """A simulated case beside its entry of the baseline."""
     if entry is None:
@@ -147,4 +148,7 @@ def compare_case(
         status = "regression"
     elif "better" in verdicts:
         status = "improved"
-    return CaseResult(name=name, line=line, values=values, differences=differences, status=status)
+    failure = None
+    if plan != entry.plan:
+        status, failure = "other plan", f"the planner now chooses {plan or 'none'}, and chose {entry.plan or 'none'}"
+    return CaseResult(name=name, line=line, values=values, differences=differences, status=status, failure=failure)

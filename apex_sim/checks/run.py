@@ -13,6 +13,7 @@ from typing import NamedTuple
 from apex_sim.checks.baseline import Stored, baseline_text, read_baseline
 from apex_sim.checks.compare import CaseResult, CheckResult, compare_case
 from apex_sim.checks.metrics import DEFAULT_KEY, Tolerance, values_of
+from apex_sim.checks.plan_case import run_plan
 from apex_sim.checks.suite import Case, Suite, read_suite
 from hardware_profiles.errors import UserError
 
@@ -27,6 +28,8 @@ class Ran:
     failure: str | None = None
     ours: bool = False
     """Whether the failure is this package's own fault."""
+    plan: str = ""
+    """What the planner chose, where the case lets it."""
 
 
 class Updated(NamedTuple):
@@ -43,6 +46,9 @@ def run_case(case: Case) -> Ran:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
+            if "plan" in case.settings:
+                metrics, plan = run_plan(case.settings)
+                return Ran(values_of(metrics, case.metrics), plan=plan)
             return Ran(values_of(simulate(**case.settings).summary, case.metrics))
         except UserError as error:
             return Ran({}, str(error))
@@ -128,7 +134,7 @@ def update(
         if ran.failure is not None:
             raise UserError(f"{loaded.path}: case {case.name!r}: {ran.failure}")
         _check_metrics(case, ran, {}, loaded.path)
-        new = Stored(digest=case.digest, reason=reason, values=ran.values)
+        new = Stored(digest=case.digest, reason=reason, values=ran.values, plan=ran.plan)
         old = stored.get(case.name)
         same = old is not None and dataclasses.replace(new, reason=old.reason) == old
         entries[case.name] = old if same and old is not None else new
@@ -174,6 +180,7 @@ def _result(case: Case, ran: Ran, entry: Stored | None, path: Path) -> CaseResul
         tolerances=case.tolerances,
         attainment=case.attainment,
         line=case.line,
+        plan=ran.plan,
     )
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from apex_sim.checks.metrics import DEFAULT_METRICS, Tolerances, family_of, parse_tolerances
+from apex_sim.checks.plan_case import PLAN_METRICS, plan_of
 from hardware_profiles.errors import UserError, unknown_name
 from hardware_profiles.records import read_yaml
 
 TOP = ("baseline", "defaults", "metrics", "tolerances", "cases")
-OWN = ("name", "workload", "metrics", "tolerances", "note")
+OWN = ("name", "workload", "metrics", "tolerances", "note", "plan")
 """Fields of a case that are no setting of the simulation."""
 NAMED = ("model", "cluster", "engine", "slo", "seed", "tp", "pp", "dp", "ep", "disaggregate", "kv_link", "kv_overlap")
 """Named arguments of ``apex_sim.simulate`` that a case may give."""
@@ -86,6 +87,8 @@ def _case(data: Mapping[str, Any], top: Mapping[str, Any], path: Path, index: in
         raise UserError(f"{path}: case {index + 1} has no name; give every case a name of its own")
     place = f"{path}: case {name!r}"
     settings = {**_settings(data, place), **_workload(data.get("workload"), place)}
+    if data.get("plan") not in (None, False):
+        settings["plan"] = plan_of(data["plan"], settings, place)
     for needed in ("model", "cluster"):
         if not settings.get(needed):
             raise UserError(f"{place}: {needed} is missing; a case needs model, cluster and workload")
@@ -97,7 +100,9 @@ def _case(data: Mapping[str, Any], top: Mapping[str, Any], path: Path, index: in
     return Case(
         name=name,
         settings={key: _located(key, value, path.parent) for key, value in settings.items()},
-        metrics=DEFAULT_METRICS if metrics is None else _metrics(metrics, place),
+        metrics=(PLAN_METRICS if "plan" in settings else DEFAULT_METRICS)
+        if metrics is None
+        else _metrics(metrics, place),
         named=metrics is not None,
         tolerances=tolerances,
         attainment=_attainment(settings.get("slo"), place),
