@@ -3,7 +3,9 @@ back. Everything here runs without PyTorch, on a clock that the test moves."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ import pytest
 from engine_helpers import LineModel, make_trace, random_trace
 
 from apex_sim.cli import main
+from apex_sim.serve import add_arguments
+from apex_sim.serve_settings import cases_of
 from hardware_profiles.errors import UserError
 from simulator.batching import ChunkedPrefill
 from simulator.build import build_deployment
@@ -316,13 +320,35 @@ def test_the_built_in_profile_of_the_engine_is_synchronous_and_shares_no_prefixe
         (["--time-limit", "-1"], "--time-limit"),
         (["--trace", "/nowhere/at/all.csv"], "/nowhere/at/all.csv"),
         (["--model", "no-such-model"], "no-such-model"),
-        (["--rate", "1"], "--input-len"),
+        (["--rate", "1", "--input-len", "64"], "--output-len"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["calibrate", "--serve", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("apex-sim: error: ") and message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "requests", "rate_per_s", "concurrency"),
+    [
+        ([], 20, 0.5, None),
+        (["--rate", "4", "--num-requests", "9"], 9, 4.0, None),
+        (["--arrival", "closed(concurrency=8)"], 20, None, 8),
+    ],
+)
+def test_without_a_trace_and_lengths_requests_are_short(
+    arguments: list[str], requests: int, rate_per_s: float | None, concurrency: int | None
+) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    ((_, trace),) = cases_of(argparse.Namespace(**vars(parser.parse_args(arguments)), device="cpu"))[0]["loads"]
+    assert len(trace) == requests and trace.concurrency == concurrency
+    assert trace.input_tokens.max() <= 256 and trace.output_tokens.max() <= 64
+    if rate_per_s is not None:
+        assert trace.request_rate_per_s == pytest.approx(
+            rate_per_s, rel=4 / math.sqrt(requests)
+        )  # four standard errors
 
 
 def test_without_pytorch_one_line_says_what_to_install(
