@@ -85,6 +85,7 @@ def test_a_fitted_parameter_has_one_value_in_all_cases():
         for check in case.checks.values():
             for name, fit in check.fitted.items():
                 assert seen.setdefault(name, fit.value) == fit.value
+    assert seen
 
 
 @pytest.fixture(scope="module")

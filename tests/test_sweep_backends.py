@@ -16,7 +16,9 @@ def test_a_cluster_writes_the_same_bytes(name: str, tmp_path: Path) -> None:
     pytest.importorskip({"ray": "ray", "dask": "distributed"}[name], reason=f"needs the extra [{name}]")
     apex_sim.sweep(SWEEP, tmp_path / "local", jobs=1)
     apex_sim.sweep(SWEEP, tmp_path / name, jobs=2, backend=name)
-    for table in (tmp_path / "local").glob("results.*"):
+    tables = sorted((tmp_path / "local").glob("results.*"))
+    assert tables
+    for table in tables:
         assert (tmp_path / name / table.name).read_bytes() == table.read_bytes()
 
 
