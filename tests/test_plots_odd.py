@@ -151,8 +151,8 @@ def test_a_fleet_that_never_changes_is_not_said_to_follow_the_load():
     from apex_sim.plots.fleet_day import _words
 
     same = [{"counts": {"l4": 1}}, {"counts": {"l4": 1}}]
-    data = {"usd": 20.0, "static": {"usd": 20.0}, "hours": 24.0, "windows": same}
-    assert _words(data) == ("One fleet for all windows: $20 for 24 h", "")
+    data = {"usd": 200.0, "static": {"usd": 200.0}, "hours": 24.0, "windows": same}
+    assert _words(data) == ("One fleet for all windows: $200 for 24 h", "")
     data["windows"] = [same[0], {"counts": {"l4": 2}}]
-    assert "follows" in _words({**data, "static": {"usd": 40.0}})[0]
-    assert "saves 50 %" in _words({**data, "static": {"usd": 40.0}})[1]
+    assert "follows" in _words({**data, "static": {"usd": 400.0}})[0]
+    assert "saves 50 %" in _words({**data, "static": {"usd": 400.0}})[1]

@@ -33,13 +33,20 @@ def fleet_day_figure(data: dict[str, Any]) -> Figure:
     column[-1].set_xlabel("time [h]")
     column[-1].set_xlim(edges[0], edges[-1])
     hours_axis(column[-1].xaxis, float(edges[0]), float(edges[-1]))
-    saved = 1 - data["usd"] / data["static"]["usd"] if data["static"]["usd"] else 0.0
-    headline(
-        figure,
-        f"The mix follows the load: {_money(data['usd'])} for {data['hours']:.3g} h",
-        f"The best fleet that never changes costs {_money(data['static']['usd'])}; the mix saves {100 * saved:.0f} %",
-    )
+    headline(figure, *_words(data))
     return figure
+
+
+def _words(data: dict[str, Any]) -> tuple[str, str]:
+    """What the day costs, and what following the load saves."""
+    usd, static, day = data["usd"], data["static"]["usd"], f"{data['hours']:.3g} h"
+    if all(w["counts"] == data["windows"][0]["counts"] for w in data["windows"]):
+        return f"One fleet for all windows: {_money(usd)} for {day}", ""
+    saved = 1 - usd / static if static else 0.0
+    return (
+        f"The mix follows the load: {_money(usd)} for {day}",
+        f"The best fleet that never changes costs {_money(static)}; the mix saves {100 * saved:.0f} %",
+    )
 
 
 def _money(usd: float) -> str:
