@@ -20,7 +20,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "--model llama-3.1-8b --gpus h100-sxm,a100-sxm-80gb,l4 --rate 8 --input-len 'lognormal(median=500,sigma=1)' "
         "--output-len 150 --slo tpot=60ms,ttft=2s",
     ),
-    "export": ("plan.json --out deploy", "plan.json --out deploy --engine-version 0.11"),
+    "export": ("plan.json --out deploy", "plan.json --out deploy --engine-version 0.11", "--check deploy"),
     "power": ("--servers 40 --extra 0.3 --t1 0.80 --t2 0.89 --plot row.png",),
     "experts": ("--model mixtral-8x7b --cluster h100-sxm:4 --out placement.json",),
     "reproduce list": ("",),

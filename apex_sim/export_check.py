@@ -13,8 +13,6 @@ from hardware_profiles.errors import UserError
 if TYPE_CHECKING:
     from planners.export.bundle import Export
 
-STATS = ("mean", "median", "p95", "p99")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileCheck:
@@ -123,16 +121,19 @@ def compare_folder(folder: str | Path, measured: str | Path) -> tuple[list[Compa
 
 
 def _rows(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[Compared]:
+    from apex_sim.export_readme import figures_of
+
+    given = dict(found) | {"request_goodput": found.get("request_goodput", found.get("request_goodput:"))}  # vLLM 0.8
     return [
         Compared(
             metric=name,
             expected=float(value),
-            measured=float(found[name]),
+            measured=float(given[name]),
             low=expected.get(f"{name}_low"),
             high=expected.get(f"{name}_high"),
         )
-        for name, value in expected.items()
-        if _is_number(value) and _is_number(found.get(name))
+        for name, value in figures_of(expected)
+        if _is_number(value) and _is_number(given.get(name))
     ]
 
 

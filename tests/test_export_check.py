@@ -125,17 +125,19 @@ def test_a_manifest_for_an_image_of_ones_own_is_checked(tmp_path: Path) -> None:
 def test_a_measured_benchmark_stands_beside_what_was_expected(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expected = json.loads((folder / "expected.json").read_text())["benchmarks"][0]["expected"]
     result = {"mean_ttft_ms": expected["mean_ttft_ms"] * 1.5, "mean_tpot_ms": expected["mean_tpot_ms"], "completed": 40}
+    result["request_goodput:"] = expected["request_goodput"]  # as vLLM 0.8 spells it
     (folder / "measured.json").write_text(json.dumps(result))
     line = ["export", "--check", str(folder), "--measured", str(folder / "measured.json")]
     assert main(line) == 0
     out = capsys.readouterr().out
-    ttft, tpot, note = out.splitlines()[-3:]
+    ttft, tpot, goodput, note = out.splitlines()[-4:]
     assert ttft.startswith("mean_ttft_ms") and "+50.0%" in ttft and ttft.endswith("outside")
     assert tpot.startswith("mean_tpot_ms") and "+0.0%" in tpot and "outside" not in tpot
+    assert goodput.startswith("request_goodput") and "+0.0%" in goodput
     assert note == "note: requests completed: 40, the plan's benchmark has 50"
     assert main([*line, "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
-    assert [row["metric"] for row in data["measured"]] == ["mean_ttft_ms", "mean_tpot_ms"]
+    assert [row["metric"] for row in data["measured"]] == ["mean_ttft_ms", "mean_tpot_ms", "request_goodput"]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from workloads.trace import Trace
 
 REQUESTS = 1000
 """Most requests of the benchmark."""
+SINCE = "0.8.5"
+"""vLLM whose benchmark sends lengths that are all equal: with --random-range-ratio 0 (before, 0 spread them widest)."""
 LEAST = 50
 """Fewest, so that a p95 means something."""
 EXPECTED = (
@@ -60,7 +62,7 @@ class Benchmark:
         goodput = [f"{name}:{value:g}" for name, value in limits.items() if value is not None]
         words = ["vllm", "bench", "serve", "--base-url", "$URL", "--model", self.model, "--dataset-name", "random"]
         words += ["--random-input-len", str(self.input_tokens), "--random-output-len", str(self.output_tokens)]
-        words += ["--request-rate", rate]
+        words += ["--random-range-ratio", "0", "--request-rate", rate]
         words += ["--max-concurrency", str(self.concurrency)] if self.concurrency is not None else []
         words += ["--num-prompts", str(self.num_requests), "--seed", str(self.seed), "--ignore-eos"]
         words += ["--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "50,95,99"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hardware_profiles.errors import UserError
-from planners.export.benchmark import Benchmark
+from planners.export.benchmark import SINCE, Benchmark
 from planners.export.benchmark import from_dict as benchmark_from
 from planners.export.disaggregated import (
     are_pools,
@@ -179,7 +179,8 @@ def _bench_script(benchmark: Benchmark, expected: Mapping[str, Any], addresses: 
     """``addresses``: why there is no address to fall back on."""
     lines = [
         "#!/bin/sh",
-        "# Sends the plan's rate and mean lengths to a running server: " + f"sh {benchmark.file} http://HOST:8000",
+        f"# Sends the plan's rate and mean lengths to a running server (with vLLM {SINCE} or later): "
+        + f"sh {benchmark.file} http://HOST:8000",
     ]
     wanted = ("request_throughput", "median_ttft_ms", "p95_ttft_ms", "median_tpot_ms", "p95_tpot_ms", "median_e2el_ms")
     found = [f"{name} {expected[name]:.4g}" for name in wanted if expected.get(name) is not None]

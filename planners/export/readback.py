@@ -202,5 +202,6 @@ def _check_benchmark(benchmark: Benchmark, text: str) -> None:
     read = parse("vllm-bench", commands[0])
     for name in ("model", "input_tokens", "output_tokens", "concurrency", "num_requests", "seed"):
         _same(read.get(name), getattr(benchmark, name), f"{benchmark.file}: {name}")
+    _same(read.get("spread"), 0.0, f"{benchmark.file}: spread of lengths")
     rate = read["rate_per_s"]
     _same(None if rate == float("inf") else rate, benchmark.rate_per_s, f"{benchmark.file}: rate")
