@@ -44,6 +44,8 @@ PATHS = frozenset(
     )
 )
 """Arguments that are a name or a path."""
+LISTS = frozenset(("disaggregate", "gpus"))
+"""Lists with commas whose parts, or what follows = in them, may be paths."""
 
 
 def command_of(args: argparse.Namespace) -> str:
@@ -90,7 +92,14 @@ def _plain(action: argparse.Action, value: Any) -> Any:
 
 
 def _absolute(action: argparse.Action, value: Any) -> str:
+    if action.dest in LISTS:
+        parts = (part.rpartition("=") for part in str(value).split(","))
+        return ",".join(f"{name}{sign}{Path(item).resolve() if _is_file(item) else item}" for name, sign, item in parts)
     return str(Path(value).resolve()) if action.dest in PATHS and _is_path(str(value)) else str(value)
+
+
+def _is_file(text: str) -> bool:
+    return bool(text.strip()) and Path(text).is_file()
 
 
 def _is_path(text: str) -> bool:
@@ -107,7 +116,7 @@ def _flags(action: argparse.Action, value: Any) -> list[str]:
     if action.nargs == 0:
         return [name] if value == action.const else []
     if action.nargs == 2:
-        return [name, *value]
+        return [name, *(_absolute(action, item) for item in value)]
     parts: list[str] = []
     for item in value if isinstance(value, list) else [value]:
         text = _absolute(action, item)

@@ -17,7 +17,7 @@ from apex_sim.common_options import with_config
 from apex_sim.files import write_atomically
 from apex_sim.html import parts
 from apex_sim.html.provenance import confidence
-from apex_sim.repeat import OUTPUTS, options_of
+from apex_sim.repeat import OUTPUTS, command_of, options_of, positionals_of
 from apex_sim.text import milliseconds
 
 WORK = ["--rate", "10", "--input-len", "200", "--output-len", "40", "--num-requests", "40"]
@@ -146,6 +146,22 @@ def test_the_file_in_a_report_repeats_the_run(name: str, made: Any, tmp_path: Pa
     second = parser.parse_args(with_config(parser, [*start, "--config", str(file)]))
     assert options_of(second) == options_of(first) == yaml.safe_load(file.read_text())
     assert "command" not in yaml.safe_load(file.read_text()) and not OUTPUTS & set(options_of(first))
+
+
+def test_files_that_options_name_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("pool.yaml", "t.csv", "runs.yaml"):
+        Path(name).write_text("x")
+    pools = ["--disaggregate", "prefill=tp1,cluster=pool.yaml", "decode=tp1"]
+    argv = ["simulate", *MODEL, "--cluster", "h100-sxm:1", "--trace", "t.csv", *pools]
+    args = build_parser().parse_args(argv)
+    assert options_of(args)["trace"] == str(tmp_path / "t.csv")
+    assert options_of(args)["disaggregate"] == [f"prefill=tp1,cluster={tmp_path / 'pool.yaml'}", "decode=tp1"]
+    assert f"cluster={tmp_path / 'pool.yaml'}" in command_of(args)
+    args = build_parser().parse_args(["gpus", *MODEL, "--gpus", "l4,pool.yaml", "--slo", "ttft=1s"])
+    assert options_of(args)["gpus"] == f"l4,{tmp_path / 'pool.yaml'}"
+    args = build_parser().parse_args(["validate", "runs.yaml"])
+    assert positionals_of(args) == [str(tmp_path / "runs.yaml")] and command_of(args).endswith(positionals_of(args)[0])
 
 
 def test_a_changed_line_of_the_file_changes_the_run(made: Any, tmp_path: Path, capsys: Any) -> None:
