@@ -117,6 +117,8 @@ def check_counters(mine: list[Event], record: Any, counters: Any) -> None:
             most[event["name"]] = max(most[event["name"]], *event["args"].values())
     if counters.peak_blocks:  # of a pair's second instance it is kept with the first
         assert most["KV blocks"] == counters.peak_blocks
+    blocks = [event["args"] for event in mine if event["name"] == "KV blocks"]
+    assert not any(blocks[-1].values()), "nobody holds KV in the end"
     assert most["running"] >= counters.peak_running
     assert most["waiting"] >= counters.peak_waiting
 

@@ -132,7 +132,7 @@ def _note(cut: int | None, total: int, most: int, unkept: int) -> str | None:
         parts.append(f"{total:,} events; those that begin after {cut / 1e9:.3f} s are left out (at most {most:,})")
     if unkept:
         parts.append(f"{unkept:,} steps beyond the limit were not kept")
-    return f"incomplete: {'; '.join(parts)}; choose a window" if parts else None
+    return f"incomplete: {'; '.join(parts)}; choose a window (--timeline-window)" if parts else None
 
 
 def _about(result: SimulationResult, window_s: tuple[float, float] | None, note: str | None) -> dict[str, Any]:

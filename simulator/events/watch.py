@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from simulator.driver import Driver
 from simulator.events.step_log import Kind, Load, Slice, StepLog
+from simulator.handover import SendingCore
 from simulator.kv_loads import Load as CacheLoad
 from simulator.recorder import ReplicaRecord
 from simulator.replica import Replica
@@ -32,7 +33,10 @@ class Noting(Driver):
     def stir(self) -> None:
         """Something but the queue has changed."""
         super().stir()
-        self.note(int(self.clock.now))
+        now, core = int(self.clock.now), self.core
+        self.note(now)
+        if isinstance(core, SendingCore):  # it never decodes, so what it holds depends on no span
+            log_of(self.record).sample_blocks(now, core.used_blocks(), core.peak_blocks)
 
     def _await(self, load: CacheLoad, tick: int) -> None:
         tokens = sum(load.reach.hits)
@@ -50,8 +54,10 @@ class WatchedReplica(Noting, Replica):
 
     def _schedule(self) -> bool:
         self._waits = self._swapped = 0
-        found = super()._schedule()
+        found, core = super()._schedule(), self.core
         self.note(self._begin)
+        if found and self._batch:  # prompts have their blocks from now on
+            log_of(self.record).sample_blocks(self._begin, core.used_blocks(), core.peak_blocks)
         return found
 
     def _add_swap(self) -> None:
