@@ -11,7 +11,10 @@ TRTLLM_BLOCK_SIZE = 32
 
 
 def trtllm_options(pool: Deployment, role: str) -> dict[str, Any]:
-    """Options of a server that plays a role, under the names of the LLM API (from memory: 1.0)."""
+    """Options of a server that plays a role, under the names of the LLM API.
+
+    Read in llm_args.py of the repository: enable_chunked_prefill and the fields of kv_cache_config; the rest is from memory (1.0).
+    """
     share = pool.engine.gpu_memory_utilization  # once more, since the file replaces what flags say of the cache
     cache: dict[str, Any] = {"free_gpu_memory_fraction": share, "enable_block_reuse": pool.engine.prefix_caching}
     if pool.plan.kv_cache_dtype != "auto":
