@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -86,6 +87,7 @@ def _main(argv: Sequence[str] | None) -> int:
     except UserError as error:
         return _mistake(error)
     set_quiet(args.quiet)
+    _encode(args)
     forget()
     with warnings.catch_warnings(), _terminal(args):
         warnings.simplefilter("default", UserWarning)
@@ -105,6 +107,14 @@ def _main(argv: Sequence[str] | None) -> int:
             _discard_output()
             return 1
     return code
+
+
+def _encode(args: argparse.Namespace) -> None:
+    """Where the locale has few letters: '?' for the others, but JSON and scripts are UTF-8 as everywhere."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
+            exact = stream is sys.stdout and (getattr(args, "json", None) == "-" or args.command == "completion")
+            stream.reconfigure(encoding="utf-8" if exact else None, errors=None if exact else "replace")
 
 
 def _mistake(error: Exception) -> int:

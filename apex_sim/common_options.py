@@ -145,19 +145,27 @@ def with_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[st
     while depth < len(argv) and (child := subcommands(leaf).get(argv[depth])) is not None:
         leaf, depth = child, depth + 1
     rest = list(argv[depth:])
-    file = _config_of(rest)
+    file = _config_of(rest, leaf)
     if file is None or subcommands(leaf) or "config" not in {a.dest for a in leaf._actions}:
         return list(argv)
     return [*argv[:depth], *_tokens(file, leaf, tuple(argv[:depth]), _given(leaf, rest)), *rest]
 
 
-def _config_of(rest: Sequence[str]) -> str | None:
+def _config_of(rest: Sequence[str], leaf: argparse.ArgumentParser) -> str | None:
+    """The file after --config, or after a beginning of it that argparse understands."""
+    from hardware_profiles.errors import UserError
+
+    options = [option for option in leaf._option_string_actions if option.startswith("--")]
+    files = []
     for i, token in enumerate(rest):
-        if token.startswith("--config="):
-            return token.partition("=")[2]
-        if token == "--config" and i + 1 < len(rest):
-            return rest[i + 1]
-    return None
+        name, equals, value = token.partition("=")
+        if len(name) < 3 or [option for option in options if option.startswith(name)] != ["--config"]:
+            continue
+        if equals or i + 1 < len(rest):
+            files.append(value if equals else rest[i + 1])
+    if len(files) > 1:
+        raise UserError(f"--config is given {len(files)} times ({', '.join(files)}); one file holds the options")
+    return files[0] if files else None
 
 
 def _given(leaf: argparse.ArgumentParser, rest: Sequence[str]) -> set[str]:
@@ -183,7 +191,7 @@ def _tokens(file: str, leaf: argparse.ArgumentParser, path: tuple[str, ...], giv
     values = _read(file)
     command = values.get("command")
     if isinstance(command, str):  # what simulate --out wrote
-        return _of_command(file, command, path)
+        return _without(_of_command(file, command, path), leaf, given)
     actions = {a.dest: a for a in leaf._actions if a.option_strings and a.dest not in ("help", "config")}
     tokens: list[str] = []
     for key, value in values.items():
@@ -230,6 +238,20 @@ def _of_command(file: str, command: str, path: tuple[str, ...]) -> list[str]:
     if tuple(words[1 : 1 + len(path)]) != path:
         raise UserError(f"--config {file}: is of '{' '.join(words[:2])}', not of 'apex-sim {' '.join(path)}'")
     return words[1 + len(path) :]
+
+
+def _without(words: list[str], leaf: argparse.ArgumentParser, given: set[str]) -> list[str]:
+    """The command's words without options that the flags replace; some of them exclude each other."""
+    left, skipped = [], 0
+    for word in words:
+        action = leaf._option_string_actions.get(word.partition("=")[0])
+        if skipped:
+            skipped -= 1
+        elif action is None or action.dest not in given or action.nargs not in (None, 0):
+            left.append(word)
+        elif action.nargs is None and "=" not in word:
+            skipped = 1
+    return left
 
 
 def _written(file: str, key: str, action: argparse.Action, value: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -29,6 +30,12 @@ STAND_INS = {
     "lengths.csv": LENGTHS,
     "bad.csv": "arrival_s,input_tokens,output_tokens\n0,5,5\n1,-3,5\n",
     "mooncake.jsonl": MOONCAKE,
+    "my-gpu.yaml": (ROOT / "hardware_profiles" / "devices" / "h100-sxm.yaml").read_text(encoding="utf-8"),
+    "my-model/config.json": json.dumps(
+        {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 32, "hidden_size": 4096}
+        | {"num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256}
+        | {"max_position_embeddings": 8192, "torch_dtype": "bfloat16", "tie_word_embeddings": False}
+    ),
 }
 """Files that a reader has and the test makes up."""
 FIRST_YAML = {
@@ -40,9 +47,10 @@ FIRST_YAML = {
 
 TEMPLATES = ("apex-sim COMMAND", "...", "my_case.yaml", "my_goals.yaml", "suite.yaml")
 """Parts of lines that show a form, or whose file is the reader's own; they are parsed by nobody."""
-DEVICE = ("apex-sim calibrate", "my-h200", "served/runs.yaml", "cpu.yaml", "bench.json")
+DEVICE = ("calibrate --device", "calibrate --serve", "my-h200", "served/runs.yaml", "cpu.yaml")
 """Needs a device to measure, minutes of it, or what it left behind."""
 SLOW = (
+    "apex-sim calibrate --from",
     "apex-sim power",
     "apex-sim gpus",
     "apex-sim experts",
@@ -84,7 +92,7 @@ class Command:
         """What follows apex-sim, without what the shell does."""
         words = shlex.split(self.text, comments=True)[1:]
         cut = next((i for i, word in enumerate(words) if word in ("|", ">", "&&")), len(words))
-        return words[:cut]
+        return [file for word in words[:cut] for file in (_matches(word) if "*" in word else [word])]
 
     @property
     def kind(self) -> str:
@@ -102,6 +110,11 @@ class Command:
             if (shown in self.text and not model) or (model and self.text.endswith(f"--model {model} {shown}")):
                 return code
         return 0
+
+
+def _matches(pattern: str) -> list[str]:
+    """Files of the repository, as the shell names them; a word that is no pattern of files stays."""
+    return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern)) or [pattern]
 
 
 def pages() -> list[Path]:
@@ -131,6 +144,7 @@ def commands(page: Path) -> Iterator[Command]:
 def lay_out(page: Path, folder: Path) -> None:
     """The files that the commands of a page need: made up, or from its YAML blocks that begin with '# NAME.yaml'."""
     for name, text in STAND_INS.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
     for name, owner in FIRST_YAML.items():
         blocks = [m[2] for m in BLOCK.finditer((ROOT / "docs" / owner).read_text(encoding="utf-8")) if m[1] == "yaml"]

@@ -327,6 +327,29 @@ def test_the_configuration_of_a_run_repeats_it(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["completed"] == 10
 
 
+def test_flags_win_over_what_excludes_them_in_a_command(tmp_path):
+    text = "command: apex-sim simulate --model m --cluster c --no-enable-prefix-caching --max-num-seqs 4 --tp 2\n"
+    args = values(tmp_path, text, "--enable-prefix-caching", "--tp=4")
+    assert (args.enable_prefix_caching, args.max_num_seqs, args.tp) == (True, 4, 4)
+
+
+def test_a_second_file_of_options_is_refused(tmp_path, capsys):
+    assert main(["simulate", "--config", "a.yaml", "--config=b.yaml"]) == 2
+    assert "--config is given 2 times (a.yaml, b.yaml)" in capsys.readouterr().err
+    (tmp_path / "c.yaml").write_text("{model: m, cluster: c}")
+    parser = build_parser()
+    assert parser.parse_args(with_config(parser, ["simulate", "--conf", str(tmp_path / "c.yaml")])).model == "m"
+
+
+def test_a_locale_with_few_letters_is_no_error():
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    argv = [sys.executable, "-m", "apex_sim", "hardware", "grids"]
+    text = subprocess.run(argv, env=environment, capture_output=True, check=True).stdout
+    assert b"Qu?bec" in text
+    data = subprocess.run([*argv, "--json", "-"], env=environment, capture_output=True, check=True).stdout
+    json.loads(data.decode("utf-8"))
+
+
 # -- completion ---------------------------------------------------------------------------------------------------------
 
 

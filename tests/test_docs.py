@@ -43,6 +43,13 @@ def test_the_quick_commands_of_a_page_run(page, tmp_path, capsys, monkeypatch):
     assert run_page(page, tmp_path, ("quick",), capsys, monkeypatch) == []
 
 
+@pytest.mark.parametrize("page", pages(), ids=lambda p: p.stem)
+def test_commands_stand_in_fenced_blocks(page):
+    """Others are run by no test."""
+    text = FENCED.sub("", page.read_text(encoding="utf-8"))
+    assert re.findall(r"^(?: {4}|\t)(?:\$ )?apex-sim .*", text, re.M) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page", [p for p in pages() if any(c.kind == "slow" for c in commands(p))], ids=lambda p: p.stem
