@@ -111,7 +111,7 @@ def test_too_many_events_are_cut_with_a_note() -> None:
     trace = trace_of(run(timeline=True), most_events=200)
     events = parsed(trace)
     assert trace.note is not None and "left out" in trace.note and len(trace.events) <= 201
-    assert [event["name"] for event in events if event["ph"] == "i"] == [trace.note]
+    assert [event["name"] for event in events if event.get("cat") == "note"] == [trace.note]
 
 
 def test_files_are_the_same_bytes_packed_or_not(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def check_format(events: list[Event]) -> None:
         elif event["ph"] == "C":
             assert event["args"] and all(isinstance(v, int | float) and v >= 0 for v in event["args"].values())
         else:
-            assert event["ph"] == "i" and event["s"] == "g", event["ph"]
+            raise AssertionError(event["ph"])
     assert not any(open_.values()), "what began has ended"
     for those in slices.values():
         check_nesting(those)
@@ -81,7 +81,7 @@ def check_nesting(slices: list[Event]) -> None:
         while stack and stack[-1][1] <= begin and (stack[-1][1] < end or stack[-1][0] < begin):
             stack.pop()
         assert not stack or end <= stack[-1][1], "overlap"
-        assert (event["cat"] == "step") == (not stack), "steps outside, their parts inside"
+        assert (event["cat"] in {"step", "note"}) == (not stack), "steps outside, their parts inside"
         stack.append((begin, end))
 
 

@@ -18,12 +18,14 @@ from simulator.events.counters import counter_groups
 from simulator.events.requests import load_groups, request_groups, transfer_groups
 from simulator.events.slices import slice_groups, thread_names
 from simulator.events.states import state_groups
-from simulator.events.text import LINK, REQUESTS, Group, event, metadata, process_of
+from simulator.events.text import LINK, REQUESTS, Group, event, metadata, process_of, us
 from simulator.result import SimulationResult
 from simulator.result_disaggregated import DisaggregatedResult
 
 MOST_EVENTS = 1_000_000
 """In a trace; more make browsers slow."""
+NOTES = 2
+"""Thread of a note, in the process of the requests; another number than the process's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +73,27 @@ def trace_of(
     note = _note(groups[kept].begin if kept < len(groups) else None, total, most_events, unkept)
     events = [entry for group in groups[:kept] for entry in group.events]
     events.sort(key=lambda entry: entry[0])
-    header = names_of(result)
+    header = names_of(result, note is not None)
     if note is not None:
-        events.insert(0, (0, event("i", note, events[0][0] if events else 0, REQUESTS, s='"g"', cat='"note"')))
+        events.insert(0, _bar(note, events))
     return ChromeTrace(header, events, note, _about(result, window_s, note))
 
 
-def names_of(result: SimulationResult) -> list[str]:
-    """Names of processes and threads: the requests first, then the replicas, then the link between two pools."""
-    lines = metadata(REQUESTS, "requests", {}, place=0)
+def names_of(result: SimulationResult, noted: bool) -> list[str]:
+    """Names of processes and threads: the requests (and a note) first, then the replicas, then the link of two pools."""
+    lines = metadata(REQUESTS, "requests", {NOTES: "note"} if noted else {}, place=0)
     for index, name in enumerate(process_names(result)):
         lines += metadata(process_of(index), name, thread_names(result, index), place=1 + index)
     if isinstance(result, DisaggregatedResult):
         last = 1 + len(result.record.replicas)
         lines += metadata(LINK, f"KV link ({result.deployment.kv_link().name})", {}, place=last)
     return lines
+
+
+def _bar(note: str, events: Sequence[tuple[int, str]]) -> tuple[int, str]:
+    """A slice as long as the trace, so that whoever opens it reads the note."""
+    begin, end = (events[0][0], events[-1][0]) if events else (0, 0)
+    return begin, event("X", note, begin, REQUESTS, tid=str(NOTES), cat='"note"', dur=us(end - begin))
 
 
 def pools_of(result: SimulationResult) -> list[tuple[str | None, Deployment]]:
