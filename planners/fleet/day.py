@@ -49,7 +49,7 @@ def plan(
             try:
                 known[w] = window_of(problem, gap=gap, time_limit_s=time_limit_s)
             except UserError as error:
-                raise UserError(f"window from {day.starts_s[w] / 3600:.3g} h: {error}") from None
+                raise UserError(f"window from hour {day.starts_s[w] / 3600:.2f}: {error}") from None
     parts = [part for part in known if part is not None]
     day = replace(day, windows=eased)
     static = plan_day(day, parts, static=True, gap=gap, time_limit_s=time_limit_s)
