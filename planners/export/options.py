@@ -13,7 +13,7 @@ TRTLLM_BLOCK_SIZE = 32
 def trtllm_options(pool: Deployment, role: str) -> dict[str, Any]:
     """Options of a server that plays a role, under the names of the LLM API.
 
-    Read in llm_args.py of the repository: enable_chunked_prefill and the fields of kv_cache_config; the rest is from memory (1.0).
+    Read in llm_args.py: enable_chunked_prefill and the fields of kv_cache_config; the rest is from memory (1.0).
     """
     share = pool.engine.gpu_memory_utilization  # once more, since the file replaces what flags say of the cache
     cache: dict[str, Any] = {"free_gpu_memory_fraction": share, "enable_block_reuse": pool.engine.prefix_caching}
