@@ -177,11 +177,15 @@ def test_updating_a_suite_that_cannot_run_writes_nothing(suite: Path) -> None:
         apex_sim.check(suite)
 
 
-def test_what_could_once_be_simulated_and_cannot_now_is_a_regression(suite: Path) -> None:
+def test_what_could_once_be_simulated_and_cannot_now_is_a_regression(
+    suite: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     once_stored(suite, "  - {name: three, model: llama-3.1-405b}\n")
     result = apex_sim.check(suite)
     assert [case.status for case in result.cases] == ["passed", "passed", "failed"]
     assert not result.passed
+    assert main(["check", str(suite)]) == 1
+    assert "FAILED: 1 of 3 cases cannot be simulated any more (three)" in capsys.readouterr().out
 
 
 def test_entries_of_cases_that_are_gone_are_named(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -359,6 +363,9 @@ import apex_sim
 def test_values(apex_check):
     apex_check({"median_ttft_ms": VALUE, "output_throughput": 100.0}, metrics=["median_ttft_ms", "output_throughput"])
 
+def test_named(apex_check):
+    apex_check({"median_ttft_ms": 20.0}, metrics=["median_ttft_ms", "slo_attainment"])
+
 def test_run(apex_check):
     run = apex_sim.simulate("llama-3.1-8b", "h100-sxm:1", rate=8, input_len=300, output_len=20, num_requests=20)
     apex_check(run, name="short", tolerances={"default": "2%"})
@@ -381,12 +388,14 @@ def test_the_pytest_fixture_checks_results_and_suites(
     (pytester.path / "suite.yaml").write_text(SUITE)
     test = pytester.path / "test_it.py"
     test.write_text(TEST_FILE.replace("VALUE", "20.0"))
-    run().assert_outcomes(failed=3)
-    run("--apex-update", "first values").assert_outcomes(passed=3)
+    run().assert_outcomes(failed=4)
+    stored = run("--apex-update", "first values")
+    stored.assert_outcomes(passed=3, failed=1)
+    stored.stdout.fnmatch_lines(["apex_check: metrics: the result has no slo_attainment; leave it out"])
     assert "reason: first values" in (pytester.path / "test_it.apex.yaml").read_text()
     test.write_text(TEST_FILE.replace("VALUE", "21.0"))
     done = run("--junitxml", "junit.xml")
-    done.assert_outcomes(failed=1, passed=2)
+    done.assert_outcomes(failed=2, passed=2)
     done.stdout.fnmatch_lines(["test_values: median_ttft_ms 20 -> 21 (+5.00%)"])
     names = {p.attrib["name"] for p in ElementTree.parse(pytester.path / "junit.xml").iter("property")}
     assert {"apex_sim.median_ttft_ms", "apex_sim.short.p95_tpot_ms", "apex_sim.one.completed"} <= names

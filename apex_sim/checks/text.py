@@ -43,6 +43,8 @@ def verdict_line(result: CheckResult, remedy: str = UPDATE) -> str:
     left = f"{len(failing)} of {count} {'case' if count == 1 else 'cases'}"
     if not failing:
         return "FAILED: the baseline has entries left over (--strict)"
+    if all(case.status == "failed" for case in failing):
+        return f"FAILED: {left} cannot be simulated any more ({', '.join(case.name for case in failing)})"
     new = all(case.status == "no baseline" for case in failing)
     advice = "to store the values of today" if new else "if it is meant"
     return f"FAILED: {left} ({', '.join(case.name for case in failing)}); {advice}: {remedy}"
