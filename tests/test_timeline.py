@@ -114,6 +114,12 @@ def test_too_many_events_are_cut_with_a_note() -> None:
     assert [event["name"] for event in events if event.get("cat") == "note"] == [trace.note]
 
 
+def test_a_window_in_which_nothing_runs_is_said_to_be_one() -> None:
+    trace = trace_of(run(timeline=(900.0, 910.0)), (900.0, 910.0))
+    assert trace.note is not None and "nothing runs in the window" in trace.note
+    assert parsed(trace)
+
+
 def test_files_are_the_same_bytes_packed_or_not(tmp_path: Path) -> None:
     result = run(timeline=True)
     apex_sim.write_timeline(result, tmp_path / "a.json")

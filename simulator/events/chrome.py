@@ -71,6 +71,8 @@ def trace_of(
     kept, total = _first(groups, most_events)
     unkept = sum(record.step_log.left_out for record in records if record.step_log is not None)
     note = _note(groups[kept].begin if kept < len(groups) else None, total, most_events, unkept)
+    if window_s is not None and all(group.counter for group in groups):
+        note = f"nothing runs in the window: the run ends at {result.record.end_s:.3f} s"
     events = [entry for group in groups[:kept] for entry in group.events]
     events.sort(key=lambda entry: entry[0])
     header = names_of(result, note is not None)
