@@ -15,6 +15,7 @@ import apex_sim
 from apex_sim.cli import main
 from apex_sim.sweeps import journal
 from apex_sim.sweeps.design import points_of
+from apex_sim.sweeps.folder import Shard
 from apex_sim.sweeps.pareto import parse_goals
 from apex_sim.sweeps.point import run_point
 from apex_sim.sweeps.run import run_sweep
@@ -26,8 +27,11 @@ FIXED = {"model": "llama-3.1-8b", "cluster": "h100-sxm:2"}
 class Here:
     """Runs in this process."""
 
+    ran = 0
+
     def run(self, tasks: Any) -> Any:
         for task in tasks:
+            self.ran += 1
             yield [(task.key, json.loads(run_point(task.text)))]
 
 
@@ -153,3 +157,34 @@ def test_cases_are_not_named_like_a_column_of_every_table_and_ends_of_whole_numb
 def test_directions_of_columns_are_those_of_their_meaning() -> None:
     names = ["mean_ttft_ms", "output_throughput_per_gpu", "spec_decode_mean_acceptance_length", "usd_per_hour"]
     assert [goal.more for goal in parse_goals(names, names)] == [False, True, True, False]
+
+
+def test_shards_of_several_folders_are_merged_into_the_bytes_of_one(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(json.dumps(SWEEP))
+    sweep_here(tmp_path / "whole", str(file))
+    for number in (1, 2):
+        (tmp_path / f"part{number}").mkdir()
+        run_sweep(load_sweep(file), tmp_path / f"part{number}", Here, shard=Shard(number, 3))
+    (tmp_path / "out").mkdir()
+    both = [tmp_path / "part1", tmp_path / "part2"]
+    ran = Here()
+    run_sweep(load_sweep(file), tmp_path / "out", lambda: ran, merge=both)
+    assert ran.ran == 2, "only the third shard was missing"
+    for name in ("results.csv", "results.parquet"):
+        if (tmp_path / "whole" / name).exists():
+            assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    other = {**SWEEP, "vary": {"tp": [2], "rate": [1, 5]}}
+    with pytest.raises(apex_sim.UserError, match="no longer asks for"):
+        run_sweep(load_sweep(other), tmp_path / "out", Here, merge=both)
+    (tmp_path / "new").mkdir()
+    with pytest.raises(apex_sim.UserError, match=r"part1: sweep no longer asks for 1 of the 2 runs"):
+        run_sweep(load_sweep(other), tmp_path / "new", Here, merge=both)
+    with pytest.raises(apex_sim.UserError, match="nowhere: is not the folder of a sweep"):
+        run_sweep(load_sweep(file), tmp_path / "out", Here, merge=[tmp_path / "nowhere"])
+
+
+def test_a_worker_of_another_version_gives_no_figures() -> None:
+    task = {"settings": {**SWEEP["fixed"], "rate": 1}, "base": ".", "version": "0.0.0"}
+    row = json.loads(run_point(json.dumps(task)))
+    assert row["status"] == "crashed" and "the sweep 0.0.0; install the same on both" in row["reason"]

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apex_sim.sweeps.account import cell, counts, listing, report
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -33,6 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     work.add_argument("--backend", default="local", metavar="NAME", help="local (default), ray or dask")
     work.add_argument("--address", metavar="ADDRESS", help="of a Ray or Dask cluster (default: one on this machine)")
     work.add_argument("--shard", metavar="I/N", help="carry out the I-th of N parts, for several machines")
+    work.add_argument("--merge", nargs="+", metavar="DIR", help="take over the finished runs of these folders (shards)")
     work.add_argument("--timeout", type=float, metavar="S", help="most seconds of a run; longer ones are given up")
     work.add_argument("--retry-failed", action="store_true", help="carry out runs again that were refused")
     result = parser.add_argument_group("results")
@@ -83,7 +86,7 @@ def _check_results(args: argparse.Namespace) -> None:
 
 
 def _work_of(args: argparse.Namespace) -> dict[str, object]:
-    names = ("out", "list", "jobs", "backend", "address", "shard", "timeout", "retry_failed")
+    names = ("out", "list", "jobs", "backend", "address", "shard", "merge", "timeout", "retry_failed")
     return {f"--{name.replace('_', '-')}": getattr(args, name) for name in names}
 
 
@@ -93,8 +96,8 @@ def _list(args: argparse.Namespace) -> int:
     from apex_sim.sweeps.spec import load_sweep
 
     points = parse_shard(args.shard).part(points_of(load_sweep(args.sweep)))
-    rows = [[_cell(value) for value in point.chosen.values()] for point in points]
-    print(_table(list(points[0].chosen), rows) if points else "no points in this shard")
+    rows = [[cell(value) for value in point.chosen.values()] for point in points]
+    print(listing(list(points[0].chosen), rows) if points else "no points in this shard")
     print(f"{len(points):,} points")
     return 0
 
@@ -118,7 +121,13 @@ def _carry_out(args: argparse.Namespace) -> tuple[dict[str, list[Any]], list[str
     try:
         with SweepProgress() as bar:
             outcome = run_sweep(
-                sweep, folder, lambda: backend, shard=shard, retry_failed=args.retry_failed, report=bar.start
+                sweep,
+                folder,
+                lambda: backend,
+                shard=shard,
+                retry_failed=args.retry_failed,
+                merge=args.merge or (),
+                report=bar.start,
             )
     except KeyboardInterrupt:
         print(f"apex-sim: finished runs are in {folder}; the same command goes on with the rest", file=sys.stderr)
@@ -167,8 +176,8 @@ def _show(
     from hardware_profiles.errors import UserError
 
     frame = frame_of(columns)
-    summary: dict[str, Any] = {"points": total, **_counts(columns["status"]), "files": [str(path) for path in paths]}
-    lines = _report(columns, summary, paths)
+    summary: dict[str, Any] = {"points": total, **counts(columns["status"]), "files": [str(path) for path in paths]}
+    lines = report(columns, summary, paths)
     if args.pareto:
         try:
             text, summary["pareto"] = _front(args, frame, names)
@@ -182,29 +191,6 @@ def _show(
     if json_file is not None:
         write_text(json_file, to_json(summary))
     return 1 if summary["crashed"] or summary["error"] else 0
-
-
-def _counts(status: list[str]) -> dict[str, int]:
-    return {kind: status.count(kind) for kind in ("ok", "failed", "error", "crashed")}
-
-
-def _report(columns: dict[str, list[Any]], summary: dict[str, Any], paths: list[Path]) -> list[str]:
-    from collections import Counter
-
-    done = len(columns["status"])
-    parts = [f"{summary[kind]:,} {kind}" for kind in ("ok", "failed", "error", "crashed") if summary[kind]]
-    lines = [f"{done:,} of {summary['points']:,} runs: {', '.join(parts) or 'none'}"]
-    reasons = Counter(reason for reason in columns["reason"] if reason is not None)
-    lines += [f"  {count:,} x {reason}" for reason, count in reasons.most_common(5)]
-    if len(reasons) > 5:
-        lines.append(f"  and {len(reasons) - 5:,} other reasons, in column reason")
-    if summary["crashed"]:
-        lines.append("crashed runs are carried out again by the same command")
-    if paths:
-        lines.append(f"wrote {', '.join(str(path) for path in paths)}")
-        if all(path.suffix != ".parquet" for path in paths):
-            lines.append("no Parquet without pyarrow; install it with: pip install 'apex-sim[parquet]'")
-    return lines
 
 
 def _draw(args: argparse.Namespace, frame: pd.DataFrame, path: Path) -> None:
@@ -228,25 +214,10 @@ def _front(args: argparse.Namespace, frame: pd.DataFrame, names: list[str]) -> t
             f"--pareto {args.pareto}: no run has these figures" + (" and meets --where" if args.where else "")
         )
     shown = list(dict.fromkeys([*names, *(goal.column for goal in goals)]))
-    cells = [[str(i), *map(_cell, row)] for i, row in enumerate(front[shown].itertuples(index=False), 1)]
+    cells = [[str(i), *map(cell, row)] for i, row in enumerate(front[shown].itertuples(index=False), 1)]
     words = ", ".join(f"{'most' if goal.more else 'least'} {goal.column}" for goal in goals)
     more = f"\n... {len(cells) - SHOWN:,} more; --json FILE has all" if len(cells) > SHOWN else ""
-    shown_rows = _table(["", *shown], cells[:SHOWN])
+    shown_rows = listing(["", *shown], cells[:SHOWN])
     text = f"{len(cells):,} of {len(rows):,} runs are beaten by none ({words}):\n{shown_rows}{more}"
     plain = front[shown].astype(object).where(front[shown].notna(), None)
     return text, [{str(k): v for k, v in row.items()} for row in plain.to_dict("records")]
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    from apex_sim.text import table
-
-    return table(header, rows, left=0)
-
-
-def _cell(value: Any) -> str:
-    if value is None or value != value:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.5g}"
-    text = str(value)
-    return text if len(text) <= 40 else text[:37] + "..."

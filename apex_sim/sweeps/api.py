@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ def sweep(
     shard: str | None = None,
     timeout_s: float | None = None,
     retry_failed: bool = False,
+    merge: Sequence[str | Path] = (),
     progress: bool = False,
 ) -> pd.DataFrame:
     """Run ``simulate`` over a design of settings; a row per point, in the order of the design.
@@ -30,7 +31,8 @@ def sweep(
     spec: a YAML file or a mapping with ``fixed``, ``vary``, ``constraints`` and ``design`` (docs/sweeps.md). out: folder that
     keeps every run as it finishes and goes on where an earlier call stopped; None: nothing is kept. jobs: processes (all
     cores). backend: ``"local"``, ``"ray"`` or ``"dask"``, at ``address`` or on this machine. shard: ``"2/8"``. timeout_s: the
-    most a run may take [s]. retry_failed: try refused runs again. progress: a bar on stderr.
+    most a run may take [s]. retry_failed: try refused runs again. merge: folders of the same sweep (shards) whose
+    finished runs are taken over. progress: a bar on stderr.
     Columns: the settings that vary, ``key``, ``status`` (ok, failed, error, crashed), ``reason``, ``warnings``, and the fields
     of ``summary``. Raises UserError for a mistake in the file, and when every run is refused.
     """
@@ -47,7 +49,7 @@ def sweep(
     def carry_out(folder: Path) -> pd.DataFrame:
         with SweepProgress(quiet=not progress) as bar:
             outcome = run_sweep(
-                checked, folder, lambda: chosen, shard=part, retry_failed=retry_failed, report=bar.start
+                checked, folder, lambda: chosen, shard=part, retry_failed=retry_failed, merge=merge, report=bar.start
             )
         return frame_of(outcome.columns)
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,14 +78,7 @@ def files_of(sweep: Sweep) -> dict[str, str]:
 
 def open_folder(folder: Path, sweep: Sweep, points: list[Point]) -> dict[str, dict[str, Any]]:
     """Rows that are there already; UserError where they are not of this sweep. The folder then says what is asked for."""
-    from apex_sim import __version__
-
-    manifest = {
-        "apex_sim_version": __version__,
-        "base": str(sweep.base),
-        "files": files_of(sweep),
-        "sweep": sweep.source,
-    }
+    manifest = _manifest(sweep)
     known = read_manifest(folder)
     rows = read_journal(folder)
     _sweep_up(folder)
@@ -94,6 +87,36 @@ def open_folder(folder: Path, sweep: Sweep, points: list[Point]) -> dict[str, di
     if known != manifest:
         write_text(folder / MANIFEST, to_json(manifest))
     return rows
+
+
+def _manifest(sweep: Sweep) -> dict[str, Any]:
+    from apex_sim import __version__
+
+    return {
+        "apex_sim_version": __version__,
+        "base": str(sweep.base),
+        "files": files_of(sweep),
+        "sweep": sweep.source,
+    }
+
+
+def rows_of_others(folders: Sequence[str | Path], sweep: Sweep, points: list[Point]) -> dict[str, dict[str, Any]]:
+    """Finished runs of this sweep that other folders hold, shards of other machines for example; of two the first holds.
+
+    UserError for a folder of another sweep, of another version, or of other files.
+    """
+    manifest, asked = _manifest(sweep), {point.key for point in points}
+    found: dict[str, dict[str, Any]] = {}
+    for folder in map(Path, folders):
+        known = read_manifest(folder)
+        if known is None:
+            raise UserError(f"--merge {folder}: is not the folder of a sweep; name one that --out made")
+        rows = read_journal(folder)
+        _check(folder, known, manifest, points, rows, sweep.where)
+        for key, row in rows.items():
+            if key in asked and is_final(row):
+                found.setdefault(key, row)
+    return found
 
 
 def refuse_foreign(folder: Path) -> None:

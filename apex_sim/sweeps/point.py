@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apex_sim import __version__
 from hardware_profiles.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ CRASHED = "crashed"
 def run_point(task: str) -> str:
     """Carry out a task ``{"settings": ..., "base": folder}``; the row that comes back has status, reason and results."""
     given = json.loads(task)
+    wanted = given.get("version", __version__)
+    if wanted != __version__:  # of a cluster's worker: its figures must not be mixed with others
+        reason = f"the worker has apex-sim {__version__}, the sweep {wanted}; install the same on both"
+        return json.dumps({"status": CRASHED, "reason": reason, "summary": {}, "warnings": None})
     with chdir(given["base"]), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         row = _row(given["settings"])

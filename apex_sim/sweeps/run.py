@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from apex_sim import __version__
 from apex_sim.sweeps.backends import Backend
 from apex_sim.sweeps.design import Point, points_of
-from apex_sim.sweeps.folder import WHOLE, Shard, is_final, locked, open_folder, refuse_foreign
+from apex_sim.sweeps.folder import WHOLE, Shard, is_final, locked, open_folder, refuse_foreign, rows_of_others
 from apex_sim.sweeps.journal import Journal, read_journal, shared
 from apex_sim.sweeps.point import FAILED
 from apex_sim.sweeps.pool import Task
@@ -98,19 +99,26 @@ def run_sweep(
     *,
     shard: Shard = WHOLE,
     retry_failed: bool = False,
+    merge: Sequence[str | Path] = (),
     report: Callable[[int, int], Report] | None = None,
 ) -> Outcome:
     """Carry out what is missing of a sweep in ``folder``; stopped at any moment, the next call goes on from there.
 
-    report: called with the number of runs of this part and of those that are there already, gives the :data:`Report`.
+    merge: folders of the same sweep whose finished runs are taken over.
+    report: called with the number of runs of this part and of those that are there already,
+    gives the :data:`Report`.
     """
     points = points_of(sweep)
     part = shard.part(points)
     refuse_foreign(folder)
     with locked(folder, shard):
         rows = open_folder(folder, sweep, points)
-        missing = [p for p in part if p.key not in rows or not _keep(rows[p.key], retry_failed)]
+        others = rows_of_others(merge, sweep, points)
         recorder = Recorder(folder, shard, points, rows)
+        taken = [(key, row) for key, row in others.items() if key not in rows or not is_final(rows[key])]
+        if taken:
+            recorder.add(taken)
+        missing = [p for p in part if p.key not in rows or not _keep(rows[p.key], retry_failed)]
         try:
             if missing:
                 tell = report(len(part), len(part) - len(missing)) if report is not None else None
@@ -146,7 +154,7 @@ def _carry_out(
 def _tasks(points: list[Point], sweep: Sweep) -> Iterator[Task]:
     base = str(sweep.base)
     for point in points:
-        yield Task(point.key, json.dumps({"settings": point.settings, "base": base}))
+        yield Task(point.key, json.dumps({"settings": point.settings, "base": base, "version": __version__}))
 
 
 def _check(points: list[Point], rows: Mapping[str, Mapping[str, Any]]) -> None:

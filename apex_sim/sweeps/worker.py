@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from contextlib import suppress
+from pathlib import Path
 from queue import SimpleQueue
 
 
@@ -12,6 +14,8 @@ def main() -> None:
     """Serve tasks until stdin ends, which is at once when the parent is gone, in the middle of a run too."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
     os.dup2(2, 1)
+    with suppress(OSError):  # Linux: when memory is short, a worker is ended, whose run is a row, and not the sweep
+        Path("/proc/self/oom_score_adj").write_text("500")
     tasks: SimpleQueue[str] = SimpleQueue()
     threading.Thread(target=_read, args=(tasks,), daemon=True).start()
 
