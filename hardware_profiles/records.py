@@ -131,6 +131,13 @@ def convert(hint: Any, value: object, *, where: str, field: str) -> Any:
     return _text(value, where=where, field=field)
 
 
+def fields_of(value: object, place: str) -> dict[str, Any]:
+    """A mapping with text keys, of a part of a file; UserError names ``place`` where it is something else."""
+    if not isinstance(value, Mapping):
+        raise UserError(f"{place} is {value!r}; it must be a mapping of fields")
+    return {str(key): item for key, item in value.items()}
+
+
 def to_mapping(value: Any) -> dict[str, Any]:
     """Return the plain mapping of a dataclass, recursively; fields that equal their default are left out."""
     result: dict[str, Any] = {}

@@ -12,7 +12,7 @@ from typing import Any
 from apex_sim.checks.metrics import DEFAULT_METRICS, Tolerances, family_of, parse_tolerances
 from apex_sim.checks.plan_case import PLAN_METRICS, plan_of
 from hardware_profiles.errors import UserError, unknown_name
-from hardware_profiles.records import read_yaml
+from hardware_profiles.records import fields_of, read_yaml
 
 TOP = ("baseline", "defaults", "metrics", "tolerances", "cases")
 OWN = ("name", "workload", "metrics", "tolerances", "note", "plan")
@@ -61,11 +61,11 @@ def read_suite(path: str | Path, *, baseline: str | Path | None = None) -> Suite
     entries = data.get("cases")
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: has no cases; write a list under 'cases:' (docs/checks.md)")
-    defaults = _mapping(data.get("defaults") or {}, f"{path}: defaults")
+    defaults = fields_of(data.get("defaults") or {}, f"{path}: defaults")
     lines = _lines(path)
     cases = []
     for index, entry in enumerate(entries):
-        case = _mapping(entry, f"{path}: case {index + 1}")
+        case = fields_of(entry, f"{path}: case {index + 1}")
         cases.append(_case(_merged(defaults, case), data, path, index, lines[index] if index < len(lines) else 1))
     _check_names(cases, path)
     return Suite(path=path, baseline=_baseline(path, data, baseline), cases=tuple(cases))
@@ -94,8 +94,8 @@ def _case(data: Mapping[str, Any], top: Mapping[str, Any], path: Path, index: in
             raise UserError(f"{place}: {needed} is missing; a case needs model, cluster and workload")
     metrics = data.get("metrics", top.get("metrics"))
     tolerances = {
-        **parse_tolerances(_mapping(top.get("tolerances") or {}, f"{path}: tolerances"), f"{path}: tolerances"),
-        **parse_tolerances(_mapping(data.get("tolerances") or {}, f"{place}: tolerances"), f"{place}: tolerances"),
+        **parse_tolerances(fields_of(top.get("tolerances") or {}, f"{path}: tolerances"), f"{path}: tolerances"),
+        **parse_tolerances(fields_of(data.get("tolerances") or {}, f"{place}: tolerances"), f"{place}: tolerances"),
     }
     return Case(
         name=name,
@@ -156,7 +156,7 @@ def _workload(data: object, place: str) -> dict[str, Any]:
         return {"trace": data}
     known = tuple(WorkloadSettings.__annotations__)
     found = {}
-    for key, value in _mapping(data, f"{place}: workload").items():
+    for key, value in fields_of(data, f"{place}: workload").items():
         name = key.replace("-", "_")
         if name not in known:
             raise UserError(f"{place}: workload: {unknown_name('setting', key, known)}")
@@ -182,12 +182,6 @@ def _metrics(value: object, place: str) -> tuple[str, ...]:
         except UserError as error:
             raise UserError(f"{place}: metrics: {error}") from None
     return tuple(dict.fromkeys(value))
-
-
-def _mapping(value: object, place: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise UserError(f"{place} is {value!r}; it must be a mapping of fields")
-    return {str(key): item for key, item in value.items()}
 
 
 def _merged(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hardware_profiles.errors import UserError, unknown_name
+from hardware_profiles.records import fields_of
 from simulator.build import EngineSettings
 from simulator.validation.checks import problem_of
 from simulator.validation.metrics import metric_names
@@ -159,21 +160,15 @@ def runs_from_yaml(text: str, place: str, path: Path | None) -> list[MeasuredRun
         for key in data:
             if key not in ("defaults", "runs"):
                 raise UserError(f"{place}: {unknown_name('key', str(key), ('defaults', 'runs'))}")
-        defaults, data = _mapping(data.get("defaults") or {}, f"{place}: defaults"), data.get("runs")
+        defaults, data = fields_of(data.get("defaults") or {}, f"{place}: defaults"), data.get("runs")
     if not isinstance(data, list) or not data:
         raise UserError(f"{place}: has no runs; write a list of runs under 'runs:' (docs/validation.md)")
     runs = []
     for index, entry in enumerate(data):
-        entry = _mapping(entry, f"{place}: run {index + 1}")
+        entry = fields_of(entry, f"{place}: run {index + 1}")
         named = f"{place}: run {entry.get('id', index + 1)}"
         runs.append(_from_mapping(_merged(defaults, entry), named, path))
     return runs
-
-
-def _mapping(value: object, place: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise UserError(f"{place} is {value!r}; it must be a mapping of fields")
-    return {str(key): item for key, item in value.items()}
 
 
 def _merged(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,10 +199,10 @@ def _from_mapping(data: Mapping[str, Any], place: str, path: Path | None) -> Mea
         run = MeasuredRun(
             **fields,
             settings={name: _setting(data[name], place, name) for name in SETTINGS if data.get(name) is not None},
-            workload=_workload(_mapping(data["workload"], f"{place}: workload"), f"{place}: workload", path),
-            window=_window(_mapping(data.get("window") or {}, f"{place}: window"), f"{place}: window"),
-            measured=_measured(_mapping(data["measured"], f"{place}: measured"), f"{place}: measured"),
-            tags={k: str(v) for k, v in _mapping(data.get("tags") or {}, f"{place}: tags").items()},
+            workload=_workload(fields_of(data["workload"], f"{place}: workload"), f"{place}: workload", path),
+            window=_window(fields_of(data.get("window") or {}, f"{place}: window"), f"{place}: window"),
+            measured=_measured(fields_of(data["measured"], f"{place}: measured"), f"{place}: measured"),
+            tags={k: str(v) for k, v in fields_of(data.get("tags") or {}, f"{place}: tags").items()},
             place=place,
         )
     except UserError as error:
@@ -367,7 +362,7 @@ def _lengths(value: object, place: str, name: str) -> Any:
 
 def _stage(value: object, place: str) -> Stage:
     """``num_requests`` and ``duration_s``, or one of them with ``rate_per_s``."""
-    data = _mapping(value, place)
+    data = fields_of(value, place)
     _check_names(data, ("num_requests", "duration_s", "rate_per_s", "pause_s"), place)
     given = {
         name: _number(data[name], place, name, whole=name == "num_requests") for name in _present(data, tuple(data))
