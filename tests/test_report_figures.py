@@ -214,6 +214,7 @@ def test_a_write_that_fails_keeps_the_old_report(tmp_path: Path) -> None:
         ("measured on two cards", "measured"),
         ("as later versions; not measured there", "cited"),
         ("with the others fitted on TPOT of 45 measured runs", "fitted"),
+        ("as Triton compiles, not fitted", "cited"),
         ("as the L40S, which has the same memory", "taken over"),
         ("measured by others, from memory", "low: from memory"),
         ("assumed: as the H100", "low: assumed"),

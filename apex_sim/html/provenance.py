@@ -32,7 +32,7 @@ def confidence(source: str) -> str:
         return "low: assumed"
     if re.match(r"(as|like) the ", lowered):
         return "taken over"
-    if re.search(r"\bfitted\b", lowered):
+    if re.search(r"(?<!not )\bfitted\b", lowered):
         return "fitted"
     return "measured" if re.search(r"(?<!not )(?<!never )(?<!nothing )\bmeasured\b", lowered) else "cited"
 
