@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    from apex_sim.common_options import with_config
+    from apex_sim.config_file import with_config
     from apex_sim.progress import ProgressBar, set_quiet
     from apex_sim.warned import forget
     from hardware_profiles.errors import UserError

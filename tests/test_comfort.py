@@ -11,18 +11,21 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from apex_sim import progress
-from apex_sim.cli import build_parser, main
-from apex_sim.common_options import Layout, leaves, with_config
+from apex_sim.cli import COMMANDS, build_parser, main
+from apex_sim.common_options import Layout, leaves
 from apex_sim.completion import SCRIPTS, Words, words_of
+from apex_sim.config_file import with_config
 from apex_sim.doctor import Finding, as_text, examine, healthy
 from apex_sim.examples import EXAMPLES
 from apex_sim.progress import ProgressBar, duration
 from apex_sim.terminal import reflow
 
+ROOT = Path(__file__).parents[1]
 RUN = ["simulate", "--model", "llama-3.1-8b", "--cluster", "h100-sxm:1", "--num-requests", "20"]
 TABLE = """\
 name       first  second
@@ -331,6 +334,29 @@ def test_flags_win_over_what_excludes_them_in_a_command(tmp_path):
     text = "command: apex-sim simulate --model m --cluster c --no-enable-prefix-caching --max-num-seqs 4 --tp 2\n"
     args = values(tmp_path, text, "--enable-prefix-caching", "--tp=4")
     assert (args.enable_prefix_caching, args.max_num_seqs, args.tp) == (True, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            [*RUN, "--max-num-sqes", "4"],
+            "--max-num-sqes 4; did you mean --max-num-seqs? (see 'apex-sim simulate --help')",
+        ),
+        (["explain", "step", *RUN[1:5], "--decod=4x"], "argument --decode"),
+        (["models", "list", "a", "b"], "unrecognized arguments: b (see 'apex-sim models list --help')"),
+    ],
+)
+def test_an_unknown_option_is_told_with_the_nearest(argv, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and message in error and error.count("\n") == 1
+
+
+def test_every_command_is_in_the_table_of_the_page():
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8").partition("## simulate")[0]
+    assert [name for name in COMMANDS if f"`apex-sim {name}" not in text and f"`{name}`" not in text] == []
 
 
 def test_a_second_file_of_options_is_refused(tmp_path, capsys):

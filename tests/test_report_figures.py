@@ -13,7 +13,7 @@ import yaml
 from report_tables import Tables, misprints, strangers
 
 from apex_sim.cli import build_parser, main
-from apex_sim.common_options import with_config
+from apex_sim.config_file import with_config
 from apex_sim.files import write_atomically
 from apex_sim.html import parts
 from apex_sim.html.provenance import confidence
