@@ -122,7 +122,7 @@ def cluster_names() -> list[str]:
 
 def read_cluster_file(path: Path, check_terms: bool = True) -> Cluster:
     """Read one cluster file; a device given as a path is relative to it."""
-    file = from_mapping(ClusterFile, read_yaml(path), where=path.name)
+    file = from_mapping(ClusterFile, read_yaml(path), where=str(path))
     device = read_device_file(path.parent / file.device) if is_path(file.device) else load_device(file.device)
     if file.price is not None:
         sources = {**device.sources, "price": f"{path.name}: {file.price.provider}"}
@@ -140,12 +140,12 @@ def read_cluster_file(path: Path, check_terms: bool = True) -> Cluster:
         ),
         host_flop_per_s=file.host_flop_per_s,
     )
-    site = site_at(**dataclasses.asdict(file.site), where=f"{path.name}: site.")
+    site = site_at(**dataclasses.asdict(file.site), where=f"{path}: site.")
     terms = Terms(pricing=file.pricing, purchase_usd=file.purchase_usd)
     if file.lifetime_years is not None:
         terms = dataclasses.replace(terms, lifetime_years=file.lifetime_years)
     cluster = dataclasses.replace(cluster, node=node, site=site, terms=terms)
-    return checked(cluster, where=f"{path.name}: ") if check_terms else cluster
+    return checked(cluster, where=f"{path}: ") if check_terms else cluster
 
 
 def host_of(device: DeviceProfile) -> Host:

@@ -38,7 +38,7 @@ def read_efficiency_file(path: Path) -> tuple[Efficiency | None, PowerFit | None
     content = read_yaml(path)
     for key in content:
         if key not in ("efficiency", "power"):
-            raise unknown_field(key, ("efficiency", "power"), where=path.name)
-    efficiency = efficiency_from_mapping(content["efficiency"], where=path.name) if "efficiency" in content else None
-    power = power_from_mapping(content["power"], where=path.name) if "power" in content else None
+            raise unknown_field(key, ("efficiency", "power"), where=str(path))
+    efficiency = efficiency_from_mapping(content["efficiency"], where=str(path)) if "efficiency" in content else None
+    power = power_from_mapping(content["power"], where=str(path)) if "power" in content else None
     return efficiency, power

@@ -65,7 +65,7 @@ def device_name(name: str) -> str:
 def read_device_file(path: Path) -> DeviceProfile:
     """Read one device file, checked; its efficiency may stand in the file, in another file, or be borrowed by name."""
     content = dict(read_yaml(path))
-    where = path.name
+    where = str(path)
     efficiency = content.pop("efficiency", None)
     known = [f.name for f in dataclasses.fields(DeviceProfile)]
     if "name" not in content and not set(content) & set(known):

@@ -46,24 +46,32 @@ _NUMBER_TEXT = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)?")
 
 def read_yaml(path: Path) -> Mapping[str, Any]:
     """Return the mapping at the top of a YAML file; syntax errors and other tops are user mistakes."""
-    import yaml
-
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_strict_loader())
+        content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a YAML file") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text; give a YAML file") from error
     except ValueError as error:  # a null character
         raise UserError(f"{str(path)!r} cannot be the name of a file; give a YAML file") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds {_shown(content)}; write 'field: value' lines")
+    return content
+
+
+def parse_yaml(text: str, place: str) -> Any:
+    """Content of a YAML text; UserError names ``place``, the line and what is wrong, also for a field written twice."""
+    import yaml
+
+    try:
+        return yaml.load(text, Loader=_strict_loader())
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or "unreadable"
-        raise UserError(f"{path.name}: is not valid YAML{line}: {problem}; correct the syntax") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path.name}: holds {_shown(content)}; write 'field: value' lines")
-    return content
+        raise UserError(f"{place}: is not valid YAML{line}: {problem}; correct the syntax") from error
 
 
 @lru_cache(maxsize=1)

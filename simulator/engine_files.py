@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hardware_profiles.errors import UserError, unknown_name
+from hardware_profiles.records import parse_yaml
 
 ALIASES = {"vllm": "vllm-v1", "v1": "vllm-v1", "v0": "vllm-v0", "fastertransformer": "static"}
 _NOT_INHERITED = ("base", "versions", "predecessor")
@@ -121,8 +122,6 @@ def _text(place: str, field: str, value: object) -> str:
 
 def _read(name: str, folder: Path | None) -> tuple[dict[str, Any], str, Path | None]:
     """Content, place and folder (None: built in) of a profile; ``folder``: of the file that names this one."""
-    import yaml
-
     key = ALIASES.get(name.lower(), name.lower().replace("_", "-"))
     if key in engine_names():
         place, here = f"{key}.yaml", None
@@ -132,10 +131,7 @@ def _read(name: str, folder: Path | None) -> tuple[dict[str, Any], str, Path | N
         text, here = _text_of(Path(place)), Path(place).parent
     else:
         raise unknown_name("engine", name, engine_names())
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{place}: not valid YAML: {' '.join(str(error).split())}") from None
+    data = parse_yaml(text, place)
     if not isinstance(data, Mapping):
         raise UserError(f"{place}: an engine profile is a mapping of fields; this is {type(data).__name__}")
     return dict(data), place, here

@@ -78,6 +78,8 @@ def test_a_base_may_be_a_file_beside_it_and_versions_are_not_inherited(tmp_path:
     ("text", "words"),
     [
         ("base: mine.yaml\nname: mine\n", ("base", "itself")),
+        ("base: vllm\nname: [mine\nblock_size: 32\n", ("is not valid YAML at line 3",)),
+        ("base: vllm\nblock_size: 16\nblock_size: 32\n", ("'block_size' is written twice",)),
         ("base: vlm\nname: mine\n", ("'vlm'", "Available")),
         ("base: 5\nname: mine\n", ("base is 5", "name of an engine")),
         ("base: vllm\n", ("name is missing",)),

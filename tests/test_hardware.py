@@ -289,7 +289,7 @@ def test_mistakes_name_file_field_value_and_remedy_in_one_line(tmp_path, old, ne
     assert old in MINIMAL
     with pytest.raises(UserError, match=message) as caught:
         read(tmp_path, MINIMAL.replace(old, new, 1))
-    assert str(caught.value).startswith("mine.yaml: ")
+    assert str(caught.value).startswith(f"{tmp_path / 'mine.yaml'}: ")
     assert "\n" not in str(caught.value)
 
 

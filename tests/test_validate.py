@@ -145,7 +145,7 @@ def test_duplicate_ids_are_refused(tmp_path: Path) -> None:
         ("runs.yaml", "runs: []", "has no runs"),
         ("runs.yaml", "just text", "has no runs"),
         ("runs.yaml", "runs: [1]", "must be a mapping"),
-        ("runs.yaml", "a: [", "not valid YAML"),
+        ("runs.yaml", "a: [", "is not valid YAML at line"),
         ("runs.csv", "", "is empty"),
         ("runs.csv", "a,b\n", "has a header but no rows"),
         ("runs.csv", "a,b\n1,2\n", "neither our own format"),
@@ -400,7 +400,7 @@ def test_check_holds_runs_to_goals_of_ones_own(tmp_path: Path, capsys: pytest.Ca
         ("- {source: runs, metric: tpot_mean_ms}", "needs median, p90 or worst"),
         ("- {source: runs, metric: tpot_mean_ms, median: 12}", "it is a share"),
         ("- {source: runs, metric: tpot_mean_ms, mean: 0.1}", "unknown field 'mean'"),
-        ("- [", "not valid YAML"),
+        ("- [", "is not valid YAML at line"),
     ],
 )
 def test_bad_goals_are_one_line(tmp_path: Path, text: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hardware_profiles.errors import UserError, unknown_name
-from hardware_profiles.records import fields_of
+from hardware_profiles.records import fields_of, parse_yaml
 from simulator.build import EngineSettings
 from simulator.validation.checks import problem_of
 from simulator.validation.metrics import metric_names
@@ -149,12 +149,7 @@ def _read_yaml(path: Path) -> list[MeasuredRun]:
 
 def runs_from_yaml(text: str, place: str, path: Path | None) -> list[MeasuredRun]:
     """Runs of a YAML text: a list of runs, or a mapping with ``runs`` and ``defaults`` for all of them."""
-    import yaml
-
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{place}: not valid YAML: {' '.join(str(error).split())}") from None
+    data = parse_yaml(text, place)
     defaults: dict[str, Any] = {}
     if isinstance(data, Mapping):
         for key in data:

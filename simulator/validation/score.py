@@ -10,6 +10,7 @@ from importlib import resources
 import numpy as np
 
 from hardware_profiles.errors import UserError, unknown_name
+from hardware_profiles.records import parse_yaml
 from simulator.validation.metrics import metric_names
 from simulator.validation.replay import Prediction
 from simulator.validation.run import MeasuredRun
@@ -159,12 +160,7 @@ def load_goals() -> tuple[Goal, ...]:
 
 def goals_from_yaml(text: str, place: str) -> tuple[Goal, ...]:
     """Goals of a YAML list; UserError naming ``place``, entry and field."""
-    import yaml
-
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{place}: not valid YAML: {' '.join(str(error).split())}") from None
+    data = parse_yaml(text, place)
     if not isinstance(data, list) or not data:
         raise UserError(
             f"{place}: has no goals; write a list such as [{{source: my_runs, metric: tpot_mean_ms, median: 0.1}}]"
