@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from apex_sim.files import to_json, write_atomically, write_text
-from apex_sim.gpus_account import account_lines, with_account
-from apex_sim.plots.fleet_day import fleet_day_figure
+from apex_sim.gpus_account import account_lines
 from apex_sim.text import number, share, table
-from planners.fleet.account import Spent
 from planners.fleet.day import DayPlan
 from planners.fleet.schedule import started, stopped
-from workloads.figure_style import save
 from workloads.slo import Slo
-
-
-def emit_day(
-    plan: DayPlan,
-    notes: dict[str, Any],
-    slo: Slo | None,
-    json: str | None,
-    file: Path | None,
-    figure: Path | None,
-    spent: list[Spent] | None = None,
-) -> dict[str, Any]:
-    """Print the day (text, or JSON for '-') and write the files. ``notes``: further fields, such as sizes left out.
-    ``spent``: by each simulated type. Returns all of it as plain values."""
-    data = day_dict(plan, slo) | notes
-    data = data if spent is None else with_account(data, spent, 3600.0 * float(plan.day.hours.sum()))
-    print(to_json(data) if json == "-" else day_text(data), end="" if json == "-" else "\n")
-    if file is not None:
-        write_text(file, to_json(data))
-    if figure is not None:
-        drawn = fleet_day_figure(data)
-        write_atomically(figure, lambda path: save(drawn, path))
-    return data
 
 
 def day_dict(plan: DayPlan, slo: Slo | None) -> dict[str, Any]:

@@ -2,47 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from apex_sim.files import to_json, write_text
-from apex_sim.gpus_account import account_lines, with_account
-from apex_sim.progress import is_quiet
+from apex_sim.gpus_account import account_lines
 from apex_sim.text import number, share, table
-from planners.fleet.account import Spent
 from planners.fleet.bounds import lp_bound, single_type
 from planners.fleet.problem import Fleet, FleetProblem, size_shares, type_loads
 from planners.fleet.simulated import Round
 from workloads.slo import Slo
 
 Promise = tuple[Slo, list[Round]]
-
-
-def emit(
-    problem: FleetProblem,
-    fleet: Fleet,
-    skipped: tuple[int, ...],
-    promise: Promise | None,
-    json: str | None,
-    file: Path | None,
-    beyond: int = 0,
-    account: tuple[list[Spent], float] | None = None,
-    extra: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Print the plan (text, or JSON for '-') and write the file; the solver's time goes to stderr, as it varies.
-
-    ``account``: what each simulated type spent, and over which time [s]. ``extra``: further keys of the JSON. Returns all
-    of it as plain values."""
-    data = fleet_dict(problem, fleet, skipped, promise) | {"requests_beyond_grid": beyond}
-    data = (data if account is None else with_account(data, *account)) | dict(extra or {})
-    print(to_json(data) if json == "-" else fleet_text(data), end="" if json == "-" else "\n")
-    if file is not None:
-        write_text(file, to_json(data))
-    if not is_quiet():
-        print(f"solved by {fleet.solver} in {fleet.seconds:.2f} s", file=sys.stderr)
-    return data
 
 
 def fleet_dict(

@@ -286,7 +286,10 @@ def workload_of(args: argparse.Namespace) -> Trace:
     from apex_sim.commands.traces import trace_from_args
     from apex_sim.token_options import token_settings
     from apex_sim.workload import SAMPLE_WORKLOAD, check_workload, make_trace
+    from workloads.trace import Trace
 
+    if isinstance(args.trace, Trace):
+        return args.trace
     tokens = token_settings(args)
     given: dict[str, Any] = {name: getattr(args, name) for name in WORKLOAD_SETTINGS}
     file = args.trace

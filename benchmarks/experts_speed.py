@@ -33,7 +33,7 @@ TRAFFIC = (
 
 def instances() -> Iterator[tuple[str, int, int, int]]:
     """(a model's name, experts, top-k, MoE layers), one for each shape in the catalog."""
-    from apex_sim.commands.experts import moe_layers
+    from apex_sim.experts_inputs import moe_layers
     from hardware_profiles.errors import UserError
     from workloads.catalog import load_model, model_names
 
@@ -51,11 +51,11 @@ def instances() -> Iterator[tuple[str, int, int, int]]:
 
 def demand(experts: int, top_k: int, layers: int, tokens: int) -> Demand:
     """What half of a generated trace asks for."""
-    from apex_sim.commands.experts import DEFAULT_SKEWS
     from simulator.experts.generate import AFFINITY, generate_routing
     from simulator.experts.routing import demand_of
+    from simulator.experts.settings import default_skew
 
-    skew = next(skew for size, skew in DEFAULT_SKEWS if experts <= size)
+    skew = default_skew(experts)
     routing = generate_routing(
         num_experts=experts, num_layers=layers, top_k=top_k, tokens=tokens, skew=skew, affinity=AFFINITY, seed=1
     )
@@ -93,7 +93,7 @@ def balance_table(tokens: int) -> None:
 
 def traffic_table(tokens: int) -> None:
     """Whole plans, against greedy plus local search."""
-    from apex_sim.commands.experts import moe_layers
+    from apex_sim.experts_inputs import moe_layers
     from hardware_profiles.cluster import parse_cluster
     from planners.experts.placement import figures_of
     from planners.experts.search import SearchSettings, plan_experts

@@ -118,7 +118,7 @@ def build_deployment(
     **settings: Unpack[EngineSettings],
 ) -> Deployment:
     """Model, cluster, layout and engine settings as one value; nothing is simulated. Raises UserError early."""
-    spec = model if isinstance(model, ModelSpec) else load_model(name_of("model", model))
+    spec = model_of(model)
     check_settings(settings)
     spec = served_as(spec, settings.get("runner"))
     machines = cluster if isinstance(cluster, Cluster) else parse_cluster(name_of("cluster", cluster))
@@ -208,6 +208,11 @@ def _kv_offload(settings: EngineSettings) -> KvOffload:
         eviction=settings.get("kv_eviction") or KvOffload().eviction,
         copy_group=settings.get("kv_copy_group"),
     )
+
+
+def model_of(model: ModelSpec | str) -> ModelSpec:
+    """A model itself, or the one of that name."""
+    return model if isinstance(model, ModelSpec) else load_model(name_of("model", model))
 
 
 def name_of(what: str, value: object) -> str:

@@ -118,7 +118,7 @@ def test_the_simulated_day_keeps_its_promise_in_every_window(tmp_path, capsys):
         (
             {},
             [*DIURNAL, "--autoscale", "10min", "--limit", "A10G=0,A100=1"],
-            "h: --limit A10G=0, A100=1: the instances",
+            "hour 0.50: --limit A10G=0, A100=1: the instances",
         ),
     ],
 )
