@@ -13,6 +13,7 @@ from importlib import import_module
 COMMANDS = (
     "simulate",
     "several",
+    "load",
     "sweep",
     "plan",
     "gpus",

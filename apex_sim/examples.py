@@ -11,6 +11,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "--config run/config.yaml --rate 8 --json -",
     ),
     "several": ("models.yaml --cluster h100-sxm:2 --rate 4 --input-len 500 --output-len 100",),
+    "load": (
+        "--model llama-3.1-8b --cluster h100-sxm:1 --num-requests 200 --slo ttft=500ms,tpot=30ms",
+        "--model llama-3.1-8b --cluster l40s:2 --dp 2 --rates 1:9:2 --input-len 500 --output-len 100 --num-requests 100 "
+        "--plot load.svg",
+    ),
     "sweep": ("sweep.yaml", "sweep-results --pareto usd_per_million_output_tokens,p95_ttft_ms"),
     "plan": (
         "--model llama-3.1-8b --cluster h100-sxm:1 --slo ttft=1s,tpot=50ms",

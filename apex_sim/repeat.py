@@ -19,6 +19,7 @@ OUTPUTS = frozenset(
             "timeline",
             "timeline_window",
             "export",
+            "requests",
             "save_routing",
             "out_layers",
         ),
@@ -51,7 +52,7 @@ LISTS = frozenset(("disaggregate", "gpus"))
 def command_of(args: argparse.Namespace) -> str:
     """All that differs from the defaults, paths made absolute."""
     parts = ["apex-sim", args.command]
-    for action in _parser(args.command)._actions:
+    for action in parser_of(args.command)._actions:
         value = getattr(args, action.dest, None)
         if action.dest in OUTPUTS or value in (None, action.default):
             continue
@@ -62,7 +63,7 @@ def command_of(args: argparse.Namespace) -> str:
 def options_of(args: argparse.Namespace) -> dict[str, Any]:
     """Every option that says what is computed, defaults filled in, paths made absolute: what a --config file has."""
     found = {}
-    for action in _parser(args.command)._actions:
+    for action in parser_of(args.command)._actions:
         value = getattr(args, action.dest, None)
         if action.option_strings and action.dest not in OUTPUTS and value is not None:
             found[action.dest] = _plain(action, value)
@@ -72,13 +73,14 @@ def options_of(args: argparse.Namespace) -> dict[str, Any]:
 def positionals_of(args: argparse.Namespace) -> list[str]:
     """Arguments without a flag, which no file has."""
     parts: list[str] = []
-    for action in _parser(args.command)._actions:
+    for action in parser_of(args.command)._actions:
         if not action.option_strings and getattr(args, action.dest, None):
             parts += _flags(action, getattr(args, action.dest))
     return parts
 
 
-def _parser(command: str) -> argparse.ArgumentParser:
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """The parser of a command, with its options and their defaults."""
     subparsers = argparse.ArgumentParser().add_subparsers()
     import_module(f"apex_sim.commands.{command}").add_parser(subparsers)
     parser: argparse.ArgumentParser = subparsers.choices[command]

@@ -1,0 +1,78 @@
+"""What a deployment runs out of under load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from simulator.result import SimulationResult
+
+FULL = 0.95
+"""Share of the KV blocks above which no request of ordinary size finds room."""
+BUSY = 0.9
+"""Share of the time with a step in flight above which the device is the limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """What a deployment runs out of first, under a load that it cannot serve."""
+
+    resource: str
+    """``seats`` (places in the batch), ``memory`` (KV blocks), ``time`` (of the devices), or ``none``."""
+    why: str
+    """One sentence."""
+
+
+def seats_of(result: SimulationResult) -> int:
+    """Places in a replica's batch."""
+    return int(result.deployment.engine.max_num_seqs)
+
+
+def limit_of(result: SimulationResult) -> Limit:
+    """What keeps a run from serving faster: read from its samples, and from the physics of its mean step."""
+    rows = result.timeline
+    waiting = rows[rows["waiting"] > 0]
+    seats = seats_of(result)
+    if len(waiting) and float((waiting["running"] >= seats).mean()) > 0.5:
+        return Limit(resource="seats", why=f"all {seats} places of max_num_seqs are taken")
+    full = float((waiting["kv_usage"] >= FULL).mean()) if len(waiting) else 0.0
+    if full > 0.5 or result.summary["num_preemptions"] > 0:
+        return Limit(resource="memory", why="the KV cache is full: a request waits for another's blocks")
+    busy = float(result.utilisation)
+    if busy >= BUSY or len(waiting) > 0.5 * len(rows):
+        return Limit(resource="time", why=f"the devices are always busy, {bound_words(result)}")
+    return Limit(resource="none", why="nothing is used up at these rates")
+
+
+def bound_words(result: SimulationResult) -> str:
+    """Where the time of the run's mean step goes, by what bounds it."""
+    shares = bound_shares(result)
+    words = {
+        "compute": "arithmetic",
+        "memory": "memory traffic",
+        "link": "links",
+        "latency": "launches",
+        "host": "the host",
+    }
+    first = sorted(shares, key=lambda name: -shares[name])[:2]
+    return " and ".join(f"{100 * shares[name]:.0f} % {words.get(name, name)}" for name in first)
+
+
+def bound_shares(result: SimulationResult) -> dict[str, float]:
+    """Share of the mean step's time by what bounds it."""
+    from apex_sim.frames import explain_step
+
+    frame = explain_step(result.deployment, **mean_step(result))
+    return {str(bound): float(share) for bound, share in frame.groupby("bound")["share"].sum().items()}
+
+
+def mean_step(result: SimulationResult) -> dict[str, int]:
+    """Mean batch, mean context, and a step's part of the prompts."""
+    trace, steps = result.trace, max(1, int(result.summary["engine_steps"]))
+    prompts, outputs = float(trace.input_tokens.sum()), float(trace.output_tokens.sum())
+    return {
+        "decode_seqs": max(1, round(outputs / steps)),
+        "context_tokens": round((prompts + outputs / 2) / len(trace)),
+        "prefill_tokens": round(prompts / steps),
+    }
