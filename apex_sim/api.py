@@ -44,7 +44,7 @@ __all__ = [
     "simulate",
 ]
 
-Pools = Mapping[str, Mapping[str, Any]] | tuple[str, str] | str
+Pools = Mapping[str, Mapping[str, Any] | str] | tuple[str, str] | str
 """Of a disaggregated deployment: pool -> degrees, cluster, engine and settings; or as the command line writes them."""
 
 

@@ -21,11 +21,12 @@ class UserError(ValueError):
         return [f"{type(self).__name__}: {self}"]
 
 
-def unknown_name(what: str, name: str, available: Iterable[str]) -> UserError:
-    """Return (not raise) the error for a name that is not in ``available``, with the nearest names."""
+def unknown_name(what: str, name: str, available: Iterable[str], listed: int = 12) -> UserError:
+    """Return (not raise) the error for a name that is not in ``available``, with the nearest names; all of them where they
+    are at most ``listed``."""
     name, names = str(name), sorted(available)
     lowered = {n.lower(): n for n in names}
     near = [lowered[n] for n in difflib.get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.5)]
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-    listing = f" Available: {', '.join(names)}." if len(names) <= 12 else f" {len(names)} are available."
+    listing = f" Available: {', '.join(names)}." if len(names) <= listed else f" {len(names)} are available."
     return UserError(f"unknown {what} {name!r}.{hint}{listing}")

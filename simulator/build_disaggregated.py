@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hardware_profiles.cluster import parse_cluster
-from hardware_profiles.errors import UserError
+from hardware_profiles.errors import UserError, unknown_name
 from hardware_profiles.schema import Cluster, Link
 from hardware_profiles.terms import with_terms
 from simulator.build import EngineSettings, build_deployment, name_of
@@ -102,7 +102,7 @@ LINK_LATENCY_S = 10e-6
 def build_disaggregated(
     model: ModelSpec | str,
     cluster: Cluster | str,
-    pools: Mapping[str, Mapping[str, Any]],
+    pools: Mapping[str, Mapping[str, Any] | str],
     *,
     engine: str = "vllm-v1",
     kv_link: str | Link | None = None,
@@ -112,19 +112,35 @@ def build_disaggregated(
 ) -> DisaggregatedDeployment:
     """Two pools of one model; ``pools`` as :func:`parse_pools` returns them. What a pool does not say is as ``cluster``,
     ``engine`` and ``settings`` say; ``terms`` (cost and carbon) hold for all clusters. Raises UserError early."""
+    for name in pools:
+        if name not in POOLS:
+            raise UserError(f"disaggregate: {name!r} is no pool; there are prefill and decode")
     for name in POOLS:
         if not pools.get(name):
             raise UserError(f"the {name} pool has no devices: it needs at least a degree such as tp1; {EXAMPLE}")
-    for name in pools:
-        if name not in POOLS:
-            raise UserError(f"{name!r} is no pool; there are prefill and decode")
+    parsed = {name: _pool_of(name, pools[name]) for name in POOLS}
     machines = cluster if isinstance(cluster, Cluster) else parse_cluster(name_of("cluster", cluster))
-    built = [_build_pool(name, model, machines, engine, pools[name], terms or {}, settings) for name in POOLS]
+    built = [_build_pool(name, model, machines, engine, parsed[name], terms or {}, settings) for name in POOLS]
     deployment = DisaggregatedDeployment(
         prefill=built[0], decode=built[1], link=parse_kv_link(kv_link), overlap=kv_overlap
     )
     deployment.check_memory()
     return deployment
+
+
+def _pool_of(name: str, pool: object) -> Pool:
+    """One pool: a mapping of what it may say, or the terms as the command line writes them (``tp2,dp2``)."""
+    if isinstance(pool, str):
+        return _parse_pool(name, pool)
+    if not isinstance(pool, Mapping):
+        raise UserError(
+            f"disaggregate: {name} is {pool!r}; write its degrees: {name}: {{tp: 2, dp: 2}}, or {name}: tp2,dp2"
+        )
+    known = (*DEGREES, "cluster", "engine", *EngineSettings.__annotations__)
+    for key in pool:
+        if key not in known:
+            raise UserError(f"disaggregate: {name}: {unknown_name('setting', str(key), known)}")
+    return dict(pool)
 
 
 def _build_pool(

@@ -395,7 +395,7 @@ def test_the_api_and_what_ci_reads(
     command = ["check", "--measured", str(path), "--cluster", "h100-sxm:1", "--rtol", "0.1", "--format"]
     assert main([*command, "github"]) == 1
     assert "::error title=apex-sim::b.json: mean_tpot_ms measured 70, predicted" in capsys.readouterr().out
-    assert "| mean_tpot_ms | 70 |" in summary.read_text()
+    assert "| mean_tpot_ms | tpot_mean_ms | 70 |" in summary.read_text()
     assert main([*command, "markdown"]) == 1
     assert capsys.readouterr().out == summary.read_text()[:-1]
 

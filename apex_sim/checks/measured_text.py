@@ -37,14 +37,11 @@ def _length(length: Lengths | None) -> str:
 
 def measured_text(comparisons: Sequence[MeasuredComparison]) -> str:
     """A table per result."""
-    from apex_sim.text import number, table
+    from apex_sim.text import table
 
     parts = []
     for c in comparisons:
-        rows = [
-            (r.name, r.metric, number(r.measured, 4), number(r.predicted, 4), f"{r.error:+.1%}", _range(r))
-            for r in c.rows
-        ]
+        rows = [_cells(r) for r in c.rows]
         notes = [f"note: {note}" for note in c.notes]
         head = f"{c.place} ({c.tool}): {c.load}"
         parts.append(
@@ -53,6 +50,20 @@ def measured_text(comparisons: Sequence[MeasuredComparison]) -> str:
             )
         )
     return "\n\n".join(parts)
+
+
+def _cells(row: MeasuredRow) -> tuple[str, ...]:
+    """A figure's line of a table."""
+    from apex_sim.text import number
+
+    return (
+        row.name,
+        row.metric,
+        number(row.measured, 4),
+        number(row.predicted, 4),
+        f"{row.error:+.1%}",
+        _range(row),
+    )
 
 
 def _range(row: MeasuredRow) -> str:
@@ -64,17 +75,19 @@ def _range(row: MeasuredRow) -> str:
 
 
 def measured_markdown(comparisons: Sequence[MeasuredComparison], verdict: str) -> str:
-    """The tables for a job's summary."""
+    """The tables for a job's summary, with what the terminal says."""
+    from apex_sim.checks.text import cell
+
     lines = ["### apex-sim check: a benchmark beside its prediction", "", verdict, ""]
     for c in comparisons:
         lines += [
-            f"{c.place} ({c.tool}): {c.load}",
+            cell(f"{c.place} ({c.tool}): {c.load}"),
             "",
-            "| figure | measured | predicted | error |",
-            "|---|---:|---:|---:|",
+            "| figure | meaning | measured | predicted | error | 80 % range |",
+            "|---|---|---:|---:|---:|---:|",
         ]
-        lines += [f"| {r.name} | {r.measured:.4g} | {r.predicted:.4g} | {r.error:+.1%} |" for r in c.rows]
-        lines.append("")
+        lines += [f"| {' | '.join(map(cell, _cells(r)))} |" for r in c.rows]
+        lines += ["", *(f"- note: {cell(note)}" for note in c.notes), *([""] if c.notes else [])]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -89,9 +89,9 @@ def parse_tolerances(data: Mapping[str, Any], place: str) -> dict[str, Tolerance
             try:
                 family_of(str(key))
             except UserError:
-                raise UserError(
-                    f"{place}: {unknown_name('metric or family', str(key), [*FAMILIES, DEFAULT_KEY])}"
-                ) from None
+                known = [*FAMILIES, DEFAULT_KEY]
+                unknown = unknown_name("metric or family", str(key), known, listed=len(known))
+                raise UserError(f"{place}: {unknown} Or a metric, such as p95_ttft_ms") from None
         found[str(key)] = _tolerance(value, f"{place}: {key}")
     return found
 

@@ -15,6 +15,7 @@ from apex_sim.checks.compare import CaseResult, CheckResult, compare_case
 from apex_sim.checks.metrics import DEFAULT_KEY, Tolerance, values_of
 from apex_sim.checks.plan_case import run_plan
 from apex_sim.checks.suite import Case, Suite, read_suite
+from apex_sim.setting_words import as_fields
 from hardware_profiles.errors import UserError
 
 Progress = Callable[[int, int], None]
@@ -51,7 +52,7 @@ def run_case(case: Case) -> Ran:
                 return Ran(values_of(metrics, case.metrics), plan=plan)
             return Ran(values_of(simulate(**case.settings).summary, case.metrics))
         except UserError as error:
-            return Ran({}, str(error))
+            return Ran({}, as_fields(str(error)))
         except Exception as error:  # our own fault: the case is named, the others are not lost
             return Ran({}, f"internal error: {error!r}", ours=True)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from apex_sim.checks.metrics import DEFAULT_METRICS, Tolerances, family_of, parse_tolerances
 from apex_sim.checks.plan_case import PLAN_METRICS, plan_of
+from apex_sim.setting_words import as_fields
 from hardware_profiles.errors import UserError, unknown_name
 from hardware_profiles.records import fields_of, read_yaml
 
@@ -117,7 +118,7 @@ def _attainment(slo: Any, place: str) -> float | None:
     try:
         parsed = as_slo(slo)
     except UserError as error:
-        raise UserError(f"{place}: {error}") from None
+        raise UserError(f"{place}: {as_fields(str(error))}") from None
     return None if parsed is None else parsed.attainment
 
 

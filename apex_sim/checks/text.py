@@ -92,18 +92,18 @@ def result_markdown(result: CheckResult) -> str:
         lines += [*markdown_table(rows), ""]
     for case in result.cases:
         if case.failure is not None:
-            lines.append(f"- **{_cell(case.name)}**: {_cell(case.failure)}")
+            lines.append(f"- **{cell(case.name)}**: {cell(case.failure)}")
     if result.stale:
-        lines.append(f"- left over in `{result.baseline.name}`: {', '.join(map(_cell, result.stale))}")
+        lines.append(f"- left over in `{result.baseline.name}`: {', '.join(map(cell, result.stale))}")
     return "\n".join(lines).rstrip() + "\n"
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a table of differences."""
     head = ["| " + " | ".join((*HEADER[:-1], "verdict")) + " |", "|---|---|---:|---:|---:|---:|---|"]
-    return head + ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows]
+    return head + ["| " + " | ".join(cell(text) for text in row) + " |" for row in rows]
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text that cannot end a cell, a line or turn into markup."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "'")

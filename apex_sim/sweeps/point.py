@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apex_sim import __version__
+from apex_sim.setting_words import as_fields
 from hardware_profiles.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def _row(settings: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return {"status": "ok", "reason": None, "summary": _plain(_simulate(settings))}
     except UserError as error:
-        return {"status": FAILED, "reason": _line(str(error)), "summary": {}}
+        return {"status": FAILED, "reason": _line(as_fields(str(error))), "summary": {}}
     except MemoryError:
         return {"status": CRASHED, "reason": "out of memory", "summary": {}}
     except Exception as error:
