@@ -62,11 +62,11 @@ class PrefixAffinity:
 
 
 class KvAware:
-    """To the replica with the least work: prompt tokens it would have to compute, and tokens it is busy with.
+    """To the replica with the least work: prompt tokens it would have to compute, and tokens it would be busy with.
 
     The router *knows* what is cached: replicas report what they store and evict, here without delay. Cost of a replica =
-    ``overlap`` x (prompt tokens - credited cached tokens) + ``load`` x prompt tokens of its unfinished requests, as in NVIDIA
-    Dynamo's router (overlap weight 1 and credits 0.75 for host memory:
+    ``overlap`` x (prompt tokens - credited cached tokens) + ``load`` x prompt tokens of its unfinished requests and this one,
+    where what several share counts once, as in NVIDIA Dynamo's router (overlap weight 1 and credits 0.75 for host memory:
     https://docs.nvidia.com/dynamo/v1.3.0/components/router/configuration-and-tuning; ``disk`` 0.25 is from memory).
     """
 
@@ -83,7 +83,7 @@ class KvAware:
     def _cost(self, request: RequestView, replica: ReplicaView) -> float:
         cached = replica.cached_tokens(request)
         credit = sum(weight * tokens for weight, tokens in zip(self._credits, cached, strict=False))
-        return self._overlap * (request.input_tokens - credit) + self._load * replica.outstanding_tokens
+        return self._overlap * (request.input_tokens - credit) + self._load * replica.tokens_with(request)
 
 
 class SessionAffinity:

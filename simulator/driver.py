@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from simulator.active_prompts import ActivePrompts
 from simulator.batching import BatchingPolicy
 from simulator.clock import Clock, Phase
 from simulator.core import EngineCore
@@ -44,6 +45,8 @@ class Driver:
         self.record = ReplicaRecord(prompts=PromptShares(costs))
         self.num_outstanding = 0
         self.outstanding_tokens = 0
+        self._active_prompts: ActivePrompts | None = None
+        """Kept from when a router first asks, which is before anything is sent."""
         self.sole = False
         """The only replica: every event of the simulation but its own calls :meth:`settle` and :meth:`notify`, so the end of
         what is in flight needs no event when another one comes before."""
@@ -67,11 +70,24 @@ class Driver:
         """A request reaches the engine's queue (EXTERNAL phase); follow the last one of an instant by :meth:`notify`."""
         waiting = self.core.waiting
         waiting.append(request)
-        self.num_outstanding += 1
-        self.outstanding_tokens += request.input_tokens
+        self.took(request)
         counters = self.record.counters
         if len(waiting) > counters.peak_waiting:
             counters.peak_waiting = len(waiting)
+
+    def took(self, request: Request) -> None:
+        """It is for this replica."""
+        self.num_outstanding += 1
+        self.outstanding_tokens += request.input_tokens
+        if self._active_prompts is not None:
+            self._active_prompts.add(request)
+
+    def gave(self, request: Request) -> None:
+        """It is done, or will not come."""
+        self.num_outstanding -= 1
+        self.outstanding_tokens -= request.input_tokens
+        if self._active_prompts is not None:
+            self._active_prompts.remove(request)
 
     def stir(self) -> None:
         """Something but the queue has changed: the next :meth:`notify` must look."""
@@ -111,6 +127,15 @@ class Driver:
         self.settle_ahead(request.arrival_tick)
         cache = self.core.prefix_cache
         return cache.tokens_by_tier(request) if cache is not None else (0,)
+
+    def tokens_with(self, request: RequestView) -> int:
+        """Prompt tokens of what it has and of this request, shared ones once; for routers."""
+        if self._active_prompts is None:
+            cache = self.core.prefix_cache
+            if cache is None or self.num_outstanding:
+                return self.outstanding_tokens + request.input_tokens
+            self._active_prompts = ActivePrompts(cache.segment_tokens)
+        return self._active_prompts.with_(request)
 
     def settle(self, tick: int) -> None:
         """An event at ``tick`` is about to change the queue of the sole replica: work that ends then ends first."""
@@ -186,8 +211,7 @@ class Driver:
                 self._done(held, now)
 
     def _done(self, request: Request, now: int) -> None:
-        self.num_outstanding -= 1
-        self.outstanding_tokens -= request.input_tokens
+        self.gave(request)
         request.last_token_tick = now
         self._on_finish(request, self._sent, self.index)
 

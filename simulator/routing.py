@@ -30,6 +30,9 @@ class ReplicaView(Protocol):
     def outstanding_tokens(self) -> int:
         """Prompt tokens of those requests."""
 
+    def tokens_with(self, request: RequestView) -> int:
+        """Prompt tokens of those requests and of this one; with prefix caching, what several share counts once."""
+
     def cached_tokens(self, request: RequestView) -> tuple[int, ...]:
         """Tokens of the prompt that it has cached now, by tier: device memory, then host memory and disk where used."""
 

@@ -148,8 +148,7 @@ class DisaggregatedSimulation(Simulation):
         transfers.exposed_bytes[row] += move.exposed_bytes
         replica = self.receivers[move.receiver]
         cast(ReceivingCore, replica.core).expect(heir)
-        replica.num_outstanding += 1
-        replica.outstanding_tokens += heir.input_tokens
+        replica.took(heir)
         counters = replica.record.counters
         counters.peak_waiting = max(counters.peak_waiting, replica.core.inbound)
         replica.stir()

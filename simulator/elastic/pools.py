@@ -157,8 +157,7 @@ class ElasticPools(DisaggregatedSimulation):
             move, heir = self._moving.pop(row), self._heirs.pop(row)
             replica = self.receivers[move.receiver]
             cast(ReceivingCore, replica.core).forget(heir, tick)
-            replica.num_outstanding -= 1
-            replica.outstanding_tokens -= heir.input_tokens
+            replica.gave(heir)
             replica.stir()
             replica.notify(tick, False)
         homeless = {row for row, (_, sender) in self._unplaced.items() if sender == place}

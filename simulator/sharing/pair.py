@@ -55,8 +55,7 @@ class PairReplica(PipelineReplica):
 
     def _done(self, request: Request, now: int) -> None:
         """The instance that finished it is the one that the table of requests names."""
-        self.num_outstanding -= 1
-        self.outstanding_tokens -= request.input_tokens
+        self.gave(request)
         request.last_token_tick = now
         self._on_finish(request, self._sent, INSTANCES * self.index + self._number)
 
