@@ -139,6 +139,7 @@ def test_memory_is_what_vllm_saw_on_the_card():
         ("A100", "a100-sxm-80gb"),
         ("4090", "rtx-4090"),
         ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("GeForce RTX 5090", "rtx-5090"),
         ("MI300X", "mi300x"),
         ("H200", "h200-sxm"),
     ],

@@ -14,6 +14,9 @@ TRANSFERS: Mapping[str, Transfer] = {
     "a10g": Transfer("a6000", "same generation", "same chip (GA102), about half of its tensor rate"),
     "l20": Transfer("l40s", "same generation", "same architecture (Ada Lovelace), tensor cores at half the rate"),
     "l4": Transfer("l40s", "same generation", "same architecture (Ada Lovelace), low power limit"),
+    "rtx-5090": Transfer(
+        "rtx-pro-6000", "same generation", "same chip (GB202), tensor cores at half the rate with FP32 accumulation"
+    ),
     "h100-pcie": Transfer("h100-sxm", "same generation", "same chip, HBM2e, lower power limit"),
     "h100-nvl": Transfer("h100-sxm", "same generation", "same chip, lower power limit"),
     "gh200": Transfer("h100-sxm", "same generation", "same chip, faster memory"),
