@@ -13,6 +13,7 @@ from apex_sim.report import basis
 from apex_sim.text import dollars, milliseconds, number, share, table
 from planners.figures import pareto_figure
 from planners.launch import script_of
+from planners.misses import lacks
 from planners.parallel import Entry, PlanResult
 from planners.pools import first_of
 from planners.reasons import figure
@@ -21,6 +22,7 @@ from workloads.trace import Trace
 
 SHOWN_LIMITS = 3
 """Losing batch limits listed with their reasons when there are fewer losing layouts than this."""
+NOTHING = "no plan meets the SLO, so there is nothing to start; loosen the SLO, lower the rate, or add devices"
 LOSERS = 12
 """Losing layouts listed with their reasons; the JSON and CSV have all."""
 
@@ -124,18 +126,21 @@ def plan_text(result: PlanResult, top: int) -> str:
     assert best.measured is not None
     deployment = result.deployment()
     what = "highest rate" if result.by_rate else WORDS[result.objective]
+    found = f"best plan by {what}" + (f" within {result.slo}" if has_slo else "")
     lines = [
-        f"best plan by {what}" + (f" within {result.slo}" if has_slo else "") + f": {describe_any(deployment)}",
+        f"{found if result.meets_slo else f'no plan meets {result.slo}; the nearest'}: {describe_any(deployment)}",
         f"workload: {result.trace.name}, {len(result.trace):,} requests{_pace(result.trace)}; "
         + ", ".join(f"{count} {what}" for what, count in result.counts.items()),
         "",
         table(header, [_metrics_row(entry, has_slo, has_rate, column) for entry in shown]),
-        *_ranges(best),
-        *_account(best, result.cluster.device.embodied_kgco2e is not None),
+        *(_ranges(best) if result.meets_slo else ()),
+        *(_account(best, result.cluster.device.embodied_kgco2e is not None) if result.meets_slo else ()),
         "",
-        "start it with:",
-        *(f"  {command}" for command in result.launch_command.splitlines()),
-        *(f"  # {note}" for note in result.launch_notes),
+        *(
+            _start(result)
+            if result.meets_slo
+            else ("what the nearest lacks:", *(f"  {line}" for line in lacks(result)))
+        ),
     ]
     losers = [e for e in result.entries if e not in shown]
     if losers:
@@ -154,6 +159,11 @@ def plan_text(result: PlanResult, top: int) -> str:
     m = best.measured.metrics
     lines += ["", f"basis: {basis(m['provenance'], m['weaker_parts'], first_of(deployment))}"]
     return "\n".join(lines)
+
+
+def _start(result: PlanResult) -> list[str]:
+    commands = [f"  {command}" for command in result.launch_command.splitlines()]
+    return ["start it with:", *commands, *(f"  # {note}" for note in result.launch_notes)]
 
 
 def _ranges(best: Entry) -> list[str]:
@@ -205,7 +215,8 @@ def plan_dict(result: PlanResult) -> dict[str, Any]:
         "num_gpu_blocks": first_of(deployment).memory.num_blocks,
         "pareto": [row for row in rows if row["pareto"]],
         "candidates": rows,
-        "export": export_values(result),
+        **({} if result.meets_slo else {"meets_slo": False, "lacks": lacks(result)}),
+        "export": export_values(result) if result.meets_slo else {"refused": NOTHING},
     }
 
 
@@ -228,7 +239,8 @@ def write_plan(result: PlanResult, files: dict[str, Path], folder: Path | None) 
     extra: dict[str, Path] = {}
     if folder is not None:
         extra = {"json": folder / "plan.json", "csv": folder / "candidates.csv", "plot": folder / "pareto.png"}
-        write_text(folder / "serve.sh", script_of(result.deployment()))
+        if result.meets_slo:
+            write_text(folder / "serve.sh", script_of(result.deployment()))
     for kind, path in [*targets.items(), *extra.items()]:
         if kind == "json":
             write_text(path, to_json(plan_dict(result)))

@@ -36,7 +36,7 @@ class Fates:
     def _full(self, entry: Entry, best: Entry, on_front: bool, by_rate: bool) -> None:
         """Status and reason of a fully simulated entry."""
         assert entry.measured is not None and best.measured is not None
-        if entry is best:
+        if entry is best and not missing(entry.measured, self.slo):
             entry.status, entry.reason = "best", f"best by {OBJECTIVES[self.objective][2]}"
             if by_rate:
                 entry.reason = f"highest rate within the SLO: {reasons.figure(entry.max_rate_per_s)} req/s"

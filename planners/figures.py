@@ -55,10 +55,13 @@ def pareto_figure(result: PlanResult) -> Figure:
         limit = None if result.slo is None else getattr(result.slo, f"{label.lower()}_s")
         axis.set_xscale("log")
         beyond = _cut(axis, result, metric, cost, limit)
+        more = f"; {beyond} further right" if beyond else ""
         plain_ticks(axis)
-        if limit is not None:
+        if limit is not None and axis.get_xlim()[0] > 1e3 * limit:
+            more += f"; SLO {1e3 * limit:,.10g} ms further left"
+        elif limit is not None:
             vertical(axis, limit * 1e3, f"SLO {limit * 1e3:,.10g} ms", ORANGE, low=not _at_foot(axis, limit * 1e3))
-        axis.set_xlabel(f"p95 {label} [ms]" + (f"; {beyond} further right" if beyond else ""))
+        axis.set_xlabel(f"p95 {label} [ms]" + more)
         axis.set_ylabel(words)
         _name_points(axis, result, metric, cost)
     handles, labels = axes[0][0].get_legend_handles_labels()
@@ -78,7 +81,7 @@ def _scatter(axis: Any, result: PlanResult, metric: str, cost: str) -> None:
         ),
         ("whole trace", [e for e in result.entries if e.measured and e not in result.pareto], BLUE, "o"),
         ("Pareto front (latency, goodput, $, J)", [e for e in result.pareto if e is not best], GREEN, "o"),
-        ("best", [best], ORANGE, "*"),
+        ("best" if result.meets_slo else "nearest to the SLO", [best], ORANGE, "*"),
     )
     for name, entries, colour, marker in groups:
         points = [_point(e, metric, cost) for e in entries]
@@ -102,7 +105,9 @@ def _cut(axis: Any, result: PlanResult, metric: str, cost: str, limit_s: float |
         return 0
     most = FAR * max([x for x, _ in front] + ([] if limit_s is None else [1e3 * limit_s]))
     shown = [(x, y) for x, y in points if x <= most]
-    low, high = min(x for x, _ in shown), max([x for x, _ in shown] + ([] if limit_s is None else [1e3 * limit_s]))
+    low = min(x for x, _ in shown)
+    low = low if limit_s is None or not low / FAR < 1e3 * limit_s < low else 1e3 * limit_s
+    high = max([x for x, _ in shown] + ([] if limit_s is None else [1e3 * limit_s]))
     axis.set_xlim(low / 1.3, 1.3 * high)
     axis.set_ylim(0, 1.2 * max(y for _, y in shown) or 1.0)
     return len(points) - len(shown)

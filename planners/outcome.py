@@ -97,6 +97,11 @@ class PlanResult:
         """The deployment of an entry (default: the best)."""
         return build_any(self.model, self.cluster, self.space, (entry or self.best).candidate)
 
+    @property
+    def meets_slo(self) -> bool:
+        """Whether the best plan does; where none does, ``best`` is the nearest to it."""
+        return self.best.measured is not None and not missing(self.best.measured, self.slo)
+
     def plot_pareto(self) -> Figure:
         """Cost against latency of all simulated candidates."""
         from planners.figures import pareto_figure

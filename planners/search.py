@@ -16,7 +16,7 @@ from planners.demand import WorkloadStats
 from planners.fates import Fates
 from planners.fitting import does_not_fit
 from planners.hope import Hopes
-from planners.misses import distance, nearest, no_layout
+from planners.misses import NothingMeets, distance, nearest, no_layout
 from planners.outcome import Entry, Objective, PlanResult, choose, front_point, missing, score
 from planners.pareto import pareto_front
 from planners.pool import Evaluator, Measured
@@ -158,11 +158,22 @@ class Search:
         slo = self.slo
         tried = sorted(alive, key=lambda e: distance(e, slo))[:WAVE]
         self.full(tried)
+        for entry in tried:
+            assert entry.measured is not None
+            entry.reason = f"{entry.reason}; simulated: {reasons.missed(entry.measured)}"
         raise self._miss(tried)
 
-    def _miss(self, missed: Sequence[Entry]) -> UserError:
+    def _miss(self, missed: Sequence[Entry], by_rate: bool = False) -> NothingMeets:
+        """The nearest, and what it would take; its highest rate where that costs few runs."""
         assert self.slo is not None
-        return no_layout(nearest(missed, self.slo), self.model, self.cluster, self.trace, self.slo)
+        best = nearest(missed, self.slo)
+        spread = self.trace.concurrency is None and self.trace.duration_s > 0
+        if best.max_rate_per_s is None and spread and self.short is self.trace:
+            best.max_rate_per_s = self.evaluator.max_rates("full", [best.candidate])[0]
+        alive = [e for e in self.entries if e.best_known is not None or e.status in ("unfit", "bounded")]
+        self.fates.settle(alive, best, by_rate)
+        error = no_layout(best, self.model, self.cluster, self.trace, self.slo)
+        return NothingMeets(str(error), self._result(best, by_rate))
 
     # -- wave 2: screening -----------------------------------------------------------------------------------------
 
@@ -289,8 +300,12 @@ class Search:
             best = min(rated, key=lambda e: (self.key(e.measured)[0], -(e.max_rate_per_s or 0.0), self.key(e.measured)))
         assert best.measured is not None
         if missing(best.measured, self.slo):
-            raise self._miss(full)
+            raise self._miss(full, by_rate)
         self.fates.settle(self.entries, best, by_rate)
+        return self._result(best, by_rate)
+
+    def _result(self, best: Entry, by_rate: bool) -> PlanResult:
+        full = [e for e in self.entries if e.measured is not None]
         counts = {
             "enumerated": len(self.entries),
             "fit": sum(e.status != "unfit" for e in self.entries),

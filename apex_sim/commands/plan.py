@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     from apex_sim.plan_space import search_space, with_search
     from apex_sim.text import ProgressBar
     from hardware_profiles.errors import UserError
+    from planners.misses import NothingMeets
     from planners.parallel import plan_parallel
     from workloads.catalog import load_model
     from workloads.slo import parse_slo
@@ -108,20 +109,24 @@ def run(args: argparse.Namespace) -> int:
         check_exportable(args.engine, cluster.device, args.export)
     report = prepare_report(args.report)
     folder = prepare_folder(args.out) if args.out is not None else None
+    lost: NothingMeets | None = None
     with ProgressBar("planning") as progress:
-        result = plan_parallel(
-            model=model,
-            cluster=cluster,
-            trace=trace,
-            slo=slo,
-            space=space,
-            objective=args.objective,
-            find_max_rate=args.max_rate,
-            top=args.top,
-            jobs=args.jobs or os.cpu_count() or 1,
-            seed=args.seed,
-            progress=progress,
-        )
+        try:
+            result = plan_parallel(
+                model=model,
+                cluster=cluster,
+                trace=trace,
+                slo=slo,
+                space=space,
+                objective=args.objective,
+                find_max_rate=args.max_rate,
+                top=args.top,
+                jobs=args.jobs or os.cpu_count() or 1,
+                seed=args.seed,
+                progress=progress,
+            )
+        except NothingMeets as error:
+            result, lost = error.result, error
     check_plan(result)
     if args.json == "-":
         print(to_json(plan_dict(result)), end="")
@@ -132,6 +137,8 @@ def run(args: argparse.Namespace) -> int:
         from apex_sim.html.plan import plan_report
 
         write_text(report, plan_report(result, **repeated(args)))
+    if lost is not None:
+        raise lost
     if folder is not None and args.json != "-":
         print(f"\nwrote plan.json, candidates.csv, pareto.png and serve.sh to {folder}")
     if args.export is not None:

@@ -17,6 +17,7 @@ from apex_sim.plan_techniques import technique_lines
 from apex_sim.resolved import any_config
 from apex_sim.text import dollars, milliseconds, number, share
 from planners.figures import pareto_figure
+from planners.misses import lacks
 
 if TYPE_CHECKING:
     from planners.parallel import PlanResult
@@ -35,13 +36,11 @@ def plan_report(result: PlanResult, repeat: Repeat) -> str:
         title,
         [
             f"<h1>{escape(title)}</h1>",
-            parts.note(f"Best plan by {WORDS[result.objective]}: {describe_any(deployment)}"),
+            parts.note(f"{_found(result)}: {describe_any(deployment)}"),
             parts.note(_asked(result)),
             parts.tiles(_tiles(result)),
             parts.warnings_box([*repeat.warned, *_cautions(result)]),
-            parts.section(
-                "Start it", parts.copied(result.launch_command, "launch", "the launch command"), _notes(result)
-            ),
+            _start(result),
             parts.section("Front", parts.figures([_figure(result)])),
             parts.section("Simulated plans", _simulated(result)),
             parts.section("All candidates and why they lost", _candidates(result)),
@@ -49,6 +48,21 @@ def plan_report(result: PlanResult, repeat: Repeat) -> str:
             provenance(pools, [result.trace]),
             configuration(repeat, {"best": any_config(deployment)}),
         ],
+    )
+
+
+def _found(result: PlanResult) -> str:
+    return f"Best plan by {WORDS[result.objective]}" if result.meets_slo else "No plan meets the SLO; the nearest"
+
+
+def _start(result: PlanResult) -> str:
+    """How to start the best plan; of one that misses the SLO, what it lacks."""
+    if not result.meets_slo:
+        return parts.section(
+            "What the nearest lacks", *(parts.note(f"{line[0].upper()}{line[1:]}.") for line in lacks(result))
+        )
+    return parts.section(
+        "Start it", parts.copied(result.launch_command, "launch", "the launch command"), _notes(result)
     )
 
 
@@ -83,8 +97,8 @@ def _cautions(result: PlanResult) -> list[str]:
     best = result.best
     assert best.measured is not None
     lines = []
-    if result.slo is not None and best.measured.metrics["slo_attainment"] < result.slo.attainment:
-        lines.append("No plan meets the SLO: the best one misses it least.")
+    if not result.meets_slo:
+        lines.append("No plan meets the SLO: the figures are those of the plan that misses it least.")
     if best.measured.metrics["provenance"] != "measured":
         lines.append(
             f"The times rest on {best.measured.metrics['provenance']} kernel efficiencies: expect larger errors."
@@ -97,7 +111,8 @@ def _notes(result: PlanResult) -> str:
 
 
 def _figure(result: PlanResult) -> str:
-    alt = f"Candidates by latency and throughput; {len(result.pareto)} on the Pareto front, the best one marked"
+    marked = "the best one" if result.meets_slo else "the one nearest to the SLO"
+    alt = f"Candidates by latency and throughput; {len(result.pareto)} on the Pareto front, {marked} marked"
     return parts.figure(pareto_figure(result), "pareto", alt)
 
 
