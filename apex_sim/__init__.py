@@ -10,6 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from apex_sim.answers.experts import ExpertsResult
+    from apex_sim.answers.fleet import FleetResult
+    from apex_sim.answers.power import PowerResult
+    from apex_sim.answers.validation import ValidationResult
     from apex_sim.api import build_deployment, generate_trace, load_cluster, load_model, load_trace, plan, simulate
     from apex_sim.bench_calibrate import calibrate_from_bench
     from apex_sim.checks.measured import check_measured
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from apex_sim.frames import compare, describe, explain_step
     from apex_sim.html.write import write_report
     from apex_sim.load import LoadCurve, load_curve
+    from apex_sim.questions import experts, gpus, power, validate
     from apex_sim.several import simulate_several
     from apex_sim.sweeps.api import sweep
     from apex_sim.sweeps.figures import sweep_figure, sweep_lines
@@ -46,6 +51,14 @@ _WHERE = {
     "plan": "apex_sim.api",
     "export": "apex_sim.exporting",
     "check_export": "apex_sim.export_check",
+    "gpus": "apex_sim.questions",
+    "experts": "apex_sim.questions",
+    "power": "apex_sim.questions",
+    "validate": "apex_sim.questions",
+    "FleetResult": "apex_sim.answers.fleet",
+    "ExpertsResult": "apex_sim.answers.experts",
+    "PowerResult": "apex_sim.answers.power",
+    "ValidationResult": "apex_sim.answers.validation",
     "load_model": "apex_sim.api",
     "load_cluster": "apex_sim.api",
     "load_trace": "apex_sim.api",
@@ -91,8 +104,11 @@ __all__ = [
     "DisaggregatedDeployment",
     "DisaggregatedResult",
     "Elasticity",
+    "ExpertsResult",
+    "FleetResult",
     "LoadCurve",
     "PlanResult",
+    "PowerResult",
     "PromptPool",
     "Sessions",
     "SharedPrefix",
@@ -100,6 +116,7 @@ __all__ = [
     "Slo",
     "Trace",
     "UserError",
+    "ValidationResult",
     "__version__",
     "build_deployment",
     "build_disaggregated",
@@ -109,9 +126,11 @@ __all__ = [
     "check_measured",
     "compare",
     "describe",
+    "experts",
     "explain_step",
     "export",
     "generate_trace",
+    "gpus",
     "latency_figure",
     "load_cluster",
     "load_curve",
@@ -120,6 +139,7 @@ __all__ = [
     "pareto_figure",
     "parse_slo",
     "plan",
+    "power",
     "simulate",
     "simulate_disaggregated",
     "simulate_several",
@@ -128,6 +148,7 @@ __all__ = [
     "sweep_front",
     "sweep_lines",
     "timeline_figure",
+    "validate",
     "write_report",
     "write_timeline",
 ]

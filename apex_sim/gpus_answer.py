@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,7 +192,7 @@ class _Asked:
             data,
             self.basis,
             _solver(last.fleet),
-            lambda: export_of_fleet(self.serving, self.candidates, last, slo, seed),
+            partial(export_of_fleet, self.serving, self.candidates, last, slo, seed),
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,6 @@ from apex_sim.html.write import add_report
 
 if TYPE_CHECKING:
     from simulator.validation.outcome import Outcome
-    from simulator.validation.score import Goal
 
 DEFAULT_BY = "source,metric"
 
@@ -59,43 +57,20 @@ def run(args: argparse.Namespace) -> int:
     from apex_sim.html.validate import report_html
     from apex_sim.html.write import prepare_report, repeated
     from apex_sim.text import ProgressBar
+    from apex_sim.validate_inputs import asked_of, outcome_of
     from apex_sim.validate_text import outcome_text
-    from hardware_profiles.errors import UserError, unknown_name
-    from simulator.validation.files import check_unique, cited_runs, read_runs
-    from simulator.validation.metrics import metric_names
-    from simulator.validation.outcome import Outcome, select, to_dict
-    from simulator.validation.replay import Options, predict_all
-    from simulator.validation.score import check_labels
+    from hardware_profiles.errors import UserError
+    from simulator.validation.outcome import to_dict
 
-    if args.seeds < 1:
-        raise UserError(f"--seeds is {args.seeds}; it must be at least 1")
-    if args.jobs < 0:
-        raise UserError(f"--jobs is {args.jobs}; it must be at least 1 (or 0 for one per core)")
-    for name in args.metric or ():
-        if name not in metric_names():
-            raise unknown_name("metric", name, metric_names())
-    runs = [run for file in args.files for run in read_runs(file)] if args.files else cited_runs()
-    check_unique(runs)
-    runs = select(runs, metrics=args.metric, match=args.match)
-    goals = _goals(args.goals)
-    if args.check and not any((g.source, g.metric) in {(r.source, m) for r in runs for m in r.measured} for g in goals):
-        raise UserError("--check: no goal is about these runs and metrics; give --goals FILE (docs/validation.md)")
-    by = tuple(name.strip() for name in args.by.split(",") if name.strip())
-    check_labels(by, runs)
+    asked = asked_of(args)
+    by = asked.by
     json_file = prepare_file(args.json, "--json") if args.json not in (None, "-") else None
     report = prepare_report(args.report)
     plot = prepare_figure(args.plot, "--plot") if args.plot is not None else None
     targets = [path.resolve() for path in (json_file, report, plot) if path is not None]
     if len(set(targets)) < len(targets):
         raise UserError("--json, --report and --plot name one file twice; give each a name of its own")
-    with ProgressBar("replaying") as progress:
-        predictions = predict_all(
-            runs,
-            Options(seeds=args.seeds, fast=args.fast),
-            jobs=args.jobs or os.cpu_count() or 1,
-            progress=progress,
-        )
-    outcome = Outcome(runs, predictions, goals)
+    outcome = outcome_of(asked, args, ProgressBar)
     if args.json == "-":
         print(to_json(to_dict(outcome, by)), end="")
     else:
@@ -107,19 +82,6 @@ def run(args: argparse.Namespace) -> int:
     if plot is not None:
         _draw(outcome, plot)
     return 1 if args.check and not outcome.passed else 0
-
-
-def _goals(file: str | None) -> tuple[Goal, ...]:
-    from hardware_profiles.errors import UserError
-    from simulator.validation.score import goals_from_yaml, load_goals
-
-    if file is None:
-        return load_goals()
-    try:
-        text = Path(file).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--goals {file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    return goals_from_yaml(text, file)
 
 
 def _draw(outcome: Outcome, path: Path) -> None:

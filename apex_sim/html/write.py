@@ -11,6 +11,7 @@ from apex_sim.files import prepare_file, write_text
 from hardware_profiles.errors import UserError
 
 if TYPE_CHECKING:
+    from apex_sim.answers.base import Answered
     from apex_sim.html.config import Repeat
     from planners.parallel import PlanResult
     from simulator.result import SimulationResult
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 HELP = "write a report as one HTML file that needs no network"
 
 
-def write_report(result: SimulationResult | PlanResult, path: str | Path) -> Path:
-    """Write the report of a run or a plan: one HTML file with summary, figures, tables that sort, configuration and sources.
+def write_report(result: SimulationResult | PlanResult | Answered, path: str | Path) -> Path:
+    """Write the report of a run, a plan or another answer (``gpus``, ``experts``, ``power``, ``validate``): one HTML file
+    with summary, figures, tables that sort, configuration and sources.
 
     It needs no network, follows light and dark screens, and is the same bytes for the same result (docs/reports.md).
     """
@@ -29,8 +31,9 @@ def write_report(result: SimulationResult | PlanResult, path: str | Path) -> Pat
     return target
 
 
-def report_of(result: SimulationResult | PlanResult) -> str:
+def report_of(result: SimulationResult | PlanResult | Answered) -> str:
     """The HTML itself."""
+    from apex_sim.answers.base import Answered
     from apex_sim.html.config import Repeat
     from apex_sim.html.of_api import plan_config, run_config
     from planners.parallel import PlanResult
@@ -44,7 +47,12 @@ def report_of(result: SimulationResult | PlanResult) -> str:
         from apex_sim.html.plan import plan_report
 
         return plan_report(result, Repeat(plan_config(result)))
-    raise UserError(f"there is no report of a {type(result).__name__}; give what simulate() or plan() returns")
+    if isinstance(result, Answered):
+        return result.html()
+    raise UserError(
+        f"there is no report of a {type(result).__name__}; give what simulate(), plan(), gpus(), experts(), power() or "
+        "validate() returns"
+    )
 
 
 def add_report(parser: Any) -> None:

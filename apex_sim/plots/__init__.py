@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from apex_sim.plots.expert_loads import expert_load_figure
     from apex_sim.plots.fit import fit_figure
+    from apex_sim.plots.fleet_cost import fleet_cost_figure
     from apex_sim.plots.fleet_day import fleet_day_figure
     from apex_sim.plots.gantt import gantt_figure
     from apex_sim.plots.load import compare_load_figure, load_figure
@@ -32,6 +33,7 @@ _WHERE = {
     "step_figure": "apex_sim.plots.step",
     "roofline_figure": "apex_sim.plots.roofline",
     "gantt_figure": "apex_sim.plots.gantt",
+    "fleet_cost_figure": "apex_sim.plots.fleet_cost",
     "fleet_day_figure": "apex_sim.plots.fleet_day",
     "expert_load_figure": "apex_sim.plots.expert_loads",
     "power_figure": "apex_sim.plots.power_row",
@@ -48,6 +50,7 @@ __all__ = [
     "compare_load_figure",
     "expert_load_figure",
     "fit_figure",
+    "fleet_cost_figure",
     "fleet_day_figure",
     "gantt_figure",
     "latency_figure",

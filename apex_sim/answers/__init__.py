@@ -1,0 +1,1 @@
+"""What the planners' functions return: frames, figures and reports of an answer."""
