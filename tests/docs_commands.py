@@ -45,8 +45,8 @@ FIRST_YAML = {
 }
 """Files that are the first YAML block of a page."""
 
-TEMPLATES = ("apex-sim COMMAND", "...", "my_case.yaml", "my_goals.yaml", "suite.yaml")
-"""Parts of lines that show a form, or whose file is the reader's own; they are parsed by nobody."""
+TEMPLATES = ("apex-sim COMMAND", "...", "my_case.yaml", "my_goals.yaml", "suite.yaml", "HOST:6379")
+"""Parts of lines that show a form, or whose file or cluster is the reader's own; they are parsed by nobody."""
 DEVICE = ("calibrate --device", "calibrate --serve", "my-h200", "served/runs.yaml", "cpu.yaml")
 """Needs a device to measure, minutes of it, or what it left behind."""
 SLOW = (

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,8 +19,10 @@ from hardware_profiles.errors import UserError, unknown_name
 BACKENDS = ("local", "ray", "dask")
 IN_FLIGHT = 4
 """Tasks sent ahead per core of a cluster."""
-
-
+RECOUNT_S = 10.0
+"""Between two counts of a cluster's cores [s], which come and go where it scales itself."""
+_TASK = re.compile(r"\brun_point-[0-9a-f-]+ ")
+"""Dask's name of a task, which would make every reason another one."""
 CONNECT_S = 20
 """To reach a cluster [s]."""
 
@@ -72,7 +77,7 @@ class RayBackend:
             self._start(ray)
         try:
             carry_out = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(run_point)
-            width = IN_FLIGHT * max(1, int(ray.cluster_resources().get("CPU", 1)))
+            width = _Width(lambda: int(ray.cluster_resources().get("CPU", 0)), "Ray", self._address)
             yield from self._collect(ray, carry_out, iter(tasks), width)
         finally:
             if own:
@@ -89,14 +94,14 @@ class RayBackend:
                 _reach(address)
             ray.init(address=address or "local", **options)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            raise UserError(
-                f"--address {address}: no Ray cluster answers ({_first(error)}); start one, or leave it out"
-            ) from None
+            remedy = "start one, or leave it out; with token authentication set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+            raise UserError(f"--address {address}: no Ray cluster answers ({_first(error)}); {remedy}") from None
 
-    def _collect(self, ray: Any, carry_out: Any, pending: Iterator[Task], width: int) -> Iterator[list[Answer]]:
+    def _collect(self, ray: Any, carry_out: Any, pending: Iterator[Task], width: _Width) -> Iterator[list[Answer]]:
         running: dict[Any, str] = {}
         while True:
-            while len(running) < width and (task := next(pending, None)) is not None:
+            most = width.now()
+            while len(running) < most and (task := next(pending, None)) is not None:
                 running[carry_out.remote(task.text)] = task.key
             if not running:
                 return
@@ -136,21 +141,21 @@ class DaskBackend:
                     f"--address {address}: no Dask scheduler answers ({_first(error)}); start one, or leave it out"
                 ) from None
             try:
-                yield from self._collect(client, iter(tasks))
+                width = _Width(lambda: sum(client.nthreads().values()), "Dask", address)
+                yield from self._collect(client, iter(tasks), width)
             finally:
                 client.close()
                 if address is None:
                     cluster.close()
 
-    def _collect(self, client: Any, pending: Iterator[Task]) -> Iterator[list[Answer]]:
+    def _collect(self, client: Any, pending: Iterator[Task], width: _Width) -> Iterator[list[Answer]]:
         from distributed import as_completed
 
-        width = IN_FLIGHT * max(1, sum(client.nthreads().values()))
         keys: dict[Any, str] = {}
 
         def more() -> list[Any]:
-            found = []
-            while len(keys) < width and (task := next(pending, None)) is not None:
+            found, most = [], width.now()
+            while len(keys) < most and (task := next(pending, None)) is not None:
                 future = client.submit(run_point, task.text, pure=False)
                 keys[future] = task.key
                 found.append(future)
@@ -160,6 +165,25 @@ class DaskBackend:
         for batch in finished.batches():
             yield [(keys.pop(future), _answer(future.result)) for future in batch]
             finished.update(more())
+
+
+class _Width:
+    """How many tasks a cluster is given at once, by the cores it has now."""
+
+    def __init__(self, count: Callable[[], int], kind: str, address: str | None) -> None:
+        self._count, self._most, self._next = count, IN_FLIGHT, 0.0
+        self._where = kind + " cluster" + (f" at {address}" if address else "")
+
+    def now(self) -> int:
+        """Counted now and then; a cluster without workers may get some, and until then nothing happens, which is said."""
+        first, now = self._next == 0.0, time.monotonic()
+        if now >= self._next:
+            cores_there, self._next = self._count(), now + RECOUNT_S
+            self._most = IN_FLIGHT * max(1, cores_there)
+            if first and not cores_there:
+                text = f"the {self._where} has no workers; the sweep begins when there is one (Ctrl-C ends it)"
+                warnings.warn(text, stacklevel=2)
+        return self._most
 
 
 def _reach(address: str) -> None:
@@ -176,7 +200,7 @@ def _answer(get: Any) -> dict[str, Any]:
     try:
         row: dict[str, Any] = json.loads(get())
     except Exception as error:
-        return crashed(f"{type(error).__name__}: {_first(error)}")
+        return crashed(f"{type(error).__name__}: {_TASK.sub('', _first(error))}")
     return row
 
 
