@@ -259,7 +259,9 @@ def add_workload(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="trace file (format detected) or workload YAML (default without lengths: the bundled sample chat_small)",
     )
-    group.add_argument("--rate", "--request-rate", type=float, metavar="PER_S", help="requests per second")
+    group.add_argument(
+        "--rate", "--request-rate", type=float, metavar="PER_S", help="requests per second; inf: all at once"
+    )
     group.add_argument("--input-len", metavar="DIST", help="a number or e.g. 'lognormal(median=660,sigma=0.9)'")
     group.add_argument("--output-len", metavar="DIST", help="the same for output tokens")
     group.add_argument("--num-requests", type=int, metavar="N", help="requests to send (with a trace: its first N)")
@@ -285,11 +287,13 @@ def workload_of(args: argparse.Namespace) -> Trace:
     """The trace that the arguments ask for."""
     from apex_sim.commands.traces import trace_from_args
     from apex_sim.token_options import token_settings
-    from apex_sim.workload import SAMPLE_WORKLOAD, check_workload, make_trace
+    from apex_sim.workload import SAMPLE_WORKLOAD, arrivals, check_workload, make_trace
     from workloads.trace import Trace
 
     if isinstance(args.trace, Trace):
         return args.trace
+    rate, arrival = arrivals(args.rate, args.arrival)
+    args = argparse.Namespace(**{**vars(args), "rate": rate, "arrival": arrival})
     tokens = token_settings(args)
     given: dict[str, Any] = {name: getattr(args, name) for name in WORKLOAD_SETTINGS}
     file = args.trace

@@ -42,6 +42,11 @@ def load_trace(path: str | Path, **options: Any) -> Trace:
     return open_workload(path, **options)
 
 
+def arrivals(rate: float | None, arrival: str | None) -> tuple[float | None, str | None]:
+    """Rate and arrival process; an infinite rate without one is how benchmark tools say that all requests come at once."""
+    return (None, "at-once") if rate == math.inf and arrival is None else (rate, arrival)
+
+
 def make_trace(
     *,
     trace: Trace | str | Path | None = None,
@@ -59,10 +64,12 @@ def make_trace(
 ) -> Trace:
     """The workload: a trace (object, file or YAML), or a synthetic one from rate [1/s], arrival process and lengths.
 
-    ``rate`` with a trace rescales its time to that mean rate. Without trace and lengths, the bundled sample is used.
+    ``rate`` with a trace rescales its time to that mean rate; with an infinite one all requests arrive at once. Without
+    trace and lengths, the bundled sample is used.
     ``tokens`` changes token counts at the end (workloads.token_changes): scale_input, scale_output, extra_input ...
     """
     changes = TokenChanges(**tokens, seed=seed)
+    rate, arrival = arrivals(rate, arrival)
     if trace_format is not None and not isinstance(trace_format, str):
         raise UserError(f"--trace-format is {trace_format!r}; it must be text")
     check_workload(

@@ -91,7 +91,7 @@ def error_of(capsys, tmp_path, monkeypatch):
         ((*ONE_GPU, "--rate", "0"), ("--rate is 0",)),
         ((*ONE_GPU, "--rate", "-1"), ("--rate is -1",)),
         ((*ONE_GPU, "--rate", "nan"), ("--rate is nan",)),
-        ((*ONE_GPU, "--rate", "inf"), ("--rate is inf",)),
+        ((*ONE_GPU, "--rate", "inf", "--arrival", "poisson"), ("--rate is inf",)),
         ((*SYNTHETIC, "--rate", "1e-300", "--input-len", "5", "--output-len", "5"), ("--rate is 1e-300",)),
         ((*ONE_GPU, "--trace-scale-rate", "1e-200"), ("longest simulated time",)),
         ((*ONE_GPU, "--seed", "-1"), ("--seed is -1",)),

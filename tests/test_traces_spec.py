@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import subprocess
 import sys
@@ -11,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from apex_sim.cli import build_parser
 from apex_sim.commands import traces
+from apex_sim.options import workload_of
+from apex_sim.workload import make_trace
 from hardware_profiles.errors import UserError
 from workloads.describe import describe
 from workloads.options import ALIASES, OTHER_COLUMNS
@@ -164,6 +168,22 @@ def test_convert_and_generate_write_files_that_read_back(tmp_path: Path) -> None
 @pytest.mark.parametrize("kind", [["--arrival", "closed(4)"], ["--arrival", "at-once"]])
 def test_describe_and_plot_of_traces_without_a_rate(tmp_path: Path, kind: list[str]) -> None:
     assert cli("describe", "chat_small", "--plot", str(tmp_path / "a.png"), *kind) == 0
+
+
+def test_an_infinite_rate_is_all_at_once_as_in_benchmark_tools(tmp_path: Path) -> None:
+    lengths = {"input_len": 50, "output_len": 5, "num_requests": 8}
+    for trace in (
+        make_trace(rate=math.inf, **lengths),  # type: ignore[arg-type]
+        workload_of(parse_simulate("--rate", "inf", "--input-len", "50", "--output-len", "5", "--num-requests", "8")),
+        workload_of(parse_simulate("--request-rate", "inf", "--num-requests", "8")),
+    ):
+        assert trace.arrival_s.tolist() == [0.0] * 8
+    with pytest.raises(UserError, match="--rate is inf"):
+        make_trace(rate=math.inf, arrival="poisson", **lengths)  # type: ignore[arg-type]
+
+
+def parse_simulate(*options: str) -> argparse.Namespace:
+    return build_parser().parse_args(["simulate", "--model", "llama-3.1-8b", "--cluster", "h100-sxm:1", *options])
 
 
 def test_command_module_imports_nothing_heavy() -> None:
