@@ -5,9 +5,16 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children
 from types import TracebackType
 from typing import Any, Self
+
+from hardware_profiles.errors import UserError
+
+KILLED = (
+    "a worker process was killed, by hand or for want of memory; use fewer processes (--jobs), or send fewer requests"
+)
 
 
 class Workers:
@@ -32,8 +39,19 @@ class Workers:
         self._pool.shutdown(cancel_futures=True)
 
     def map(self, function: Callable[..., Any], *tasks: Any) -> Iterator[Any]:
-        """``function`` of each task, as the built-in map."""
-        return self._pool.map(function, *tasks)
+        """``function`` of each task, as the built-in map; UserError where a process is killed from outside."""
+        try:
+            results = self._pool.map(function, *tasks)
+        except BrokenProcessPool:
+            raise UserError(KILLED) from None
+        return _told(results)
+
+
+def _told(results: Iterator[Any]) -> Iterator[Any]:
+    try:
+        yield from results
+    except BrokenProcessPool:
+        raise UserError(KILLED) from None
 
 
 def _begin(start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
