@@ -40,6 +40,7 @@ PATHS = frozenset(
             "services",
             "goals",
             "files",
+            "models",
         ),
         *("routing_trace", "placement", "expert_routing", "init_expert_location", "expert_cache_trace"),
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from apex_sim.api import check_served
 from apex_sim.report import account_lines
 from apex_sim.text import milliseconds, number, share, table
+from apex_sim.timeline import watch_of
 from apex_sim.workload import WorkloadSettings, make_trace
 from simulator.several.build import build_several
 from simulator.several.simulate import simulate_several as run
@@ -31,18 +32,21 @@ def simulate_several(
     slo: Slo | str | None = None,
     seed: int = 0,
     exact_steps: bool = False,
+    timeline: bool | tuple[float, float] | str = False,
     **workload: Unpack[WorkloadSettings],
 ) -> SeveralResult:
     """Predict how several models on one cluster serve a workload.
 
     config: a file or mapping with ``models``, ``cluster``, ``switch``, ``cascade``; workload keywords as in ``simulate``. A
-    trace's column ``model`` says what each request asks for; without it models are drawn by ``share``.
+    trace's column ``model`` says what each request asks for; without it models are drawn by ``share``. timeline: keep every
+    step for ``write_timeline``, or those of a window, as in ``simulate``.
     Returns a SeveralResult: ``.summary`` (with ``models``, ``turns``, ``cascade``), ``.requests``, ``.models`` by name.
     """
     several = build_several(config, cluster=cluster, engine=engine)
     trace = make_trace(**workload, seed=seed)
     check_all_served(several, trace)
-    return run(several, trace, slo=as_slo(slo), seed=seed, exact_steps=exact_steps)
+    watch = watch_of(timeline)
+    return run(several, trace, slo=as_slo(slo), seed=seed, exact_steps=exact_steps, watch=watch)
 
 
 def check_all_served(several: SeveralDeployment, trace: Trace) -> None:

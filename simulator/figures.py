@@ -68,7 +68,7 @@ def _short(value: float) -> str:
 
 
 def _title(result: SimulationResult) -> str:
-    return f"{short_name(result.deployment.model.name)} on {result.where}, {result.trace.name}"
+    return f"{result.label or short_name(result.deployment.model.name)} on {result.where}, {result.trace.name}"
 
 
 def timeline_figure(result: SimulationResult) -> Figure:

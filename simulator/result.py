@@ -64,6 +64,11 @@ class SimulationResult:
         """What serves, for titles."""
         return self.deployment.cluster.name
 
+    @property
+    def label(self) -> str:
+        """Names of the models, where there are several."""
+        return ""
+
     # -- columns ---------------------------------------------------------------------------------------------------
 
     @cached_property

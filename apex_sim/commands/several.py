@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from apex_sim import options
+from apex_sim.commands.simulate_timeline import add_timeline, timeline_file
+from apex_sim.html.write import add_report
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -21,6 +24,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     options.add_workload(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--json", metavar="FILE", help="write the summary ('-': stdout)")
+    add_report(output)
+    add_timeline(output)
     output.add_argument("--requests", metavar="FILE", help="write the table of requests as CSV")
     parser.add_argument("--exact-steps", action="store_true", help="one engine step per event: same result, slower")
 
@@ -30,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from apex_sim.files import prepare_file, to_json, write_atomically, write_text
+    from apex_sim.html.write import prepare_report, repeated
     from apex_sim.several import check_all_served, several_text
     from apex_sim.text import ProgressBar
     from simulator.several.build import build_several
@@ -42,9 +48,16 @@ def run(args: argparse.Namespace) -> int:
     check_all_served(several, trace)
     json_file = prepare_file(args.json, "--json") if args.json not in (None, "-") else None
     table = prepare_file(args.requests, "--requests") if args.requests is not None else None
+    report, timeline = prepare_report(args.report), timeline_file(args)
     with ProgressBar("simulating") as progress:
         result = simulate_several(
-            several, trace, slo=slo, seed=args.seed, exact_steps=args.exact_steps, progress=progress
+            several,
+            trace,
+            slo=slo,
+            seed=args.seed,
+            exact_steps=args.exact_steps,
+            progress=progress,
+            watch=None if timeline is None else timeline.watch,
         )
     print(to_json(result.summary) if args.json == "-" else several_text(result), end="" if args.json == "-" else "\n")
     if json_file is not None:
@@ -54,4 +67,10 @@ def run(args: argparse.Namespace) -> int:
         names = [result.trace.model_names[i] for i in result.trace.model.tolist()]
         frame = result.requests.assign(model=names)
         write_atomically(table, lambda path: frame.to_csv(path, index=False))
+    if report is not None:
+        from apex_sim.html.several import several_report
+
+        write_text(report, several_report(result, **repeated(args)))
+    if timeline is not None:
+        print(timeline.write(result), file=sys.stderr if args.json == "-" else sys.stdout)
     return 0

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from apex_sim import options
-from apex_sim.commands.simulate_timeline import timeline_file
+from apex_sim.commands.simulate_timeline import add_timeline, timeline_file
 from apex_sim.elastic_options import add_elastic, elasticity_of
 from apex_sim.html.write import add_report
 
@@ -37,8 +37,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     output.add_argument("--out", metavar="DIR", help="write requests, timeline, summary, plots and configuration")
     add_report(output)
-    output.add_argument("--timeline", metavar="FILE", help="write every step for Perfetto (.json or .json.gz)")
-    output.add_argument("--timeline-window", metavar="START:END", help="what overlaps these seconds of the trace alone")
+    add_timeline(output)
     parser.add_argument("--exact-steps", action="store_true", help="one engine step per event: same result, slower")
 
 

@@ -34,6 +34,12 @@ class TimelineFile:
         return f"\nwrote {len(trace.events):,} events to {self.path}: open it at ui.perfetto.dev{note}"
 
 
+def add_timeline(parser: Any) -> None:
+    """--timeline and --timeline-window of a command."""
+    parser.add_argument("--timeline", metavar="FILE", help="write every step for Perfetto (.json or .json.gz)")
+    parser.add_argument("--timeline-window", metavar="START:END", help="what overlaps these seconds of the trace alone")
+
+
 def timeline_file(args: argparse.Namespace) -> TimelineFile | None:
     """The timeline that the arguments ask for; call before the run."""
     from apex_sim.timeline import parse_window, prepare_timeline

@@ -40,14 +40,14 @@ def simulation_report(result: SimulationResult, repeat: Repeat) -> str:
             f"<h1>{escape(title)}</h1>",
             parts.note(describe_any(result.deployment)),
             parts.note(f"Workload {result.trace.name}: {s['num_prompts']:,} requests{pace(result)}."),
-            parts.tiles(_tiles(s)),
+            parts.tiles(tiles(s)),
             parts.warnings_box([*repeat.warned, *_cautions(result)]),
-            parts.section("Latency", _latency(result), _ranges(result)),
+            parts.section("Latency", latencies(result), _ranges(result)),
             parts.section("Figures", parts.figures(_figures(result))),
             parts.section("Summary", parts.facts(_lines(result), "summary of the run")),
             parts.section("Replicas", _replicas(result)),
             parts.section("Slowest requests", _slowest(result)),
-            parts.section("All figures", parts.folded("Every figure of the summary", _everything(s))),
+            parts.section("All figures", parts.folded("Every figure of the summary", everything(s))),
             provenance(deployments(result), [result.trace]),
             configuration(repeat),
         ],
@@ -61,7 +61,8 @@ def deployments(result: SimulationResult) -> list[Deployment]:
     return [result.deployment]
 
 
-def _tiles(s: Mapping[str, Any]) -> dict[str, str]:
+def tiles(s: Mapping[str, Any]) -> dict[str, str]:
+    """What matters of a summary."""
     found = {
         "p95 TTFT": milliseconds(s["p95_ttft_ms"]),
         "p95 TPOT": milliseconds(s["p95_tpot_ms"]),
@@ -94,7 +95,8 @@ def _cautions(result: SimulationResult) -> list[str]:
     return lines
 
 
-def _latency(result: SimulationResult) -> str:
+def latencies(result: SimulationResult) -> str:
+    """Percentiles, and ranges of the means."""
     s = result.summary
     rows: list[list[Cell]] = []
     for label, key in METRICS:
@@ -191,7 +193,8 @@ def _slowest(result: SimulationResult) -> str:
     return parts.note(words) + parts.table(header, rows, tall=True, about="slowest requests") if rows else ""
 
 
-def _everything(s: Mapping[str, Any]) -> str:
+def everything(s: Mapping[str, Any]) -> str:
+    """Every plain figure of a summary."""
     rows = [[text(name), amount(v) if _is_number(v) else parts.wide(v)] for name, v in parts.scalars(s)]
     for row in rows:  # one kind of column
         row[1] = (row[1][0], row[1][1], "wide")

@@ -19,8 +19,10 @@ from simulator.events.requests import load_groups, request_groups, transfer_grou
 from simulator.events.slices import slice_groups, thread_names
 from simulator.events.states import state_groups
 from simulator.events.text import LINK, REQUESTS, Group, event, metadata, process_of, us
+from simulator.events.turns import turn_groups, turn_names
 from simulator.result import SimulationResult
 from simulator.result_disaggregated import DisaggregatedResult
+from simulator.several.result import SeveralResult
 
 MOST_EVENTS = 1_000_000
 """In a trace; more make browsers slow."""
@@ -64,6 +66,7 @@ def trace_of(
         *load_groups(result),
         *transfer_groups(result),
         *state_groups(result),
+        *turn_groups(result),
     ]
     if window_s is not None:
         groups = list(_within(groups, *(round(1e9 * limit) for limit in window_s)))
@@ -86,6 +89,8 @@ def names_of(result: SimulationResult, noted: bool) -> list[str]:
     lines = metadata(REQUESTS, "requests", {NOTES: "note"} if noted else {}, place=0)
     for index, name in enumerate(process_names(result)):
         lines += metadata(process_of(index), name, thread_names(result, index), place=1 + index)
+    for place, (process, name, _) in enumerate(turn_names(result)):
+        lines += metadata(process, name, {1: "models"}, place=1 + len(result.record.replicas) + place)
     if isinstance(result, DisaggregatedResult):
         last = 1 + len(result.record.replicas)
         lines += metadata(LINK, f"KV link ({result.deployment.kv_link().name})", {}, place=last)
@@ -99,7 +104,9 @@ def _bar(note: str, events: Sequence[tuple[int, str]]) -> tuple[int, str]:
 
 
 def pools_of(result: SimulationResult) -> list[tuple[str | None, Deployment]]:
-    """Pools by name; a single one has none."""
+    """Pools, or several models, by name; a single one has none."""
+    if isinstance(result, SeveralResult):
+        return [(m.name, served) for m, served in zip(result.several.members, result.several.served, strict=True)]
     return list(result.deployment.pools) if isinstance(result, DisaggregatedResult) else [(None, result.deployment)]
 
 
@@ -149,7 +156,7 @@ def _about(result: SimulationResult, window_s: tuple[float, float] | None, note:
     pools = [pool for _, pool in pools_of(result)]
     return {
         "tool": "apex-sim",
-        "model": pools[0].model.name,
+        "model": " + ".join(dict.fromkeys(pool.model.name for pool in pools)),
         "cluster": " + ".join(dict.fromkeys(pool.cluster.name for pool in pools)),
         "workload": result.trace.name,
         "seed": result.seed,

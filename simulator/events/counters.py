@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from simulator.events.step_log import StepLog
 from simulator.events.text import Group, event, ns, process_of
 from simulator.result import SimulationResult
 from simulator.result_disaggregated import DisaggregatedResult
+from simulator.several.result import SeveralResult
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -32,7 +33,11 @@ def counter_groups(result: SimulationResult) -> Iterator[Group]:
 
 
 def idle_watts(result: SimulationResult) -> list[float]:
-    """Power of each replica's devices while they have nothing to do [W]."""
+    """Power of each replica's devices while they have nothing to do [W]; of models that share devices their steps' alone."""
+    if isinstance(result, SeveralResult):
+        alone = [len(result.several.groups[member.group]) == 1 for member in result.several.members]
+        pairs = zip(result.models.values(), alone, strict=True)
+        return [view.replica_idle_w if own else 0.0 for view, own in pairs for _ in view.record.replicas]
     if isinstance(result, DisaggregatedResult):
         return [view.replica_idle_w for view in result.pools.values() for _ in view.record.replicas]
     return [result.replica_idle_w] * len(result.record.replicas)
@@ -40,7 +45,9 @@ def idle_watts(result: SimulationResult) -> list[float]:
 
 def kv_blocks(result: SimulationResult) -> list[int]:
     """KV blocks that each replica has."""
-    views = result.pools.values() if isinstance(result, DisaggregatedResult) else [result]
+    views: Iterable[SimulationResult] = [result]
+    if isinstance(result, DisaggregatedResult | SeveralResult):
+        views = (result.pools if isinstance(result, DisaggregatedResult) else result.models).values()
     return [view.deployment.memory.num_blocks for view in views for _ in view.record.replicas]
 
 

@@ -61,6 +61,11 @@ class SeveralResult(SimulationResult):
         return f"<SeveralResult: {self.several.name}, {s['completed']:,} of {s['num_prompts']:,} requests>"
 
     @property
+    def label(self) -> str:
+        """Names of the models."""
+        return self.several.name
+
+    @property
     def num_devices(self) -> int:
         """Devices of all groups."""
         return self.several.num_devices

@@ -10,6 +10,7 @@ from simulator.clock import Phase
 from simulator.core import EngineCore
 from simulator.costs import StepCosts
 from simulator.driver import OnFinish
+from simulator.events.watch_kinds import watched
 from simulator.pipeline import PipelineReplica
 from simulator.recorder import REJECTED
 from simulator.replica import FOREVER, Replica
@@ -109,7 +110,8 @@ class SeveralSimulation(Simulation):
         core = GatedCore(setup.limits, 1, costs.window, None)
         policy: BatchingPolicy = setup.batching()
         span = 1 if exact_steps else FOREVER
-        return GatedReplica(
+        kind = GatedReplica if setup.watch is None else watched(GatedReplica)
+        return kind(
             *(self.clock, index, core, policy, costs, on_finish),
             max_span=span,
             async_scheduling=setup.async_scheduling,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hardware_profiles.errors import UserError
+from simulator.events.step_log import Watch
 from simulator.routing import parse_routing
 from simulator.run import Progress
 from simulator.scheduling.setup import in_order
@@ -25,9 +27,11 @@ def simulate_several(
     seed: int = 0,
     exact_steps: bool = False,
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> SeveralResult:
     """Run ``trace`` on all models to the end. The seed draws models by share, who goes on in a cascade, and what any run
-    draws. With a cascade the trace's own column ``model`` is not used: all requests begin at the first model."""
+    draws. With a cascade the trace's own column ``model`` is not used: all requests begin at the first model. ``watch``
+    keeps every step, for :func:`simulator.events.chrome.trace_of`."""
     several.check_memory()
     names = [member.name for member in several.members]
     first_of = None
@@ -39,6 +43,8 @@ def simulate_several(
     members, routers = [], []
     for member, deployment in zip(several.members, several.served, strict=True):
         setup: Any = seeded(deployment.replica_setup(), seed)
+        if watch is not None:
+            setup = replace(setup, watch=watch)
         setup = in_order(setup, deployment.scheduling, deployment.engine.batching, trace, seed)
         members.append(
             MemberSetup(

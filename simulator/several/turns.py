@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from simulator.clock import Clock, Phase, to_ticks
 from simulator.several.engine import NEVER, GatedReplica
@@ -21,6 +21,8 @@ class TurnCounts:
     loads: int = 0
     """Switches that found the weights outside the devices."""
     load_s: float = 0.0
+    history: list[tuple[int, int, int, bool]] = field(default_factory=list)
+    """(begin [tick], when the model may run [tick], its place in the group, whether weights are loaded) of each turn."""
 
 
 class Turns:
@@ -122,8 +124,8 @@ class Turns:
         if self._active is not None:
             self.engines[self._active].is_open = False
         self._ending = False
-        wait = 0
-        if index in self.resident:
+        wait, loads = 0, index not in self.resident
+        if not loads:
             self.resident.remove(index)
         else:
             del self.resident[: len(self.resident) - self._switch.resident + 1]
@@ -134,6 +136,7 @@ class Turns:
         self.counts.switches += self._active is not None
         self._coming = index
         at = tick + max(1, wait)
+        self.counts.history.append((tick, at, index, loads))
         self._clock.at(at, Phase.EXTERNAL, LOADED + self._number, lambda event: self._ready(index, at))
 
     def _ready(self, index: int, tick: int) -> None:
