@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from apex_sim.files import to_json, write_text
+from apex_sim.named_files import digests_of
 from apex_sim.sweeps.design import Point, points_of
 from apex_sim.sweeps.journal import read_journal
 from apex_sim.sweeps.point import CRASHED
@@ -20,7 +20,6 @@ from apex_sim.sweeps.spec import Sweep, _sweep
 from hardware_profiles.errors import UserError
 
 MANIFEST = "sweep.json"
-LONGEST_PATH = 4096
 STALE_S = 3600.0
 """Age of a temporary file that nobody writes any more [s]."""
 
@@ -56,24 +55,8 @@ def parse_shard(text: str | None) -> Shard:
 
 
 def files_of(sweep: Sweep) -> dict[str, str]:
-    """Files that the sweep names -> digest of their contents."""
-    found: dict[str, str] = {}
-
-    def look(value: Any) -> None:
-        if isinstance(value, Mapping):
-            for item in value.values():
-                look(item)
-        elif isinstance(value, list):
-            for item in value:
-                look(item)
-        elif isinstance(value, str) and len(value) < LONGEST_PATH and value not in found:
-            path = sweep.base / value
-            path = path / "config.json" if path.is_dir() else path
-            if "\0" not in value and value.strip() and path.is_file():
-                found[value] = hashlib.sha256(path.read_bytes()).hexdigest()
-
-    look({"fixed": sweep.source.get("fixed"), "vary": sweep.source.get("vary")})
-    return dict(sorted(found.items()))
+    """Files that the sweep names, and those that they name -> digest of their contents."""
+    return digests_of([sweep.source.get("fixed"), sweep.source.get("vary")], sweep.base)
 
 
 def open_folder(folder: Path, sweep: Sweep, points: list[Point]) -> dict[str, dict[str, Any]]:
