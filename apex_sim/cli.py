@@ -78,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     from apex_sim.config_file import with_config
+    from apex_sim.files import check_distinct
     from apex_sim.progress import ProgressBar, set_quiet
     from apex_sim.warned import forget
     from hardware_profiles.errors import UserError
@@ -94,6 +95,7 @@ def _main(argv: Sequence[str] | None) -> int:
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
+            check_distinct(args)
             with ProgressBar(WORK.get(args.command, args.command)):
                 code: int = import_module(f"apex_sim.commands.{args.command}").run(args)
             if sys.stdout is not None:  # it is None when the caller closed it

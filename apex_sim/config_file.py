@@ -59,7 +59,10 @@ def _tokens(file: str, leaf: argparse.ArgumentParser, path: tuple[str, ...], giv
 
     values = _read(file)
     command = values.get("command")
-    if isinstance(command, str):  # what simulate --out wrote
+    if isinstance(command, str) and isinstance(values.get("options"), dict):  # what simulate --out wrote
+        _of_command(file, command, path)
+        values = values["options"]
+    elif isinstance(command, str):  # an earlier version of it
         return _without(_of_command(file, command, path), leaf, given)
     actions = {a.dest: a for a in leaf._actions if a.option_strings and a.dest not in ("help", "config")}
     tokens: list[str] = []

@@ -13,6 +13,11 @@ from typing import Any
 
 from hardware_profiles.errors import UserError
 
+OUTPUT_FILES = ("json", "csv", "plot", "report", "timeline", "requests", "out", "out_layers", "save_routing")
+"""Options that name files to write, in any command."""
+LONGEST_NAME = 120
+"""Characters of a path that messages show."""
+
 
 def prepare_folder(path: str | Path, flag: str = "--out") -> Path:
     """Create an output folder and make sure it can be written; call when the input is known to be good, before the long
@@ -35,18 +40,44 @@ def prepare_folder(path: str | Path, flag: str = "--out") -> Path:
 def prepare_file(path: str | Path, flag: str) -> Path:
     """Make sure an output file can be written; call before the long work."""
     target = Path(path)
-    if target.is_dir():
+    try:
+        is_folder = target.is_dir()
+    except OSError as error:
+        raise UserError(f"{flag} {_short(target)}: {error.strerror}; choose another file") from None
+    if is_folder:
         raise UserError(f"{flag} {target}: is a folder; name a file in it")
     if not target.parent.is_dir():
         raise UserError(f"{flag} {target}: there is no folder {target.parent}; create it or choose another")
     if _is_special(target):
         return target
     try:
-        with tempfile.TemporaryFile(dir=target.parent):
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix):
             pass
     except OSError as error:
-        raise UserError(f"{flag} {target}: cannot write there: {error.strerror}; choose another file") from None
+        raise UserError(f"{flag} {_short(target)}: cannot write there: {error.strerror}; choose another file") from None
     return target
+
+
+def _short(path: Path) -> str:
+    """A name that fits on a line."""
+    text = str(path)
+    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME // 2]}...{text[-LONGEST_NAME // 4 :]}"
+
+
+def check_distinct(args: Any) -> None:
+    """UserError where two options of a command name one file; call before it runs."""
+    given: dict[str, str] = {}
+    for name in OUTPUT_FILES:
+        value = getattr(args, name, None)
+        if not isinstance(value, str) or value == "-":
+            continue
+        place = os.path.realpath(value)
+        if os.path.exists(place) and not os.path.isfile(place):  # a folder, /dev/null
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        if place in given:
+            raise UserError(f"{given[place]} and {flag} are one file, {_short(Path(value))}; name two")
+        given[place] = flag
 
 
 def prepare_figure(path: str | Path, flag: str) -> Path:

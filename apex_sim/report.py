@@ -208,6 +208,13 @@ def _grams(value: float | None) -> str:
     return "-" if value is None else f"{number(value / 1e3)} kg" if value >= 1e3 else f"{number(value)} g"
 
 
+CONFIG_HEAD = """\
+# apex-sim simulate --config FILE runs the options below; change a line of them to change the run.
+# All after the options is what they came to: for reading alone.
+"""
+"""Above the configuration of a run."""
+
+
 def write_run(result: SimulationResult, folder: Path, config: dict[str, Any]) -> list[Path]:
     """Write requests, timeline, power of the servers, summary, configuration and plots into ``folder``; returns the paths."""
     from simulator.power_series import server_table
@@ -222,7 +229,7 @@ def write_run(result: SimulationResult, folder: Path, config: dict[str, Any]) ->
     written.append(folder / "summary.json")
     write_text(written[-1], to_json(result.summary))
     written.append(folder / "config.yaml")
-    write_text(written[-1], to_yaml(config))
+    write_text(written[-1], f"{CONFIG_HEAD}{to_yaml(config)}" if "options" in config else to_yaml(config))
     for name, figure in (("latency.png", result.plot_latency()), ("timeline.png", result.plot_timeline())):
         written.append(folder / name)
         write_atomically(written[-1], lambda path, figure=figure: save(figure, path))  # type: ignore[misc]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from hardware_profiles.cluster import parse_cluster
-from hardware_profiles.errors import UserError
+from hardware_profiles.errors import UserError, unknown_name
 from hardware_profiles.mig import is_slice
 from hardware_profiles.schema import Cluster
 from simulator.architecture import engine_for, served_as
@@ -106,6 +106,13 @@ def check_slices(cluster: Cluster, plan: ParallelPlan) -> None:
         )
 
 
+def _refuse_unknown(settings: Mapping[str, Any]) -> None:
+    """UserError for a name that is no setting."""
+    for name in settings:
+        if name not in EngineSettings.__annotations__:
+            raise unknown_name("setting", name, EngineSettings.__annotations__)
+
+
 def build_deployment(
     model: ModelSpec | str,
     cluster: Cluster | str,
@@ -119,6 +126,7 @@ def build_deployment(
 ) -> Deployment:
     """Model, cluster, layout and engine settings as one value; nothing is simulated. Raises UserError early."""
     spec = model_of(model)
+    _refuse_unknown(settings)
     check_settings(settings)
     spec = served_as(spec, settings.get("runner"))
     machines = cluster if isinstance(cluster, Cluster) else parse_cluster(name_of("cluster", cluster))

@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from apex_sim.files import prepare_file, prepare_folder, to_json, write_text
     from apex_sim.html.simulate import simulation_report
     from apex_sim.html.write import prepare_report, repeated
+    from apex_sim.repeat import options_of
     from apex_sim.report import summary_text, write_run
     from apex_sim.text import ProgressBar
     from simulator.simulate import simulate_deployment
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         write_text(json_file, to_json(result.summary))
     config = (simulate_pools.config if pools else resolved_config)(args, deployment) if folder or report else {}
     if folder is not None:
-        paths = write_run(result, folder, config)
+        paths = write_run(result, folder, {"options": options_of(args), **config})
         print(f"\nwrote {', '.join(path.name for path in paths)} to {folder}")
     if report is not None:
         write_text(report, simulation_report(result, **repeated(args, config)))

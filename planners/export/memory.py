@@ -42,11 +42,6 @@ class MemoryNeed:
         """Everything but the KV cache."""
         return self.weight_bytes + self.activation_bytes + self.reserve_bytes + self.state_bytes
 
-    @property
-    def spare_bytes(self) -> float:
-        """Left once everything is placed; negative: it does not fit."""
-        return self.budget_bytes - self.fixed_bytes - (0.0 if self.kv_apart else self.kv_bytes)
-
 
 def memory_need(pool: Deployment) -> MemoryNeed:
     """The figures of a deployment that is known to fit."""
