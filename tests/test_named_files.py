@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
+import yaml
 
 import apex_sim
+from apex_sim.cli import main
 from apex_sim.named_files import digests_of
 
 DEVICE = (Path(__file__).parent.parent / "hardware_profiles" / "devices" / "l4.yaml").read_text(encoding="utf-8")
@@ -45,3 +48,36 @@ def test_a_sweep_does_not_mix_two_devices_of_one_cluster_file(tmp_path: Path) ->
         apex_sim.sweep(sweep, **out)
     (tmp_path / "gpu.yaml").write_text(DEVICE)
     assert apex_sim.sweep(sweep, **out)["status"].tolist() == ["ok", "ok"]
+
+
+def test_a_check_names_the_files_that_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "gpu.yaml").write_text(DEVICE)
+    (tmp_path / "cluster.yaml").write_text("name: mine\ndevice: gpu.yaml\ndevices_per_node: 1\nnodes: 1\n")
+    suite = tmp_path / "suite.yaml"
+    load = "{rate: 1, input_len: 50, output_len: 5, num_requests: 5}"
+    case = "{name: NAME, model: qwen2.5-0.5b, cluster: CLUSTER, workload: " + load + "}"
+    cases = [
+        case.replace("NAME", name).replace("CLUSTER", on) for name, on in (("mine", "cluster.yaml"), ("l4", '"l4:1"'))
+    ]
+    suite.write_text("cases:\n" + "".join(f"- {case}\n" for case in cases))
+    command = ["check", str(suite)]
+    assert main([*command, "--update", "--reason", "first"]) == 0
+    stored = yaml.safe_load(suite.with_name("suite.baseline.yaml").read_text())
+    assert set(stored["mine"]["files"]) == {"cluster.yaml", "gpu.yaml"} and "files" not in stored["l4"]
+    (tmp_path / "gpu.yaml").write_text(DEVICE + "# the same values\n")
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "gpu.yaml" not in capsys.readouterr().out
+    (tmp_path / "gpu.yaml").write_text(
+        DEVICE.replace("memory_bandwidth_bytes_per_s: 3.0e+11", "memory_bandwidth_bytes_per_s: 1.0e+11")
+    )
+    told = "gpu.yaml is not as it was when its values were stored"
+    for kind in ("text", "markdown", "github"):
+        assert main([*command, "--format", kind, "--junit", str(tmp_path / "j.xml")]) == 1
+        assert told in capsys.readouterr().out.replace("**", "")
+    (problem,) = ElementTree.parse(tmp_path / "j.xml").iter("failure")
+    assert problem.attrib["message"].endswith(f"; {told}")
+    (tmp_path / "gpu.yaml").write_text("name: [")
+    assert main(command) == 1
+    out = capsys.readouterr().out
+    assert "cannot be simulated any more (mine)" in out and f"mine: {told}" in out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ class Stored:
     values: Mapping[str, float]
     plan: str = ""
     """What the planner chose, where the case lets it."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Files that the case's settings name -> eight digits of their contents, when the values were stored."""
 
 
 Baseline = Mapping[str, Stored]
@@ -55,7 +57,10 @@ def _stored(entry: object, place: str) -> Stored:
     texts = {
         name: str(entry.get(key, "")) for name, key in (("digest", "settings"), ("reason", "reason"), ("plan", "plan"))
     }
-    return Stored(values=values, **texts)
+    files = entry.get("files") or {}
+    if not isinstance(files, Mapping):
+        raise UserError(f"{place}: files is {files!r}; restore the file, or write it again with --update")
+    return Stored(values=values, files={str(name): str(digest) for name, digest in files.items()}, **texts)
 
 
 def baseline_text(baseline: Baseline) -> str:
@@ -69,6 +74,7 @@ def baseline_text(baseline: Baseline) -> str:
         entry = baseline[name]
         content: dict[str, Any] = {
             **({"settings": entry.digest} if entry.digest else {}),
+            **({"files": dict(sorted(entry.files.items()))} if entry.files else {}),
             "reason": entry.reason,
             **({"plan": entry.plan} if entry.plan else {}),
             "values": {metric: stored(value) for metric, value in entry.values.items()},

@@ -50,6 +50,8 @@ class CaseResult:
     failure: str | None = None
     """Why it could not be simulated, or has nothing to be compared with."""
     status: Status
+    changed: Sequence[str] = ()
+    """Files that the case names and that are not as they were when its values were stored."""
 
     def fails(self, strict: bool) -> bool:
         """Whether the check fails because of this case; ``strict``: improvements do not pass either, because the baseline
@@ -133,6 +135,7 @@ def compare_case(
     attainment: float | None = None,
     line: int = 1,
     plan: str = "",
+    files: Mapping[str, str] | None = None,
 ) -> CaseResult:
     """A simulated case beside its entry of the baseline."""
     if entry is None:
@@ -151,4 +154,12 @@ def compare_case(
     failure = None
     if plan != entry.plan:
         status, failure = "other plan", f"the planner now chooses {plan or 'none'}, and chose {entry.plan or 'none'}"
-    return CaseResult(name=name, line=line, values=values, differences=differences, status=status, failure=failure)
+    found = CaseResult(name=name, line=line, values=values, differences=differences, status=status, failure=failure)
+    return replace(found, changed=changed_files(files or {}, entry.files))
+
+
+def changed_files(now: Mapping[str, str], stored: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of files that are not as stored; without stored ones nothing is known."""
+    if not stored:
+        return ()
+    return tuple(sorted(name for name in {*now, *stored} if now.get(name) != stored.get(name)))

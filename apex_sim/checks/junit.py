@@ -6,7 +6,7 @@ import re
 from xml.etree import ElementTree
 
 from apex_sim.checks.compare import CaseResult, CheckResult
-from apex_sim.checks.text import change, figure
+from apex_sim.checks.text import change, figure, files_text
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 has no place for."""
@@ -20,11 +20,10 @@ def junit_xml(result: CheckResult) -> str:
         "tests": str(len(result.cases)),
         "failures": str(len(failing) - len(errors)),
         "errors": str(len(errors)),
-        "skipped": "0",
         "time": "0",
     }
     root = ElementTree.Element("testsuites", {"name": "apex-sim check", **counts})
-    suite = ElementTree.SubElement(root, "testsuite", {"name": clean(result.suite.name), **counts})
+    suite = ElementTree.SubElement(root, "testsuite", {"name": clean(result.suite.name), **counts, "skipped": "0"})
     for case in result.cases:
         _add(suite, case, result)
     ElementTree.indent(root)
@@ -45,7 +44,11 @@ def _add(suite: ElementTree.Element, case: CaseResult, result: CheckResult) -> N
 
 
 def message(case: CaseResult) -> str:
-    """One line: the reason, or the worst metric first."""
+    """One line: the reason, or the worst metric first; then files that changed."""
+    return "; ".join(filter(None, (_message(case), files_text(case))))
+
+
+def _message(case: CaseResult) -> str:
     if case.failure is not None:
         return case.failure
     moved = [d for d in case.differences if d.verdict in ("worse", "gone", "new")]

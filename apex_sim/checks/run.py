@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from apex_sim.checks.baseline import Stored, baseline_text, read_baseline
-from apex_sim.checks.compare import CaseResult, CheckResult, compare_case
+from apex_sim.checks.compare import CaseResult, CheckResult, changed_files, compare_case
 from apex_sim.checks.metrics import DEFAULT_KEY, Tolerance, values_of
 from apex_sim.checks.plan_case import run_plan
+from apex_sim.checks.question_case import run_question
 from apex_sim.checks.suite import Case, Suite, read_suite
 from apex_sim.setting_words import as_fields
 from hardware_profiles.errors import UserError
@@ -49,6 +50,9 @@ def run_case(case: Case) -> Ran:
         try:
             if "plan" in case.settings:
                 metrics, plan = run_plan(case.settings)
+                return Ran(values_of(metrics, case.metrics), plan=plan)
+            if case.question is not None:
+                metrics, plan = run_question(case.question, case.settings)
                 return Ran(values_of(metrics, case.metrics), plan=plan)
             return Ran(values_of(simulate(**case.settings).summary, case.metrics))
         except UserError as error:
@@ -135,7 +139,7 @@ def update(
         if ran.failure is not None:
             raise UserError(f"{loaded.path}: case {case.name!r}: {ran.failure}")
         _check_metrics(case, ran, {}, loaded.path)
-        new = Stored(digest=case.digest, reason=reason, values=ran.values, plan=ran.plan)
+        new = Stored(digest=case.digest, reason=reason, values=ran.values, plan=ran.plan, files=case.files)
         old = stored.get(case.name)
         same = old is not None and dataclasses.replace(new, reason=old.reason) == old
         entries[case.name] = old if same and old is not None else new
@@ -170,7 +174,9 @@ def _result(case: Case, ran: Ran, entry: Stored | None, path: Path) -> CaseResul
     if ran.failure is not None:
         if not ran.ours and (entry is None or entry.digest != case.digest):
             raise UserError(f"{path}: case {case.name!r}: {ran.failure}")
-        return CaseResult(name=case.name, line=case.line, values={}, status="failed", failure=ran.failure)
+        changed = changed_files(case.files, {} if entry is None else entry.files)
+        failed = CaseResult(name=case.name, line=case.line, values={}, status="failed", failure=ran.failure)
+        return dataclasses.replace(failed, changed=changed)
     _check_metrics(case, ran, {} if entry is None else entry.values, path)
     return compare_case(
         case.name,
@@ -182,6 +188,7 @@ def _result(case: Case, ran: Ran, entry: Stored | None, path: Path) -> CaseResul
         attainment=case.attainment,
         line=case.line,
         plan=ran.plan,
+        files=case.files,
     )
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from apex_sim.checks.metrics import DEFAULT_METRICS, Tolerances, family_of, parse_tolerances
 from apex_sim.checks.plan_case import PLAN_METRICS, plan_of
+from apex_sim.checks.question_case import QUESTIONS, located, question_in, question_of, without_unheeded
+from apex_sim.named_files import digests_of
 from apex_sim.setting_words import as_fields
 from hardware_profiles.errors import UserError, unknown_name
 from hardware_profiles.records import fields_of, read_yaml
 
 TOP = ("baseline", "defaults", "metrics", "tolerances", "cases")
-OWN = ("name", "workload", "metrics", "tolerances", "note", "plan")
+OWN = ("name", "workload", "metrics", "tolerances", "note", "plan", *QUESTIONS)
 """Fields of a case that are no setting of the simulation."""
 NAMED = ("model", "cluster", "engine", "slo", "seed", "tp", "pp", "dp", "ep", "disaggregate", "kv_link", "kv_overlap")
 """Named arguments of ``apex_sim.simulate`` that a case may give."""
@@ -30,7 +32,9 @@ class Case:
 
     name: str
     settings: Mapping[str, Any]
-    """Keywords of ``apex_sim.simulate``, the workload's among them."""
+    """Keywords of ``apex_sim.simulate``, the workload's among them; with a question its arguments under its name."""
+    question: str | None = None
+    """Planner that is asked instead: gpus, experts or power."""
     metrics: tuple[str, ...] = DEFAULT_METRICS
     named: bool = False
     """Whether the suite names the metrics: then a run that has not all of them is a mistake."""
@@ -41,6 +45,8 @@ class Case:
     """Of the case in the suite's file."""
     digest: str = ""
     """Of the settings as the file has them: a baseline of other settings says nothing about this case."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Files that the settings name, and those that these name -> eight digits of their contents."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +73,8 @@ def read_suite(path: str | Path, *, baseline: str | Path | None = None) -> Suite
     cases = []
     for index, entry in enumerate(entries):
         case = fields_of(entry, f"{path}: case {index + 1}")
-        cases.append(_case(_merged(defaults, case), data, path, index, lines[index] if index < len(lines) else 1))
+        shared = without_unheeded(question_in({**defaults, **case}, f"{path}: case {index + 1}"), defaults)
+        cases.append(_case(_merged(shared, case), data, path, index, lines[index] if index < len(lines) else 1))
     _check_names(cases, path)
     return Suite(path=path, baseline=_baseline(path, data, baseline), cases=tuple(cases))
 
@@ -87,11 +94,14 @@ def _case(data: Mapping[str, Any], top: Mapping[str, Any], path: Path, index: in
     if not isinstance(name, str) or not name.strip():
         raise UserError(f"{path}: case {index + 1} has no name; give every case a name of its own")
     place = f"{path}: case {name!r}"
-    settings = {**_settings(data, place), **_workload(data.get("workload"), place)}
+    question = question_in(data, place)
+    settings = {**_settings(data, place), **_workload_of(data, question, place)}
     if data.get("plan") not in (None, False):
         settings["plan"] = plan_of(data["plan"], settings, place)
+    if question is not None:
+        settings[question] = question_of(question, data[question], settings, place)
     for needed in ("model", "cluster"):
-        if not settings.get(needed):
+        if question is None and not settings.get(needed):
             raise UserError(f"{place}: {needed} is missing; a case needs model, cluster and workload")
     metrics = data.get("metrics", top.get("metrics"))
     tolerances = {
@@ -101,15 +111,31 @@ def _case(data: Mapping[str, Any], top: Mapping[str, Any], path: Path, index: in
     return Case(
         name=name,
         settings={key: _located(key, value, path.parent) for key, value in settings.items()},
-        metrics=(PLAN_METRICS if "plan" in settings else DEFAULT_METRICS)
-        if metrics is None
-        else _metrics(metrics, place),
+        question=question,
+        metrics=_default_metrics(question, settings) if metrics is None else _metrics(metrics, place),
         named=metrics is not None,
         tolerances=tolerances,
         attainment=_attainment(settings.get("slo"), place),
         line=line,
         digest=digest(settings),
+        files=_files(settings, path.parent),
     )
+
+
+def _default_metrics(question: str | None, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    if question is not None:
+        return QUESTIONS[question]
+    return PLAN_METRICS if "plan" in settings else DEFAULT_METRICS
+
+
+def _workload_of(data: Mapping[str, Any], question: str | None, place: str) -> dict[str, Any]:
+    """The workload's keywords; planners have one of their own where the case has none, a row has its services'."""
+    workload = data.get("workload")
+    if question == "power" and workload is not None:
+        raise UserError(
+            f"{place}: workload has no meaning beside power, whose load is that of its services; leave it out"
+        )
+    return {} if question is not None and workload is None else _workload(workload, place)
 
 
 def _attainment(slo: Any, place: str) -> float | None:
@@ -120,6 +146,11 @@ def _attainment(slo: Any, place: str) -> float | None:
     except UserError as error:
         raise UserError(f"{place}: {as_fields(str(error))}") from None
     return None if parsed is None else parsed.attainment
+
+
+def _files(settings: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    named = {key: settings[key] for key in (*PATHS, "disaggregate") if key in settings}
+    return {name: digest[:8] for name, digest in digests_of(named, folder).items()}
 
 
 def digest(settings: Mapping[str, Any]) -> str:
@@ -167,6 +198,8 @@ def _workload(data: object, place: str) -> dict[str, Any]:
 
 def _located(key: str, value: Any, folder: Path) -> Any:
     """A path relative to the suite's folder where such a file exists; names of built-in things stay names."""
+    if key in QUESTIONS:
+        return located(value, folder)
     if key in PATHS and isinstance(value, str) and (folder / value).is_file():
         return str(folder / value)
     return value

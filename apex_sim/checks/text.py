@@ -25,12 +25,22 @@ def result_text(result: CheckResult, *, everything: bool = False, remedy: str = 
     parts = [table(HEADER, rows, left=2)] if rows else []
     failures = [f"{case.name}: {case.failure}" for case in result.cases if case.failure is not None]
     parts += ["\n".join(failures)] if failures else []
+    changed = [f"{case.name}: {files_text(case)}" for case in result.cases if files_text(case)]
+    parts += ["\n".join(changed)] if changed else []
     if not result.baseline.exists():
         parts.append(f"{result.baseline} does not exist yet")
     if result.stale:
         parts.append(f"{result.baseline} has values of cases that {result.suite} has not: {', '.join(result.stale)}")
     parts.append(verdict_line(result, remedy))
     return "\n\n".join(parts)
+
+
+def files_text(case: CaseResult) -> str:
+    """Which files may be why the case moved; nothing where it did not."""
+    if not case.changed or case.status == "passed":
+        return ""
+    verb = "is not as it was" if len(case.changed) == 1 else "are not as they were"
+    return f"{', '.join(case.changed)} {verb} when its values were stored"
 
 
 def verdict_line(result: CheckResult, remedy: str = UPDATE) -> str:
@@ -93,6 +103,8 @@ def result_markdown(result: CheckResult) -> str:
     for case in result.cases:
         if case.failure is not None:
             lines.append(f"- **{cell(case.name)}**: {cell(case.failure)}")
+        if files_text(case):
+            lines.append(f"- **{cell(case.name)}**: {cell(files_text(case))}")
     if result.stale:
         lines.append(f"- left over in `{result.baseline.name}`: {', '.join(map(cell, result.stale))}")
     return "\n".join(lines).rstrip() + "\n"
