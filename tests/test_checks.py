@@ -450,3 +450,58 @@ def test_mistakes_of_a_plan_are_one_line(
     error = capsys.readouterr().err
     assert re.search(message, error), error
     assert error.count("\n") == 1
+
+
+QUESTIONS = """\
+defaults: {slo: "ttft=3s,tpot=100ms", engine: vllm-v1, workload: {rate: 1, input_len: 300, output_len: 50, num_requests: 40}}
+cases:
+  - name: mix
+    model: llama-3.2-3b
+    gpus: {gpus: [l4, l40s], prices: {l4: 0.5}}
+  - name: placed
+    model: mixtral-8x7b
+    cluster: h100-sxm:2
+    experts: {tokens: 64, ilp-steps: 0}
+    workload: {num_requests: 2}
+"""
+
+
+def test_other_planners_are_asked_as_their_functions_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text(QUESTIONS)
+    assert main(["check", str(path), "--update", "--reason", "first"]) == 0
+    stored = read_baseline(baseline_of(path))
+    mix = apex_sim.gpus("llama-3.2-3b", ["l4", "l40s"], slo="ttft=3s,tpot=100ms", rate=1, input_len=300, output_len=50,
+                        num_requests=40, prices={"l4": 0.5}, cache=False)  # fmt: skip
+    assert stored["mix"].plan == mix.words and stored["mix"].values["usd_per_hour"] == mix.summary["usd_per_hour"]
+    found = apex_sim.experts("mixtral-8x7b", "h100-sxm:2", slo="ttft=3s,tpot=100ms", tokens=64, ilp_steps=0, rate=1,
+                             input_len=300, output_len=50, num_requests=2)  # fmt: skip
+    assert stored["placed"].values["decode_step_ms"] == pytest.approx(found.summary["decode_step_ms"], rel=1e-5)
+    text = baseline_of(path).read_text()
+    baseline_of(path).write_text(text.replace("plan: 1 x l4\n", "plan: 1 x l40s\n"))
+    capsys.readouterr()
+    assert main(["check", str(path), "--match", "mix"]) == 1
+    assert "mix: the planner now chooses 1 x l4, and chose 1 x l40s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("gpus: {gpus: [l4, l40s], prices: {l4: 0.5}}", "gpus: true", "gpus is True; write what it takes"),
+        ("gpus: {gpus:", "gpus: {gpu:", "gpus: unknown setting 'gpu'. Did you mean 'gpus'"),
+        ("gpus: {gpus:", "tp: 2\n    gpus: {gpus:", "tp has no meaning beside gpus"),
+        ("gpus: {gpus:", "plan: true\n    gpus: {gpus:", "gpus beside plan: a case asks one"),
+        ("gpus: {gpus: [l4, l40s], prices: {l4: 0.5}}", "power: {servers: 0}\n    max_num_seqs: 3", "max_num_seqs has no meaning"),
+        ("gpus: {gpus: [l4, l40s], prices: {l4: 0.5}}", "power: true\n    workload: chat_small", "workload has no meaning beside power"),
+        ("gpus: {gpus: [l4, l40s], prices: {l4: 0.5}}", "power: {servers: 0}", "case 'mix': .*servers is 0"),
+    ],
+)  # fmt: skip
+def test_mistakes_of_other_planners_are_one_line(
+    old: str, new: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text(QUESTIONS.replace(old, new))
+    assert main(["check", str(path), "--match", "mix"]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert error.count("\n") == 1

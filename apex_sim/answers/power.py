@@ -46,6 +46,7 @@ class PowerResult(Answered):
         outcome, fixed = self.data["outcome"], self.data["fixed_settings"]
         flat = {name: value for name, value in outcome.items() if not isinstance(value, dict | list)}
         slower = {f"worst_{p}_increase": max(c[f"{p}_increase"] for c in outcome["classes"]) for p in ("p50", "p99")}
+        slower["services_missed"] = sum(not c["meets_slo"] for c in outcome["classes"])
         return flat | slower | {"budget_w": self.data["budget_w"], "fixed_servers_added": fixed["servers_added"]}
 
     @cached_property

@@ -19,15 +19,28 @@ FAMILIES: Mapping[str, tuple[Direction, re.Pattern[str]]] = {
         for name in ("ttft", "tpot", "itl", "e2el", "queue")
     },
     "throughput": ("higher", re.compile(r"(output|request|total_token)_throughput|output_throughput_per_gpu|mfu")),
-    "slo": ("higher", re.compile(r"slo_attainment|request_goodput")),
-    "cost": ("lower", re.compile(r"(break_even_)?usd_per_\w+")),
+    "slo": ("higher", re.compile(r"(slo|simulated)_attainment|request_goodput")),
+    "cost": ("lower", re.compile(r"(break_even_|bound_)?usd_per_\w+|usd|bound_usd")),
     "energy": ("lower", re.compile(r"\w*joules_per_\w+|\w*energy_j|average_power_w|facility_kwh\w*")),
     "carbon": ("lower", re.compile(r"gco2e_per_\w+|\w+_gco2e")),
     "served": ("higher", re.compile(r"completed|prefix_hit_rate|num_gpu_blocks")),
     "pressure": ("lower", re.compile(r"failed|truncated|num_preemptions|peak_kv_usage|duration|peak_waiting")),
+    "placement": (
+        "lower",
+        re.compile(r"imbalance(_unseen)?|cross_(gpu|node)_unseen|(decode_step|experts|exchange)_ms"),
+    ),
+    "row": (
+        "lower",
+        re.compile(
+            r"brakes_per_day|services_missed|(uncapped_peak|peak|mean|rack_peak)_share|worst_p\d\d_increase|energy_kwh"
+        ),
+    ),
+    "row_servers": ("higher", re.compile(r"num_servers|(fixed_)?servers_added")),
     "count": (
         "same",
-        re.compile(r"num_gpus|engine_steps|total_(in|out)put_tokens|max_concurrent_requests|peak_running"),
+        re.compile(
+            r"num_gpus|num_instances|starts|engine_steps|total_(in|out)put_tokens|max_concurrent_requests|peak_running"
+        ),
     ),
 }
 """Family -> which way is better, and the fields of a summary that belong to it."""
