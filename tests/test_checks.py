@@ -452,6 +452,7 @@ def test_mistakes_of_a_plan_are_one_line(
     assert error.count("\n") == 1
 
 
+MIX = "gpus: {gpus: [l4, l40s], prices: {l4: 0.5}}"
 QUESTIONS = """\
 defaults: {slo: "ttft=3s,tpot=100ms", engine: vllm-v1, workload: {rate: 1, input_len: 300, output_len: 50, num_requests: 40}}
 cases:
@@ -487,13 +488,13 @@ def test_other_planners_are_asked_as_their_functions_are(tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("gpus: {gpus: [l4, l40s], prices: {l4: 0.5}}", "gpus: true", "gpus is True; write what it takes"),
+        (MIX, "gpus: true", "gpus is True; write what it takes"),
         ("gpus: {gpus:", "gpus: {gpu:", "gpus: unknown setting 'gpu'. Did you mean 'gpus'"),
         ("gpus: {gpus:", "tp: 2\n    gpus: {gpus:", "tp has no meaning beside gpus"),
         ("gpus: {gpus:", "plan: true\n    gpus: {gpus:", "gpus beside plan: a case asks one"),
-        ("gpus: {gpus: [l4, l40s], prices: {l4: 0.5}}", "power: {servers: 0}\n    max_num_seqs: 3", "max_num_seqs has no meaning"),
-        ("gpus: {gpus: [l4, l40s], prices: {l4: 0.5}}", "power: true\n    workload: chat_small", "workload has no meaning beside power"),
-        ("gpus: {gpus: [l4, l40s], prices: {l4: 0.5}}", "power: {servers: 0}", "case 'mix': .*servers is 0"),
+        (MIX, "power: {servers: 0}\n    max_num_seqs: 3", "max_num_seqs has no meaning"),
+        (MIX, "power: true\n    workload: chat_small", "workload has no meaning beside power"),
+        (MIX, "power: {servers: 0}", "case 'mix': .*servers is 0"),
     ],
 )  # fmt: skip
 def test_mistakes_of_other_planners_are_one_line(
