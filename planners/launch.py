@@ -189,18 +189,36 @@ def notes_of(deployment: Deployment | DisaggregatedDeployment, places: bool = Tr
     ]
 
 
+STOP = ("pids=", "trap 'kill $pids 2>/dev/null; wait; exit 143' INT TERM")
+"""Lines of a script that starts several servers: they end with it (Ctrl-C, TERM)."""
+
+
+def listen(engine: str) -> tuple[str, ...]:
+    """Words by which an engine answers other machines: vLLM does so by itself, the others answer their own alone."""
+    return ("--host", "0.0.0.0") if engine in COMMANDS else ()
+
+
+def beside(line: str) -> str:
+    """A server that runs beside others until the script ends, after :data:`STOP`."""
+    return f'{line} & pids="$pids $!"'
+
+
+def _at(pool: Deployment, command: str, port: int) -> str:
+    return " ".join([command, *listen(pool.engine.name), f"--port {port}"])
+
+
 def script_of(deployment: Deployment | DisaggregatedDeployment) -> str:
     """:func:`launch_script`; of two pools the servers of both, on consecutive devices."""
     if isinstance(deployment, Deployment):
         return launch_script(deployment)
-    lines = ["#!/bin/sh", *(f"# {note}" for note in notes_of(deployment))]
+    lines = ["#!/bin/sh", *(f"# {note}" for note in notes_of(deployment)), *STOP]
     first, port = 0, 8000
     for (_, pool), command in zip(deployment.pools, vllm_commands(deployment).splitlines(), strict=True):
         servers = pool.plan.dp if separate_servers(pool) else 1
         size = pool.plan.num_devices // servers
         for _ in range(servers):
             devices = ",".join(str(device) for device in range(first, first + size))
-            lines.append(f"CUDA_VISIBLE_DEVICES={devices} {command} --port {port} &")
+            lines.append(beside(f"CUDA_VISIBLE_DEVICES={devices} {_at(pool, command, port)}"))
             first, port = first + size, port + 1
     return "\n".join([*lines, "wait"]) + "\n"
 
@@ -211,9 +229,11 @@ def launch_script(deployment: Deployment, first_port: int = 8000) -> str:
     lines = ["#!/bin/sh", *(f"# {note}" for note in launch_notes(deployment))]
     one_node = plan.num_devices <= deployment.cluster.node.num_devices
     if not (separate_servers(deployment) and one_node):
-        return "\n".join([*lines, f"exec {command}"]) + "\n"
+        own = deployment.engine.name in COMMANDS
+        return "\n".join([*lines, f"exec {_at(deployment, command, first_port) if own else command}"]) + "\n"
+    lines += STOP
     for replica in range(plan.dp):
         size = plan.devices_per_replica
         devices = ",".join(str(replica * size + i) for i in range(size))
-        lines.append(f"CUDA_VISIBLE_DEVICES={devices} {command} --port {first_port + replica} &")
+        lines.append(beside(f"CUDA_VISIBLE_DEVICES={devices} {_at(deployment, command, first_port + replica)}"))
     return "\n".join([*lines, "wait"]) + "\n"

@@ -39,14 +39,18 @@ def technique_notes(deployment: Deployment) -> list[str]:
     on, engine, notes = deployment.plan.techniques, deployment.engine, []
     offload, who = on.offload, NAMES.get(engine.name, "vLLM")
     if offload is not None and offload.source != HOST_DRAM:
-        notes.append(f"vLLM does not offload weights to a drive; the plan reads {offload.nbytes / GIB:g} GiB from one.")
+        notes.append(
+            f"{who} does not offload weights to a drive; the plan reads {offload.nbytes / GIB:g} GiB from one."
+        )
     elif offload is not None and offload.backend == "prefetch":
         notes.append(
             f"The plan copies {offload.nbytes / GIB:g} GiB of weights per device ahead of their use: choose "
             "--offload-group-size and --offload-num-in-group so that as much is offloaded."
         )
     elif offload is not None and offload.backend != "uva":
-        notes.append(f"vLLM has no offloading as {offload.backend}; the plan keeps {offload.nbytes / GIB:g} GiB below.")
+        notes.append(
+            f"{who} has no offloading as {offload.backend}; the plan keeps {offload.nbytes / GIB:g} GiB below."
+        )
     simulated = {
         "collectives under other work": engine.comm_overlap > 0,
         "nano-batches": engine.nano_batch_tokens > 0,
@@ -67,19 +71,20 @@ def technique_notes(deployment: Deployment) -> list[str]:
 
 
 def _cache_notes(deployment: Deployment) -> list[str]:
-    """Tiers, routing and order of service that vLLM's own flags do not give."""
-    tiers, notes = deployment.kv_offload, []
+    """Tiers, routing and order of service that the engine's own flags do not give."""
+    tiers, notes, who = deployment.kv_offload, [], NAMES.get(deployment.engine.name, "vLLM")
     if tiers.disk_bytes:
-        notes.append(
-            f"The plan keeps prefixes on a disk ({tiers.disk_bytes / GIB:g} GiB per replica): vLLM needs a connector such as "
-            "LMCache for that, in --kv-transfer-config."
-        )
+        how = f"set that up for {who}"
+        if who == "vLLM":
+            how = "vLLM needs a connector such as LMCache for that, in --kv-transfer-config"
+        notes.append(f"The plan keeps prefixes on a disk ({tiers.disk_bytes / GIB:g} GiB per replica): {how}.")
     if tiers.eviction != "lru":
-        notes.append(f"The plan evicts by {tiers.eviction}; vLLM's own cache evicts what was least recently used.")
+        notes.append(f"The plan evicts by {tiers.eviction}; {who}'s own cache evicts what was least recently used.")
     if deployment.scheduling not in ("fcfs", "priority"):
-        notes.append(f"The plan serves in the order {deployment.scheduling}; vLLM knows fcfs and priority.")
+        notes.append(f"The plan serves in the order {deployment.scheduling}; no flag of {who} turns that on.")
     if deployment.plan.dp > 1 and deployment.routing != "round-robin":
         notes.append(f"The plan routes by {deployment.routing}: that is for the router in front of the replicas.")
     if deployment.engine.preemption == "swap":
-        notes.append("The plan swaps preempted requests to host memory; current vLLM computes them again.")
+        how = "current vLLM computes them again" if who == "vLLM" else f"no flag of {who} turns that on"
+        notes.append(f"The plan swaps preempted requests to host memory; {how}.")
     return notes

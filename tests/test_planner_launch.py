@@ -8,6 +8,7 @@ import pytest
 
 from planners.export.flags import engines
 from planners.launch import launch_notes, launch_script, script_of, vllm_command, vllm_commands
+from planners.launch_techniques import technique_notes
 from simulator.build import build_deployment
 from simulator.deployment import Deployment
 
@@ -58,7 +59,8 @@ def test_every_flag_is_known_to_vllm(name: str) -> None:
     assert 0 < int(given["--max-model-len"]) <= made.memory.kv_tokens
     assert int(given["--max-model-len"]) <= made.model.max_position_embeddings
     assert all(
-        line.startswith("#") or "vllm serve" in line or line == "wait" for line in launch_script(made).splitlines()
+        line.startswith(("#", "pids=", "trap ")) or "vllm serve" in line or line == "wait"
+        for line in launch_script(made).splitlines()
     )
 
 
@@ -87,6 +89,7 @@ def test_replicas_with_experts_of_their_own_are_servers_of_their_own(name: str) 
     assert ("--enable-expert-parallel" in given) == (name == "moe replicas ep")
     assert launch_notes(made)[0].startswith("Start 4 such servers")
     script = launch_script(made)
+    assert "trap 'kill $pids" in script and script.count('& pids="$pids $!"') == 4
     assert [f"--port {port} &" in script for port in range(8000, 8005)] == [True] * 4 + [False]
     assert "CUDA_VISIBLE_DEVICES=6,7 vllm" in script
 
@@ -141,5 +144,13 @@ def test_other_engines_get_their_own_command(engine: str, settings: dict[str, ob
     command = vllm_commands(made)
     given = {word for word in shlex.split(command) if word.startswith("--")}
     assert command.startswith(begin) and budget in given and given <= set(engines()[engine].flags)
-    assert script_of(made).count(begin) == made.plan.dp
+    assert script_of(made).count(begin) == script_of(made).count("--host 0.0.0.0 --port ") == made.plan.dp
     assert not any("a current vLLM batches differently" in note for note in launch_notes(made))
+
+
+@pytest.mark.parametrize(("engine", "who"), [("sglang", "SGLang"), ("trtllm", "TensorRT-LLM"), ("vllm-v1", "vLLM")])
+def test_notes_name_the_engine_that_is_started(engine: str, who: str) -> None:
+    tiers = {"kv_offloading_size": 8.0, "kv_offloading_disk": 64.0, "enable_prefix_caching": True, "kv_eviction": "lfu"}
+    made = build_deployment("llama-3.1-8b", "h100-sxm:1", engine=engine, scheduling_policy="sjf", **tiers)  # type: ignore[arg-type]
+    notes = technique_notes(made)
+    assert len(notes) == 3 and all(who in note for note in notes)

@@ -7,7 +7,8 @@ from typing import Any
 
 from planners.export.flags import engines, release_of, version_of
 from planners.export.server import PORT, Server
-from planners.export.shell import listen, multi_node_lines
+from planners.export.shell import multi_node_lines
+from planners.launch import listen
 
 RESOURCES = {
     ("NVIDIA", "gpu"): "nvidia.com/gpu",
@@ -123,7 +124,7 @@ def container_of(server: Server, image: str | None) -> dict[str, Any]:
         "name": "server",
         "image": image or image_of(server),
         "command": words[:begin],
-        "args": [*words[begin:], "--port", str(PORT), *listen(server)],
+        "args": [*words[begin:], "--port", str(PORT), *listen(server.engine)],
         "env": env_of(server),
         "ports": [{"name": "http", "containerPort": PORT}],
         "resources": resources_of(server),

@@ -7,17 +7,13 @@ from collections.abc import Sequence
 
 from planners.export.flags import without
 from planners.export.server import PORT, Server
+from planners.launch import STOP, beside, listen
 
 RAY_PORT = 6379
 DP_PORT = 13345
 SGLANG_PORT = 20000
 VISIBLE = {("NVIDIA", "gpu"), ("AMD", "gpu")}
 """Vendor and kind of devices that CUDA_VISIBLE_DEVICES chooses (ROCm reads it as well)."""
-
-
-def listen(server: Server) -> tuple[str, ...]:
-    """Words by which an engine answers other machines: vLLM does so by itself, the others answer their own alone."""
-    return () if server.engine == "vllm" else ("--host", "0.0.0.0")
 
 
 def multi_node_lines(server: Server, head: str, rank: str, port: int = PORT) -> tuple[str, str]:
@@ -28,11 +24,11 @@ def multi_node_lines(server: Server, head: str, rank: str, port: int = PORT) -> 
     are MPI's (the words are from memory).
     """
     if server.engine == "sglang":
-        words = (*server.command, *listen(server), "--nnodes", str(server.nodes))
+        words = (*server.command, *listen(server.engine), "--nnodes", str(server.nodes))
         line = f'exec {shlex.join(words)} --node-rank "${rank}" --dist-init-addr "${head}:{SGLANG_PORT}" --port {port}'
         return line, line
     if server.engine == "trtllm":
-        line = f"exec trtllm-llmapi-launch {shlex.join((*server.command, *listen(server)))} --port {port}"
+        line = f"exec trtllm-llmapi-launch {shlex.join((*server.command, *listen(server.engine)))} --port {port}"
         return line, line
     if server.dp > 1:
         local = ("--data-parallel-size-local", str(server.dp_on_node), "--data-parallel-rpc-port", str(DP_PORT))
@@ -56,15 +52,16 @@ def one_node_script(servers: Sequence[Server], notes: Sequence[str]) -> str:
     lines = ["#!/bin/sh", *(f"# {note}" for note in notes)]
     first, port = 0, PORT
     total = sum(server.count for server in servers)
-    lines += ["pids=", "trap 'kill $pids 2>/dev/null; wait; exit 143' INT TERM"] if total > 1 else []
+    lines += STOP if total > 1 else ()
     for server in servers:
         for _ in range(server.count):
             devices = ",".join(str(device) for device in range(first, first + server.devices))
             env = [f"CUDA_VISIBLE_DEVICES={devices}"] if (server.vendor, server.kind) in VISIBLE else []
             env += [f"{name}={shlex.quote(value)}" for name, value in _env_of(server, port - PORT)]
-            words = [*env, shlex.join((*server.command, *listen(server))), f"--port {port}"]
+            words = [*env, shlex.join((*server.command, *listen(server.engine))), f"--port {port}"]
             begin = ["exec", *(["env"] if env else [])] if total == 1 else []
-            lines.append(" ".join([*begin, *words]) + (' & pids="$pids $!"' if total > 1 else ""))
+            line = " ".join([*begin, *words])
+            lines.append(beside(line) if total > 1 else line)
             first, port = first + server.devices, port + 1
     return "\n".join([*lines, *(["wait"] if total > 1 else [])]) + "\n"
 
@@ -84,7 +81,9 @@ def node_script(server: Server, notes: Sequence[str]) -> str:
     lines += [f"export {name}={shlex.quote(value)}" for name, value in server.env]
     if server.nodes == 1:
         return (
-            "\n".join([*lines, f'exec {shlex.join((*server.command, *listen(server)))} --port "${{PORT:-{PORT}}}"'])
+            "\n".join(
+                [*lines, f'exec {shlex.join((*server.command, *listen(server.engine)))} --port "${{PORT:-{PORT}}}"']
+            )
             + "\n"
         )
     lines.append("# On every node of a server: HEAD=address of its first node NODE_RANK=0, 1, ... sh this-file")
