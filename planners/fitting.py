@@ -36,10 +36,12 @@ def does_not_fit(model: ModelSpec, cluster: Cluster, space: SearchSpace, entries
 
 
 def _remedy(model: ModelSpec, cluster: Cluster, space: SearchSpace) -> str:
-    """FP8 weights on these devices, or the smallest number of them (full nodes where one is not enough)."""
+    """Weights of 8 or else 4 bits on these devices, or the smallest number of them (full nodes where one is not enough)."""
     options = []
-    if "fp8" not in space.quantizations and _smallest(model, cluster, space, "fp8") is not None:
-        options.append("--allow-quantization fp8")
+    for smaller in ("fp8", "awq"):
+        if smaller not in space.quantizations and _smallest(model, cluster, space, smaller) is not None:
+            options.append(f"--allow-quantization {smaller}")
+            break
     node = dataclasses.replace(
         cluster.node, num_devices=max(cluster.node.num_devices, cluster.device.max_devices_per_node)
     )

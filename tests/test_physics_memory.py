@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -23,6 +24,7 @@ from physics_helpers import (
 )
 
 from hardware_profiles.errors import UserError
+from simulator.engine_loader import load_engine
 from simulator.physics.memory import estimate_memory, memory_plan
 from simulator.plan import ParallelPlan
 
@@ -70,8 +72,31 @@ def test_a_model_that_does_not_fit_is_refused_with_what_would():
         memory_plan(LLAMA_70B, cluster(devices=1), ParallelPlan(), ENGINE)
     text = str(error.value)
     assert "\n" not in text
-    for part in ("needs 141.1 GB of weights", "1 x h100-test has 85.9 GB x 0.90", "short by", "Use tp >= 2", "fp8"):
+    for part in (
+        "needs 141.1 GB of weights",
+        "1 x h100-test has 85.9 GB x 0.90 less 1% for the driver",
+        "short by",
+        "Use tp >= 2",
+        "fp8",
+    ):
         assert part in text
+
+
+@pytest.mark.parametrize("engine", ["vllm-v1", "trtllm"])
+def test_what_is_short_follows_from_the_printed_numbers(engine):
+    with pytest.raises(UserError) as error:
+        memory_plan(LLAMA_70B, cluster(devices=1), ParallelPlan(), load_engine(engine, H100))
+    weights, other, device, rest = re.search(
+        r"needs ([\d.]+) GB of weights \+ ([\d.]+) GB .* has ([\d.]+) GB(.*)", str(error.value)
+    ).groups()
+    share, short = re.search(r"(?: x ([\d.]+))? less 1% for the driver: short by ([\d.]+) GB", rest).groups()
+    room = float(device) * 0.99 * float(share or 1)
+    assert float(short) == pytest.approx(float(weights) + float(other) - room, abs=0.2)
+
+
+def test_four_bits_are_named_where_eight_do_not_fit():
+    with pytest.raises(UserError, match=r"use --quantization awq \(fits with tp=1\)"):
+        memory_plan(LLAMA_70B, cluster(replace(H100, memory_bytes=48 * GIB), devices=1), ParallelPlan(), ENGINE)
 
 
 def test_a_context_that_does_not_fit_is_refused():

@@ -173,7 +173,7 @@ def _stage_plan(
     left = max(0.0, memory.free_bytes + memory.state_bytes)
     memory = replace(memory, state_bytes=min(memory.state_bytes, left / 2 if per_token else left))
     if engine.utilization_of == "free":
-        spare = (1.0 - engine.gpu_memory_utilization) * memory.free_bytes
+        spare = (1.0 - engine.gpu_memory_utilization) * max(0.0, memory.free_bytes)
         memory = replace(memory, budget_bytes=memory.budget_bytes - spare)
     room = kv_room(cluster, plan)
     if room is not None and per_token and memory.free_bytes >= 0:
@@ -273,10 +273,12 @@ def _short_message(
             f"use at least {one_block / 2**30:.3g}"
         )
     remedy = _remedy(model, cluster, plan, engine, 1)
+    usable = f" x {engine.gpu_memory_utilization:.2f}" if engine.utilization_of == "total" else ""
     share = "" if plan.devices_per_replica == 1 else f" per device (tp={plan.tp}, pp={plan.pp})"
     return (
         f"{model.name} needs {_gb(result.weight_bytes)} of weights + {_gb(other)} of activations and reserve{share}; "
-        f"{place} has {_gb(result.device_bytes)} x {engine.gpu_memory_utilization:.2f}: "
+        f"{place} has {_gb(result.device_bytes)}{usable} "
+        f"less {DRIVER_SHARE:.0%} for the driver: "
         f"short by {_gb(max(one_block, one_state) - result.free_bytes)}. {remedy[0].upper()}{remedy[1:]}"
     )
 
@@ -287,7 +289,7 @@ def _fits(model: ModelSpec, cluster: Cluster, plan: ParallelPlan, engine: Engine
 
 
 def _remedy(model: ModelSpec, cluster: Cluster, plan: ParallelPlan, engine: EngineProfile, tokens: int) -> str:
-    """What would fit: the smallest larger TP (expert parallelism following it), FP8 weights, or a larger device."""
+    """What would fit: the smallest larger TP (with EP), weights of 8 or else 4 bits, or a larger device."""
     options = []
     for tp in model.valid_tps():
         if tp <= plan.tp:
@@ -299,6 +301,8 @@ def _remedy(model: ModelSpec, cluster: Cluster, plan: ParallelPlan, engine: Engi
             options.append(f"use tp >= {tp}{more}")
             break
     quant = quantisation(model, plan)
-    if quant is None and _fits(model, cluster, replace(plan, quantization="fp8"), engine, tokens):
-        options.append(f"use --quantization fp8 (fits with tp={plan.tp})")
+    for smaller in ("fp8", "awq") if quant is None else ():
+        if _fits(model, cluster, replace(plan, quantization=smaller), engine, tokens):
+            options.append(f"use --quantization {smaller} (fits with tp={plan.tp})")
+            break
     return " or ".join(options) if options else "use devices with more memory or more pipeline stages"
