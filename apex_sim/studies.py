@@ -47,54 +47,26 @@ def plan_fleet_day(
 
     gpus: types of instances such as ``"l40s"`` or ``"h100-sxm:2"`` (tensor parallel). prices: their $/h, where not the
     profile's. Throughputs are simulated for every size of request, and kept in the folder ``cache``.
-    :func:`apex_sim.plots.fleet_day_figure` draws the result.
+    :func:`apex_sim.plots.fleet_day_figure` draws the result; :func:`apex_sim.gpus` gives it as a result object.
     """
-    from apex_sim.api import load_model
-    from apex_sim.gpus_day import day_dict
-    from planners.fleet.capacity import Capacity
-    from planners.fleet.day import keep_day_promise
-    from planners.fleet.grid import histogram
-    from planners.fleet.instance import Serving
-    from planners.fleet.problem import FleetProblem
-    from planners.fleet.schedule import day_of
-    from planners.fleet.simulated import ROUNDS, measure
-    from workloads.slo import as_slo
+    from apex_sim.questions import gpus as fleet_of
 
-    if not gpus or len(set(gpus)) < len(gpus):
-        raise UserError(f"plan_fleet_day: gpus is {list(gpus)!r}; name each type once, for example ['h100-sxm', 'l4']")
-    goal = as_slo(slo)
-    if goal is None:
-        raise UserError("plan_fleet_day: slo is missing; for example slo='ttft=2s,tpot=60ms'")
-    serving = Serving(model=load_model(model) if isinstance(model, str) else model, engine=engine, settings=settings)
-    candidates = [_candidate(name, prices or {}) for name in gpus]
-    folder = None if cache is None else Path(cache)
-    grid, capacity = histogram(trace), Capacity(slo=goal, seed=seed, folder=folder)
-    problem = FleetProblem(
-        types=tuple(c.kind for c in candidates),
-        sizes=grid.sizes,
-        max_tput_per_s=measure(serving, candidates, grid, capacity, progress),
-        slice_factor=8,
-    )
-    day, of = day_of(problem, grid.cell, trace, window_s, startup_s)
-    plan = keep_day_promise(day, of, serving, candidates, grid.cell, trace, capacity, rounds=ROUNDS, gap=gap,
-                            time_limit_s=time_limit_s)  # fmt: skip
-    return day_dict(plan, goal)
-
-
-def _candidate(name: str, prices: Mapping[str, float]) -> Any:
-    from apex_sim.api import load_cluster
-    from planners.fleet.instance import Candidate
-    from planners.fleet.problem import GpuType
-    from simulator.accounting.rates import full_power_usd_per_hour
-
-    cluster = load_cluster(name if ":" in name else f"{name}:1")
-    if name in prices:
-        terms = dataclasses.replace(cluster.terms, usd_per_gpu_hour=prices[name] / cluster.num_devices)
-        cluster = dataclasses.replace(cluster, terms=terms)
-    price = prices.get(name, full_power_usd_per_hour(cluster))
-    if price is None:
-        raise UserError(f"plan_fleet_day: the profile of {name} has no price; give one: prices={{'{name}': 2.50}}")
-    return Candidate(kind=GpuType(name=name, usd_per_hour=price, limit=None), cluster=cluster)
+    return fleet_of(
+        model,
+        gpus,
+        slo=slo,
+        trace=trace,
+        autoscale=window_s,
+        startup=startup_s,
+        prices=prices,
+        engine=engine,
+        seed=seed,
+        gap=gap or 0.0,
+        time_limit_s=time_limit_s,
+        cache=False if cache is None else cache,
+        progress=progress,
+        **settings,
+    ).data
 
 
 def place_experts(
