@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,20 @@ def _json_rate(rate: float | None) -> float | str | None:
     return "any" if rate == float("inf") else rate
 
 
+def _drop_script(path: Path) -> None:
+    """Do away with what an earlier plan starts: it would stand beside the figures of one that has nothing to start."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        warnings.warn(f"{path} is of an earlier plan and cannot be removed ({error.strerror})", stacklevel=3)
+        return
+    warnings.warn(
+        f"removed {path} of an earlier plan: this one misses its SLO, so there is nothing to start", stacklevel=3
+    )
+
+
 def write_plan(result: PlanResult, files: dict[str, Path], folder: Path | None) -> None:
     """Write what was asked for; ``files`` has any of json, csv, plot."""
     targets = dict(files)
@@ -241,6 +256,8 @@ def write_plan(result: PlanResult, files: dict[str, Path], folder: Path | None) 
         extra = {"json": folder / "plan.json", "csv": folder / "candidates.csv", "plot": folder / "pareto.png"}
         if result.meets_slo:
             write_text(folder / "serve.sh", script_of(result.deployment()))
+        else:
+            _drop_script(folder / "serve.sh")
     for kind, path in [*targets.items(), *extra.items()]:
         if kind == "json":
             write_text(path, to_json(plan_dict(result)))

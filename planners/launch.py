@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from typing import Any
 
 from planners.launch_engines import COMMANDS, own_notes
 from planners.launch_techniques import technique_flags, technique_notes
+from planners.script import Process, chooses, listen, script, script_of_roles
 from simulator.deployment import Deployment
 from simulator.disaggregated import DisaggregatedDeployment
 
@@ -189,51 +191,26 @@ def notes_of(deployment: Deployment | DisaggregatedDeployment, places: bool = Tr
     ]
 
 
-STOP = ("pids=", "trap 'kill $pids 2>/dev/null; wait; exit 143' INT TERM")
-"""Lines of a script that starts several servers: they end with it (Ctrl-C, TERM)."""
-
-
-def listen(engine: str) -> tuple[str, ...]:
-    """Words by which an engine answers other machines: vLLM does so by itself, the others answer their own alone."""
-    return ("--host", "0.0.0.0") if engine in COMMANDS else ()
-
-
-def beside(line: str) -> str:
-    """A server that runs beside others until the script ends, after :data:`STOP`."""
-    return f'{line} & pids="$pids $!"'
-
-
-def _at(pool: Deployment, command: str, port: int) -> str:
-    return " ".join([command, *listen(pool.engine.name), f"--port {port}"])
-
-
 def script_of(deployment: Deployment | DisaggregatedDeployment) -> str:
-    """:func:`launch_script`; of two pools the servers of both, on consecutive devices."""
-    if isinstance(deployment, Deployment):
-        return launch_script(deployment)
-    lines = ["#!/bin/sh", *(f"# {note}" for note in notes_of(deployment)), *STOP]
-    first, port = 0, 8000
-    for (_, pool), command in zip(deployment.pools, vllm_commands(deployment).splitlines(), strict=True):
-        servers = pool.plan.dp if separate_servers(pool) else 1
-        size = pool.plan.num_devices // servers
-        for _ in range(servers):
-            devices = ",".join(str(device) for device in range(first, first + size))
-            lines.append(beside(f"CUDA_VISIBLE_DEVICES={devices} {_at(pool, command, port)}"))
-            first, port = first + size, port + 1
-    return "\n".join([*lines, "wait"]) + "\n"
+    """A shell script: all servers where they fit on one node, else one server of the kind it is asked for; notes as comments.
+
+    Unlike an export it shows the command of every device and engine, also of those that nobody ships a server for.
+    """
+    pools = [("", deployment)] if isinstance(deployment, Deployment) else list(deployment.pools)
+    node, notes = pools[0][1].cluster.node, notes_of(deployment)
+    started = [
+        (name, *_started(pool, command))
+        for (name, pool), command in zip(pools, vllm_commands(deployment).splitlines(), strict=True)
+    ]
+    if sum(process.devices * count for _, process, count in started) <= node.num_devices:
+        return script([process for _, process, count in started for _ in range(count)], notes)
+    found = {name: replace(process, devices=0) for name, process, _ in started}  # on devices that its node has left
+    return script_of_roles(found, notes)
 
 
-def launch_script(deployment: Deployment, first_port: int = 8000) -> str:
-    """A shell script: the command, or one server per replica on one node; notes as comments."""
-    command, plan = command_of(deployment), deployment.plan
-    lines = ["#!/bin/sh", *(f"# {note}" for note in launch_notes(deployment))]
-    one_node = plan.num_devices <= deployment.cluster.node.num_devices
-    if not (separate_servers(deployment) and one_node):
-        own = deployment.engine.name in COMMANDS
-        return "\n".join([*lines, f"exec {_at(deployment, command, first_port) if own else command}"]) + "\n"
-    lines += STOP
-    for replica in range(plan.dp):
-        size = plan.devices_per_replica
-        devices = ",".join(str(replica * size + i) for i in range(size))
-        lines.append(beside(f"CUDA_VISIBLE_DEVICES={devices} {_at(deployment, command, first_port + replica)}"))
-    return "\n".join([*lines, "wait"]) + "\n"
+def _started(pool: Deployment, command: str) -> tuple[Process, int]:
+    """A server of a pool, and how many such there are."""
+    servers = pool.plan.dp if separate_servers(pool) else 1
+    line = " ".join([command, *listen(pool.engine.name)])
+    size = pool.plan.num_devices // servers
+    return Process(command=line, devices=size, visible=chooses(pool.cluster.device)), servers

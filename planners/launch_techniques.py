@@ -10,8 +10,8 @@ from simulator.techniques import GIB, HOST_DRAM
 
 NAMES = {"sglang": "SGLang", "trtllm": "TensorRT-LLM"}
 """Engine -> its name in sentences; vLLM else."""
-NOT_IN_VLLM = frozenset({"t5", "bart", "vit"})
-"""Architectures without an implementation in vLLM's own tree (from memory; Whisper and BERT have one)."""
+NOT_SERVED = frozenset({"t5", "bart", "vit"})
+"""Architectures that neither vLLM's own tree nor SGLang nor trtllm-serve has (from memory; vLLM has Whisper and BERT)."""
 
 
 def technique_flags(deployment: Deployment) -> list[str]:
@@ -37,20 +37,8 @@ def technique_flags(deployment: Deployment) -> list[str]:
 def technique_notes(deployment: Deployment) -> list[str]:
     """One sentence for each technique that vLLM has no such flag for."""
     on, engine, notes = deployment.plan.techniques, deployment.engine, []
-    offload, who = on.offload, NAMES.get(engine.name, "vLLM")
-    if offload is not None and offload.source != HOST_DRAM:
-        notes.append(
-            f"{who} does not offload weights to a drive; the plan reads {offload.nbytes / GIB:g} GiB from one."
-        )
-    elif offload is not None and offload.backend == "prefetch":
-        notes.append(
-            f"The plan copies {offload.nbytes / GIB:g} GiB of weights per device ahead of their use: choose "
-            "--offload-group-size and --offload-num-in-group so that as much is offloaded."
-        )
-    elif offload is not None and offload.backend != "uva":
-        notes.append(
-            f"{who} has no offloading as {offload.backend}; the plan keeps {offload.nbytes / GIB:g} GiB below."
-        )
+    who = NAMES.get(engine.name, "vLLM")
+    notes += _offload_notes(deployment, who)
     simulated = {
         "collectives under other work": engine.comm_overlap > 0,
         "nano-batches": engine.nano_batch_tokens > 0,
@@ -65,9 +53,28 @@ def technique_notes(deployment: Deployment) -> list[str]:
     notes += _cache_notes(deployment)
     labels = moe_labels(on.moe) + shape_labels(on.shape) + hybrid_labels(on.expert_cache, on.attention_device)
     notes += [f"The plan has {label}; no flag of {who} turns that on." for label in labels]
-    if deployment.model.model_type in NOT_IN_VLLM:
-        notes.append(f"vLLM does not serve {deployment.model.model_type} models; the command shows the layout alone.")
+    if deployment.model.model_type in NOT_SERVED:
+        notes.append(f"{who} does not serve {deployment.model.model_type} models; the command shows the layout alone.")
     return notes
+
+
+def _offload_notes(deployment: Deployment, who: str) -> list[str]:
+    """Weights that are kept elsewhere in another way than by the command's flag; TensorRT-LLM has notes of its own."""
+    offload = deployment.plan.techniques.offload
+    if offload is None or deployment.engine.name == "trtllm":
+        return []
+    amount = f"{offload.nbytes / GIB:g} GiB"
+    if offload.source != HOST_DRAM:
+        return [f"{who} does not offload weights to a drive; the plan reads {amount} from one."]
+    if offload.backend == "prefetch":
+        instead = " in place of --cpu-offload-gb" if who == "SGLang" else ""
+        return [
+            f"The plan copies {amount} of weights per device ahead of their use: choose {who}'s --offload-group-size and "
+            f"--offload-num-in-group{instead} so that as much is offloaded."
+        ]
+    if offload.backend != "uva":
+        return [f"{who} has no offloading as {offload.backend}; the plan keeps {amount} below."]
+    return []
 
 
 def _cache_notes(deployment: Deployment) -> list[str]:
@@ -79,7 +86,10 @@ def _cache_notes(deployment: Deployment) -> list[str]:
             how = "vLLM needs a connector such as LMCache for that, in --kv-transfer-config"
         notes.append(f"The plan keeps prefixes on a disk ({tiers.disk_bytes / GIB:g} GiB per replica): {how}.")
     if tiers.eviction != "lru":
-        notes.append(f"The plan evicts by {tiers.eviction}; {who}'s own cache evicts what was least recently used.")
+        unless = ", unless --radix-eviction-policy says otherwise" if who == "SGLang" else ""
+        notes.append(
+            f"The plan evicts by {tiers.eviction}; {who}'s own cache evicts what was least recently used{unless}."
+        )
     if deployment.scheduling not in ("fcfs", "priority"):
         notes.append(f"The plan serves in the order {deployment.scheduling}; no flag of {who} turns that on.")
     if deployment.plan.dp > 1 and deployment.routing != "round-robin":

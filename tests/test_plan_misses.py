@@ -77,3 +77,22 @@ def test_a_plan_that_meets_the_slo_says_nothing_of_it(capsys):
     assert main([*PLAN, "--rate", "1", "--num-requests", "30", "--slo", "ttft=2s,tpot=90ms", "--json", "-"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert "meets_slo" not in data and "lacks" not in data
+
+
+def test_what_an_earlier_plan_starts_does_not_stay(tmp_path, capsys):
+    (tmp_path / "serve.sh").write_text("#!/bin/sh\n")
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main([*NEVER, "--out", str(tmp_path)]) == 2
+    assert "serve.sh of an earlier plan" in capsys.readouterr().err
+    assert not (tmp_path / "serve.sh").exists() and (tmp_path / "notes.txt").exists()
+
+
+def test_the_message_names_weights_and_how_many_devices_would_do():
+    settings = {"input_len": "300", "output_len": "100", "num_requests": 120}
+    with pytest.raises(NothingMeets) as caught:
+        apex.plan("llama-3.1-8b", "l40s:2", rate=40, slo="ttft=500ms,tpot=32ms", **settings)
+    result, line = caught.value.result, str(caught.value)
+    per = result.best.measured.metrics["num_gpus"]
+    devices = per * -(-result.trace.request_rate_per_s // result.best.max_rate_per_s)
+    assert "with weights as stored (bfloat16)" in line and f"about {devices:.0f} laid out like it" in line
+    assert "weights as stored (bfloat16)" in lacks(result)[-1]

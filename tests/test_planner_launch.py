@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from planners.export.flags import engines
-from planners.launch import launch_notes, launch_script, script_of, vllm_command, vllm_commands
+from planners.export.server import servers_of
+from planners.export.shell import one_node_script
+from planners.launch import launch_notes, script_of, vllm_command, vllm_commands
 from planners.launch_techniques import technique_notes
 from simulator.build import build_deployment
+from simulator.build_disaggregated import build_disaggregated
 from simulator.deployment import Deployment
 
 CASES: dict[str, tuple[str, str, dict[str, object]]] = {
@@ -60,7 +65,7 @@ def test_every_flag_is_known_to_vllm(name: str) -> None:
     assert int(given["--max-model-len"]) <= made.model.max_position_embeddings
     assert all(
         line.startswith(("#", "pids=", "trap ")) or "vllm serve" in line or line == "wait"
-        for line in launch_script(made).splitlines()
+        for line in script_of(made).splitlines()
     )
 
 
@@ -88,7 +93,7 @@ def test_replicas_with_experts_of_their_own_are_servers_of_their_own(name: str) 
     assert "--data-parallel-size" not in given
     assert ("--enable-expert-parallel" in given) == (name == "moe replicas ep")
     assert launch_notes(made)[0].startswith("Start 4 such servers")
-    script = launch_script(made)
+    script = script_of(made)
     assert "trap 'kill $pids" in script and script.count('& pids="$pids $!"') == 4
     assert [f"--port {port} &" in script for port in range(8000, 8005)] == [True] * 4 + [False]
     assert "CUDA_VISIBLE_DEVICES=6,7 vllm" in script
@@ -154,3 +159,47 @@ def test_notes_name_the_engine_that_is_started(engine: str, who: str) -> None:
     made = build_deployment("llama-3.1-8b", "h100-sxm:1", engine=engine, scheduling_policy="sjf", **tiers)  # type: ignore[arg-type]
     notes = technique_notes(made)
     assert len(notes) == 3 and all(who in note for note in notes)
+    assert ("--radix-eviction-policy" in " ".join(notes)) is (engine == "sglang")
+
+
+@pytest.mark.parametrize(("engine", "who"), [("sglang", "SGLang"), ("trtllm", ""), ("vllm-v1", "vLLM")])
+def test_weights_copied_ahead_are_told_in_the_words_of_the_engine(engine: str, who: str) -> None:
+    settings = {"cpu_offload_gb": 2.0, "offload_backend": "prefetch"}
+    made = build_deployment("llama-3.1-8b", "h100-sxm:1", engine=engine, **settings)  # type: ignore[arg-type]
+    notes = [note for note in launch_notes(made) if "--offload-group-size" in note]
+    assert len(notes) == bool(who) and all(f"{who}'s --offload-group-size" in note for note in notes)
+    assert ("in place of --cpu-offload-gb" in " ".join(notes)) is (who == "SGLang")
+
+
+@pytest.mark.parametrize(("engine", "who"), [("sglang", "SGLang"), ("trtllm", "TensorRT-LLM"), ("vllm-v1", "vLLM")])
+def test_models_that_the_engine_does_not_serve(engine: str, who: str) -> None:
+    made = build_deployment("google-t5/t5-base", "h100-sxm:1", engine=engine)
+    assert any(note.startswith(f"{who} does not serve t5 models") for note in technique_notes(made))
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ("two nodes", "replicas on two nodes")])
+def test_the_plan_and_its_export_start_the_same_servers(name: str) -> None:
+    """Line by line, but for what an export leaves to the version of its engine."""
+    made = deployment(name)
+    exported = one_node_script(servers_of(made), launch_notes(made))
+    assert script_of(made) == exported
+
+
+def test_devices_are_chosen_where_the_variable_is_read() -> None:
+    made = build_deployment("llama-3.1-8b", "gaudi-2:8", tp=2, dp=2, engine="sglang")
+    assert "CUDA_VISIBLE_DEVICES=" not in "".join(line for line in script_of(made).splitlines(True) if line[0] != "#")
+    assert script_of(made).count(" --port 800") == 2
+
+
+def test_pools_on_two_nodes_are_started_by_role(tmp_path: Path) -> None:
+    made = build_disaggregated("llama-3.1-70b", "h100-sxm:8x2", {"prefill": "tp8", "decode": "tp8"})
+    (tmp_path / "serve.sh").write_text(script_of(made))
+    (tmp_path / "vllm").write_text("#!/bin/sh\necho $CUDA_VISIBLE_DEVICES $@\n")
+    (tmp_path / "vllm").chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+
+    def start(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["sh", tmp_path / "serve.sh", *words], env=env, capture_output=True, text=True)
+
+    assert start("decode").stdout.startswith("serve meta-llama/Llama-3.1-70B --tensor-parallel-size 8")
+    assert start("prefill").returncode == 0 and start("other").returncode == start().returncode == 2

@@ -8,7 +8,7 @@ from typing import Any
 from planners.export.flags import engines, release_of, version_of
 from planners.export.server import PORT, Server
 from planners.export.shell import multi_node_lines
-from planners.launch import listen
+from planners.script import listen
 
 RESOURCES = {
     ("NVIDIA", "gpu"): "nvidia.com/gpu",

@@ -14,7 +14,7 @@ from planners.export.flags import check_flags, engines, release_of, version_of, 
 from planners.export.memory import MemoryNeed, memory_need
 from planners.export.options import trtllm_options
 from planners.launch import separate_servers, vllm_commands
-from planners.launch_techniques import NOT_IN_VLLM
+from planners.launch_techniques import NAMES, NOT_SERVED
 from simulator.deployment import Deployment
 from simulator.disaggregated import DisaggregatedDeployment
 
@@ -151,8 +151,11 @@ def engine_of(profile: str, device: DeviceProfile) -> str:
 
 def _server(pool: Deployment, role: str, line: str, version: str | None) -> Server:
     engine = engine_of(pool.engine.name, pool.cluster.device)
-    if engine == "vllm" and pool.model.model_type in NOT_IN_VLLM:
-        raise UserError(f"--export: vLLM does not serve {pool.model.model_type} models; export a plan of another model")
+    if pool.model.model_type in NOT_SERVED:
+        who = NAMES.get(engine, "vLLM")
+        raise UserError(
+            f"--export: {who} does not serve {pool.model.model_type} models; export a plan of another model"
+        )
     version = release_of(engine, version or pool.engine.version)
     plan, node = pool.plan, pool.cluster.node
     words = tuple(shlex.split(line))

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 
 from planners.export.flags import without
 from planners.export.server import PORT, Server
-from planners.launch import STOP, beside, listen
+from planners.script import VISIBLE, Process, listen, script
 
 RAY_PORT = 6379
 DP_PORT = 13345
 SGLANG_PORT = 20000
-VISIBLE = {("NVIDIA", "gpu"), ("AMD", "gpu")}
-"""Vendor and kind of devices that CUDA_VISIBLE_DEVICES chooses (ROCm reads it as well)."""
 
 
 def multi_node_lines(server: Server, head: str, rank: str, port: int = PORT) -> tuple[str, str]:
@@ -45,25 +43,18 @@ def multi_node_lines(server: Server, head: str, rank: str, port: int = PORT) -> 
 
 
 def one_node_script(servers: Sequence[Server], notes: Sequence[str]) -> str:
-    """All servers on the devices of one node, each on a port of its own.
+    """All servers on the devices of one node, each on a port of its own."""
+    each = [server for server in servers for _ in range(server.count)]
+    return script([_process(server, index) for index, server in enumerate(each)], notes, PORT)
 
-    One server takes the place of the shell; several are ended with it (Ctrl-C, TERM).
-    """
-    lines = ["#!/bin/sh", *(f"# {note}" for note in notes)]
-    first, port = 0, PORT
-    total = sum(server.count for server in servers)
-    lines += STOP if total > 1 else ()
-    for server in servers:
-        for _ in range(server.count):
-            devices = ",".join(str(device) for device in range(first, first + server.devices))
-            env = [f"CUDA_VISIBLE_DEVICES={devices}"] if (server.vendor, server.kind) in VISIBLE else []
-            env += [f"{name}={shlex.quote(value)}" for name, value in _env_of(server, port - PORT)]
-            words = [*env, shlex.join((*server.command, *listen(server.engine))), f"--port {port}"]
-            begin = ["exec", *(["env"] if env else [])] if total == 1 else []
-            line = " ".join([*begin, *words])
-            lines.append(beside(line) if total > 1 else line)
-            first, port = first + server.devices, port + 1
-    return "\n".join([*lines, *(["wait"] if total > 1 else [])]) + "\n"
+
+def _process(server: Server, index: int) -> Process:
+    return Process(
+        command=shlex.join((*server.command, *listen(server.engine))),
+        devices=server.devices,
+        visible=(server.vendor, server.kind) in VISIBLE,
+        env=tuple(_env_of(server, index)),
+    )
 
 
 def _env_of(server: Server, index: int) -> list[tuple[str, str]]:
