@@ -125,7 +125,6 @@ def test_simulate_refuses_in_one_line(error_of, argv, words):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        ((*ONE_GPU, "--slo", "ttft=1ms"), ("tp1", "p95 TTFT", "Loosen the SLO")),
         ((*ONE_GPU, "--max-rate"), ("--max-rate", "--slo")),
         ((*ONE_GPU, "--top", "0"), ("--top is 0",)),
         ((*ONE_GPU, "--jobs", "-1"), ("--jobs is -1",)),

@@ -30,6 +30,17 @@ def test_text_of_an_slo_reads_back():
 
 
 @pytest.mark.parametrize(
+    ("text", "shown"),
+    [("e2e=8h", "8h"), ("e2e=30s", "30s"), ("e2e=90s", "1.5min"), ("e2e=100s", "100s"), ("e2e=4000s", "4000s"),
+     ("e2e=9.5s", "9500ms"), ("e2e=1234567s", "1234567s"), ("e2e=0.1234567s", "123.4567ms")],
+)  # fmt: skip
+def test_long_limits_are_shown_as_people_write_them(text, shown):
+    slo = parse_slo(text)
+    assert str(slo) == f"e2e={shown},attainment=0.95"
+    assert parse_slo(str(slo)).e2e_s == pytest.approx(slo.e2e_s, rel=1e-12)
+
+
+@pytest.mark.parametrize(
     "text", ["", "ttft", "ttft=", "ttft=1", "ttft=-1s", "ttft=0s", "ttft=nan", "ttft=1s,ttft=2s", "attainment=0.9",
              "ttft=1s,attainment=0", "ttft=1s,attainment=x", "speed=1s", "ttft=1s,"]
 )  # fmt: skip

@@ -27,6 +27,16 @@ def parse_seconds(text: str, place: str) -> float:
     return seconds
 
 
+def time_text(seconds: float) -> str:
+    """A limit as people write it, which :func:`parse_seconds` reads again: milliseconds below 10 s, then the largest unit
+    that gives few digits (45s, 1.5min, 8h)."""
+    for unit in ("h", "min", "s") if seconds >= 10 else ():
+        value = seconds / _SECONDS[unit]
+        if value >= 1 and math.isclose(float(f"{value:.4g}"), value, rel_tol=1e-12):
+            return f"{float(f'{value:.4g}'):.10g}{unit}"
+    return f"{seconds:.10g}s" if seconds >= 10 else f"{seconds * 1e3:.10g}ms"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slo:
     """A request is good when it meets every limit that is set. TPOT does not bind requests of one output token."""
@@ -60,7 +70,7 @@ class Slo:
 
     def __str__(self) -> str:
         parts = [
-            f"{name}={seconds * 1e3:g}ms"
+            f"{name}={time_text(seconds)}"
             for name, seconds in zip(_LIMITS, (self.ttft_s, self.tpot_s, self.e2e_s), strict=True)
             if seconds is not None
         ]
