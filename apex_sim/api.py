@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+from apex_sim.setting_words import names_arguments
 from apex_sim.timeline import watch_of
 from apex_sim.workload import WorkloadSettings, load_trace, make_trace
 from hardware_profiles.cluster import parse_cluster
@@ -78,6 +79,7 @@ def _under(cluster: Cluster | str, terms: TermSettings) -> Cluster:
     return with_terms(known, **terms)
 
 
+@names_arguments
 def simulate(
     model: ModelSpec | str,
     cluster: Cluster | str,
@@ -205,6 +207,7 @@ def _split(settings: Any) -> tuple[WorkloadSettings, TermSettings, EngineSetting
     return found  # type: ignore[no-any-return]
 
 
+@names_arguments
 def plan(
     model: ModelSpec | str,
     cluster: Cluster | str,
@@ -238,6 +241,9 @@ def plan(
     from apex_sim.plan_space import search_space, with_search
     from planners.parallel import plan_parallel
 
+    for name, value in (("top", top), ("jobs", jobs)):
+        if not value >= 1:
+            raise UserError(f"{name} is {value}; it must be at least 1")
     workload, terms, remaining = _split(settings)
     spec = model if isinstance(model, ModelSpec) else load_model(name_of("model", model))
     machines = _under(cluster, terms)

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apex_sim.load_limit import Limit, limit_of, mean_step, seats_of
+from apex_sim.setting_words import names_arguments
 from hardware_profiles.errors import UserError
 from workloads.figure_style import short_name
+from workloads.notebook_html import line_of, table_html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +26,11 @@ STEPS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.8, 0.9, 1.0, 1.2, 1.4)
 """Rates to simulate, as shares of what is served when everything arrives at once."""
 AT_ONCE_PER_S = 1e4
 """A rate at which the whole workload waits for the devices."""
+SHOWN = (
+    *("request_throughput", "slo_attainment", "p95_ttft_ms", "p95_tpot_ms", "mean_e2el_ms", "running", "waiting"),
+    *("kv_usage", "utilisation", "mbu", "usd_per_million_output_tokens"),
+)
+"""Columns of the table that a notebook shows."""
 POOL_PAYS = 5_000
 """Requests to simulate, all rates together, below which starting processes costs more than it gains."""
 
@@ -49,7 +56,11 @@ class LoadCurve:
     def __repr__(self) -> str:
         return f"<LoadCurve: {self.title}, knee {self.knee_per_s:g}/s, limit: {self.limit.why}>"
 
+    def _repr_html_(self) -> str:
+        return table_html(line_of(self), self.table[[name for name in SHOWN if name in self.table]])
 
+
+@names_arguments
 def load_curve(
     model: Any,
     cluster: Any,

@@ -12,6 +12,7 @@ from apex_sim.answers.power import PowerResult
 from apex_sim.answers.validation import ValidationResult
 from apex_sim.api import AllSettings
 from apex_sim.command_arguments import arguments, bar_of, comma_list, named_numbers, time_text
+from apex_sim.setting_words import names_arguments
 
 if TYPE_CHECKING:
     from hardware_profiles.schema import Cluster
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 
+@names_arguments
 def gpus(
     model: ModelSpec | str | None = None,
     gpus: Sequence[str] | str | None = None,
@@ -82,6 +84,7 @@ def gpus(
     return FleetResult(args=args, answer=answer_of(args, bar_of(progress), export=True))
 
 
+@names_arguments
 def experts(
     model: ModelSpec | str,
     cluster: Cluster | str,
@@ -148,6 +151,7 @@ def experts(
     return ExpertsResult(args=args, answer=answer(question_of(args)))
 
 
+@names_arguments
 def power(
     model: ModelSpec | str = "bloom-176b",
     cluster: Cluster | str = "a100-sxm:8",
@@ -210,6 +214,7 @@ def power(
     return PowerResult(args=args, answer=answer_of(setting, args, bar_of(progress)))
 
 
+@names_arguments
 def validate(
     *files: str | Path,
     by: Sequence[str] | str = ("source", "metric"),

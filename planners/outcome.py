@@ -93,6 +93,11 @@ class PlanResult:
             f"of {len(self.entries)} candidates>"
         )
 
+    def _repr_html_(self) -> str:
+        from planners.outcome_html import plan_html
+
+        return plan_html(self)
+
     def deployment(self, entry: Entry | None = None) -> AnyDeployment:
         """The deployment of an entry (default: the best)."""
         return build_any(self.model, self.cluster, self.space, (entry or self.best).candidate)

@@ -54,6 +54,11 @@ class SimulationResult:
             f"p95 TPOT {_ms(s['p95_tpot_ms'], 1)}>"
         )
 
+    def _repr_html_(self) -> str:
+        from simulator.result_html import result_html
+
+        return result_html(self)
+
     @property
     def num_devices(self) -> int:
         """Devices that serve."""

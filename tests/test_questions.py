@@ -140,13 +140,24 @@ def test_runs_are_validated_as_by_the_command(tmp_path: Path, capsys: pytest.Cap
         (lambda: apex.gpus("llama-3.1-8b", "l4", slo="ttft=1s", prices=3), "prices is 3; give a mapping"),
         (lambda: apex.gpus("llama-3.1-8b", "l4", slo="ttft=1s", prices={"l40s": 3}), "unknown type 'l40s'"),
         (lambda: apex.gpus("llama-3.1-8b", "l4", slo="ttft=1s", max_num_seq=3), "max_num_seqs"),
-        (lambda: apex.gpus("llama-3.1-8b", "l4", slo="ttft=1s", startup=60), "startup has no meaning"),
+        (
+            lambda: apex.gpus("llama-3.1-8b", "l4", slo="ttft=1s", startup=60),
+            "^startup has no meaning without autoscale",
+        ),
         (lambda: apex.experts("llama-3.1-8b", "h100-sxm:4"), "is dense"),
-        (lambda: apex.experts("mixtral-8x7b", "h100-sxm:4", plan_share=2), "plan-share is 2"),
-        (lambda: apex.experts("mixtral-8x7b", "h100-sxm:4", tp=3), "tp is 3"),
-        (lambda: apex.power(servers=0), "servers is 0"),
-        (lambda: apex.power(t1=0.9, t2=0.8), "t1 is 0.9"),
+        (lambda: apex.experts("mixtral-8x7b", "h100-sxm:4", plan_share=2), "^plan_share is 2"),
+        (lambda: apex.experts("mixtral-8x7b", "h100-sxm:4", tp=3), "^tp is 3"),
+        (lambda: apex.power(servers=0), "^servers is 0"),
+        (lambda: apex.power(t1=0.9, t2=0.8), "^t1 is 0.9 and t2 is"),
         (lambda: apex.power(cluster="h100-sxn:8"), "h100-sxm"),
+        (lambda: apex.power(rack_budget_kw=3), "^rack_budget_kw needs racks; give racks"),
+        (lambda: apex.gpus("llama-3.1-8b", "l4", slo="ttft=1s", limits={"l4": -1}), "^limits l4=-1"),
+        (lambda: apex.gpus("llama-3.1-8b", "l4", slo="ttft=1s", time_limit_s=-1), "^time_limit_s is -1"),
+        (lambda: apex.simulate("llama-3.1-8b", "h100-sxm:2", kv_overlap=True), "give disaggregate$"),
+        (lambda: apex.simulate("llama-3.1-8b", "h100-sxm:2", rate=-1), "^rate is -1"),
+        (lambda: apex.plan("llama-3.1-8b", "h100-sxm:2", kv_link="x"), "add search pd$"),
+        (lambda: apex.plan("llama-3.1-8b", "h100-sxm:2", top=0), "^top is 0"),
+        (lambda: apex.plan("llama-3.1-8b", "h100-sxm:2", jobs=0), "^jobs is 0"),
         (lambda: apex.validate("nowhere.yaml"), "nowhere.yaml"),
         (lambda: apex.validate(metrics=["ttft"]), "unknown metric 'ttft'"),
         (lambda: apex.write_report(3, "x.html"), "no report of a int"),  # type: ignore[arg-type]
@@ -155,4 +166,4 @@ def test_runs_are_validated_as_by_the_command(tmp_path: Path, capsys: pytest.Cap
 def test_mistakes_are_one_line(call: Any, message: str) -> None:
     with pytest.raises(apex.UserError, match=message) as caught:
         call()
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and "--" not in str(caught.value)

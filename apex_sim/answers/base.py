@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apex_sim.notebook_html import table_html
+from workloads.notebook_html import table_html
 
 if TYPE_CHECKING:
     import pandas as pd
