@@ -40,6 +40,11 @@ class PoolResult(SimulationResult):
     name: str = ""
     whole: DisaggregatedResult
 
+    def __repr__(self) -> str:
+        return (
+            f"<PoolResult: {self.name} pool, {self.num_devices} of {self.where}; latencies are those of the whole run>"
+        )
+
     @property
     def _columns(self) -> dict[str, npt.NDArray[Any]]:
         return self.whole._columns

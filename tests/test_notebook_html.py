@@ -37,6 +37,7 @@ def test_two_pools_and_each_of_them_show_theirs() -> None:
     pair = apex.simulate("llama-3.1-8b", "h100-sxm:2", disaggregate="prefill=tp1 decode=tp1", **LOAD)
     assert isinstance(pair, apex.DisaggregatedResult)
     assert "h100-sxm:2 + 1 of" in pair._repr_html_() and "TTFT [ms]" in pair.pools["decode"]._repr_html_()
+    assert "decode pool, 1 of h100-sxm:2; latencies are those of the whole run" in pair.pools["decode"]._repr_html_()
 
 
 def test_a_run_in_which_nothing_is_served_shows_dashes() -> None:
@@ -64,3 +65,15 @@ def test_long_tables_say_where_the_rest_is_and_text_is_escaped(rows: int) -> Non
     html = table_html("a < b", pd.DataFrame({"x<y": range(rows)}))
     assert "a &lt; b" in html and "x&lt;y" in html
     assert ("more rows in" in html) == (rows > MOST_ROWS)
+
+
+def test_a_trace_is_a_line() -> None:
+    chat = apex.load_trace("chat_small")
+    mean = chat.input_tokens.mean()
+    assert repr(chat).startswith(f"<Trace chat_small: 600 requests over {chat.duration_s:.4g} s, ")
+    assert f"mean {mean:,.4g} tokens in" in repr(chat)
+    once = apex.generate_trace(num_requests=1, rate_per_s=4, input_len=1000, output_len=50)
+    assert repr(once) == "<Trace synthetic: 1 request all at once, mean 1,000 tokens in, 50 out>"
+    loop = apex.generate_trace(num_requests=8, arrival="closed(concurrency=4)", input_len=10, output_len=5,
+                               prefix=apex.SharedPrefix(tokens=64))  # fmt: skip
+    assert "8 requests by 4 clients in a closed loop" in repr(loop) and repr(loop).endswith("with shared prefixes>")

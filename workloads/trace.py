@@ -101,6 +101,11 @@ class Trace:
     def __len__(self) -> int:
         return len(self.arrival_s)
 
+    def __repr__(self) -> str:
+        from workloads.trace_words import trace_line
+
+        return f"<Trace {trace_line(self)}>"
+
     @property
     def duration_s(self) -> float:
         """From the first arrival to the last [s]; 0 when all arrive at once."""
