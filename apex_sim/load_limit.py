@@ -5,13 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from simulator.result import SimulationResult
 
 FULL = 0.95
 """Share of the KV blocks above which no request of ordinary size finds room."""
 BUSY = 0.9
-"""Share of the time with a step in flight above which the device is the limit."""
+"""Share of the time with a step in flight above which the devices may be the limit. One request keeps them as busy: they
+are the limit where requests also pile up."""
+PILE = 0.1
+"""Share of the requests of the second half of the arrivals by which those in the system grow where they pile up; an
+assumption, as is the noise allowed beside it, three standard deviations of a Poisson count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,9 +25,15 @@ class Limit:
     """What a deployment runs out of first, under a load that it cannot serve."""
 
     resource: str
-    """``seats`` (places in the batch), ``memory`` (KV blocks), ``time`` (of the devices), or ``none``."""
+    """``seats`` (places in the batch), ``memory`` (KV blocks), ``time`` (of the devices: requests pile up although both
+    have room), or ``none``: not reached."""
     why: str
     """One sentence."""
+
+    @property
+    def reached(self) -> bool:
+        """Whether anything runs out."""
+        return self.resource != "none"
 
 
 def seats_of(result: SimulationResult) -> int:
@@ -39,10 +51,26 @@ def limit_of(result: SimulationResult) -> Limit:
     full = float((waiting["kv_usage"] >= FULL).mean()) if len(waiting) else 0.0
     if full > 0.5 or result.summary["num_preemptions"] > 0:
         return Limit(resource="memory", why="the KV cache is full: a request waits for another's blocks")
-    busy = float(result.utilisation)
-    if busy >= BUSY or len(waiting) > 0.5 * len(rows):
-        return Limit(resource="time", why=f"the devices are always busy, {bound_words(result)}")
-    return Limit(resource="none", why="nothing is used up at these rates")
+    steps = f"steps are in flight {100 * float(result.utilisation):.0f} % of the time ({bound_words(result)})"
+    if (float(result.utilisation) >= BUSY or len(waiting) > 0.5 * len(rows)) and piles_up(result):
+        return Limit(resource="time", why=f"requests come faster than the devices serve them: {steps}")
+    return Limit(resource="none", why=f"nothing is used up: {steps}, at most {_room(result)}")
+
+
+def piles_up(result: SimulationResult) -> bool:
+    """Whether the requests in the system keep growing in number while requests arrive."""
+    sent_s, done_s = result.column("arrival_s"), result.column("finish_s")
+    last_s = float(np.nanmax(sent_s))
+    middle_s = float(np.nanmedian(sent_s))
+    sent = int((sent_s > middle_s).sum())
+    growth = sent - int(((done_s > middle_s) & (done_s <= last_s)).sum())
+    return growth > PILE * sent + 3 * float(np.sqrt(sent))
+
+
+def _room(result: SimulationResult) -> str:
+    """How full batch and KV cache are at most."""
+    s = result.summary
+    return f"{s['peak_running']:,} of {seats_of(result):,} places and {100 * s['peak_kv_usage']:.0f} % of the KV blocks"
 
 
 def bound_words(result: SimulationResult) -> str:

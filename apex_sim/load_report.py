@@ -111,7 +111,7 @@ def findings(curve: LoadCurve) -> list[tuple[str, str]]:
         found.append(("SLO", f"{goal}: kept up to {curve.slo_per_s:g}/s, {more}"))
     return [
         *found,
-        ("limit", f"{'not reached; ' if beyond else ''}at {rates[-1]:g}/s {curve.limit.why}"),
+        ("limit", f"{'' if curve.limit.reached else 'not reached: '}at {rates[-1]:g}/s {curve.limit.why}"),
         *_short(curve),
     ]
 

@@ -11,7 +11,9 @@ import pytest
 import apex_sim as apex
 from apex_sim import load
 from apex_sim.cli import main
+from apex_sim.load_limit import limit_of
 from apex_sim.load_report import findings, parse_rates
+from apex_sim.plots.load import load_figure
 from hardware_profiles.errors import UserError
 
 RUN = ["load", "--model", "llama-3.1-8b", "--cluster", "l40s:1", "--num-requests", "40"]
@@ -61,7 +63,7 @@ def test_everything_that_is_written_is_the_curve_of_the_api(tmp_path, capsys):
     assert all(words in shown for _, words in findings(curve))
     page = (tmp_path / "a.html").read_text()
     assert "What the curve says" in page and page.count("<svg") == 1 and "rates: 1,4,12" in page
-    assert "knee" in (tmp_path / "a.svg").read_text()
+    assert "TTFT [ms]" in (tmp_path / "a.svg").read_text()
 
 
 def test_jobs_change_nothing(capsys, monkeypatch):
@@ -104,3 +106,23 @@ def test_mistakes_are_told_before_anything_runs(flags, words, capsys, monkeypatc
 def test_the_api_refuses_what_would_not_vary(settings):
     with pytest.raises(UserError, match="rate"):
         apex.load_curve("llama-3.1-8b", "l40s:1", [1, 2], **settings)
+
+
+def words_of(figure):
+    """All text in a figure, line ends as spaces."""
+    return " ".join(
+        " ".join(found.get_text() for found in figure.findobj(match=lambda a: hasattr(a, "get_text"))).split()
+    )
+
+
+def test_a_busy_device_that_keeps_up_is_no_limit(capsys):
+    """One request keeps steps in flight all the time; only requests that pile up show a limit."""
+    assert main([*RUN, "--num-requests", "100", "--rates", "1,2"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"limit +not reached: at 2/s nothing is used up: steps are in flight (99|100) %", shown)
+    low, curve = (apex.load_curve("llama-3.1-8b", "l40s:1", r, num_requests=100) for r in ([1, 2], [2, 12]))
+    drawn = words_of(load_figure(low))
+    assert "Limit not reached: at 2/s nothing is used up" in drawn and "knee beyond 2/s" in drawn
+    assert "Limit: at 12/s requests come faster" in words_of(load_figure(curve))
+    assert curve.limit.resource == "time" and "come faster than" in curve.limit.why
+    assert not limit_of(curve.results[2]).reached

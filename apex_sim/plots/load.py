@@ -56,14 +56,21 @@ def load_figure(curve: LoadCurve) -> Figure:
     bottom.set_xlabel("request rate [1/s]")
     bottom.set_xlim(0, rates[-1] * 1.02)
     end_labels(bottom, [(rates[-1], float(values.iloc[-1]), name, colour) for name, values, colour, _ in used])
+    where = "beyond " if len(rates) > 1 and curve.knee_per_s == rates[-1] else ""
     for axis in (top, middle, bottom):
-        vertical(axis, curve.knee_per_s, f"knee {curve.knee_per_s:g}/s" if axis is top else "", INK, ":",
+        vertical(axis, curve.knee_per_s, f"knee {where}{curve.knee_per_s:g}/s" if axis is top else "", INK, ":",
                  room=curve.knee_per_s < 0.6 * rates[-1])  # fmt: skip
     held = (
         "" if slo is None else f"SLO kept up to {curve.slo_per_s:g}/s. " if curve.slo_per_s else "SLO kept at no rate. "
     )
-    headline(figure, curve.title, f"{held}Beyond the knee: {curve.limit.why}")
+    headline(figure, curve.title, f"{held}{_limit_words(curve)}")
     return figure
+
+
+def _limit_words(curve: LoadCurve) -> str:
+    """What runs out, at the highest rate."""
+    last = next(reversed(curve.results))
+    return f"{'Limit' if curve.limit.reached else 'Limit not reached'}: at {last:g}/s {curve.limit.why}"
 
 
 def _latencies(axis: Any, curve: LoadCurve, metric: str, rates: Any, limit_ms: float | None) -> None:
