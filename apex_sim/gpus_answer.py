@@ -62,11 +62,13 @@ def _from_profile(args: argparse.Namespace) -> FleetAnswer:
 
     from apex_sim.gpus_day import day_dict
     from apex_sim.gpus_report import fleet_dict
+    from apex_sim.gpus_shortage import no_fleet
     from hardware_profiles.errors import UserError
     from planners.fleet.day import plan as plan_day
     from planners.fleet.ilp import plan_fleet
     from planners.fleet.profile import read_profile
     from planners.fleet.schedule import day_of
+    from planners.fleet.shortage import Shortage, refuse_unserved
 
     inputs.refuse_beside_table(args)
     if args.rate is not None and not 0 <= args.rate < float("inf"):
@@ -78,7 +80,12 @@ def _from_profile(args: argparse.Namespace) -> FleetAnswer:
     names = tuple(profile.usd_per_hour)
     prices, limits = inputs.pairs(args.price, "--price", names), inputs.pairs(args.limit, "--limit", names)
     whole = {name: int(value) for name, value in limits.items()}
-    problem, skipped = inputs.served(profile.problem(rate, args.slice_factor, prices, whole), args.skip_unserved)
+    full = profile.problem(rate, args.slice_factor, prices, whole)
+    try:
+        problem, skipped = inputs.served(full, args.skip_unserved)
+        refuse_unserved(problem)
+    except Shortage as error:
+        raise no_fleet(full, error) from None
     if args.autoscale is not None:
         if trace is None or cell is None:
             raise UserError("--autoscale needs arrivals over time; give --trace FILE, or --arrival with --input-len")
@@ -86,19 +93,24 @@ def _from_profile(args: argparse.Namespace) -> FleetAnswer:
         ones = np.ones((len(day.windows), len(problem.types)))
         plan = plan_day(day, ones, [None] * len(ones), gap=args.gap or None, time_limit_s=args.time_limit)
         return FleetAnswer(day_dict(plan, None) | inputs.notes(problem, skipped, beyond))
-    fleet = plan_fleet(problem, gap=args.gap or None, time_limit_s=args.time_limit)
+    try:
+        fleet = plan_fleet(problem, gap=args.gap or None, time_limit_s=args.time_limit)
+    except Shortage as error:
+        raise no_fleet(full, error) from None
     data = fleet_dict(problem, fleet, skipped, None) | {"requests_beyond_grid": beyond}
     return FleetAnswer(data, solver=_solver(fleet))
 
 
 def _from_simulator(args: argparse.Namespace, bar: Bar, export: bool) -> FleetAnswer:
     """Throughputs from the simulator, and the fleet simulated."""
+    from apex_sim.gpus_shortage import no_fleet
     from apex_sim.html.provenance import Simulated
     from hardware_profiles.errors import UserError
     from planners.fleet.capacity import Capacity
     from planners.fleet.grid import histogram
     from planners.fleet.instance import Serving
     from planners.fleet.problem import FleetProblem
+    from planners.fleet.shortage import Shortage, lacks_of
     from planners.fleet.simulated import measure
     from simulator.build import model_of
     from workloads.slo import as_slo
@@ -129,7 +141,11 @@ def _from_simulator(args: argparse.Namespace, bar: Bar, export: bool) -> FleetAn
     )
     basis = Simulated(serving.model, args.engine, [candidate.cluster.device for candidate in candidates], trace)
     asked = _Asked(args, serving, candidates, trace, grid, capacity, basis)
-    return asked.fleet(full, export) if window is None else asked.day(full, window)
+    try:
+        return asked.fleet(full, export) if window is None else asked.day(full, window)
+    except Shortage as error:
+        lacks = lacks_of(serving, candidates, grid, capacity, full.unserved)
+        raise no_fleet(full, error, lacks, str(slo), basis) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +176,10 @@ class _Asked:
         from planners.fleet.account import day_account
         from planners.fleet.day import keep_day_promise
         from planners.fleet.schedule import day_of
+        from planners.fleet.shortage import refuse_unserved
 
         problem, skipped = inputs.served(full, self.args.skip_unserved)
+        refuse_unserved(problem)
         day, of = day_of(problem, self.grid.cell, self.trace, *window)
         parts = (self.serving, self.candidates, self.grid.cell, self.trace, self.capacity)
         plan = keep_day_promise(day, of, *parts, **self.limits)

@@ -81,15 +81,13 @@ def served(problem: FleetProblem, skip: bool) -> tuple[FleetProblem, tuple[int, 
     """The problem without the requests that nothing serves, and which sizes these are."""
     import numpy as np
 
-    from hardware_profiles.errors import UserError
+    from planners.fleet.shortage import Shortage
 
     skipped = problem.unserved
     if not skip or not skipped:
         return problem, ()
     if len(skipped) == np.count_nonzero(problem.rates_per_s):
-        raise UserError(
-            "no GPU type serves any size within the SLO, so nothing is left to plan: relax it or add a type"
-        )
+        raise Shortage("no GPU type serves any size within the SLO, so nothing is left to plan: relax it or add a type")
     sizes = [dataclasses.replace(s, rate_per_s=0.0) if b in skipped else s for b, s in enumerate(problem.sizes)]
     return dataclasses.replace(problem, sizes=tuple(sizes)), skipped
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from apex_sim import gpus_inputs as inputs
 from apex_sim import options
 from apex_sim.html.write import add_report, prepare_report, repeated
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from apex_sim.gpus_shortage import NoFleet
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -55,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from apex_sim.gpus_answer import answer_of, check
     from apex_sim.gpus_day import day_text
     from apex_sim.gpus_report import fleet_text
+    from apex_sim.gpus_shortage import NoFleet
     from apex_sim.progress import is_quiet
     from apex_sim.text import ProgressBar
 
@@ -63,7 +70,11 @@ def run(args: argparse.Namespace) -> int:
     file = prepare_file(args.json, "--json") if args.json not in (None, "-") else None
     report = prepare_report(args.report)
     figure = None if args.plot is None else prepare_figure(args.plot, "--plot")
-    found = answer_of(args, ProgressBar, export=args.json is not None)
+    try:
+        found = answer_of(args, ProgressBar, export=args.json is not None)
+    except NoFleet as lost:
+        _write_shortage(args, lost, file, report)
+        raise
     data = found.data
     if args.json == "-":
         print(to_json(data), end="")
@@ -90,6 +101,20 @@ def run(args: argparse.Namespace) -> int:
 
         write_text(report, fleet_report(data, **repeated(args), simulated=found.simulated))
     return 0
+
+
+def _write_shortage(args: argparse.Namespace, lost: NoFleet, file: Path | None, report: Path | None) -> None:
+    """What was found where no fleet serves the workload; nothing that starts servers, no figure of a day."""
+    from apex_sim.files import to_json, write_text
+    from apex_sim.gpus_shortage import shortage_text
+
+    print(to_json(lost.data) if args.json == "-" else shortage_text(lost.data) + "\n", end="")
+    if file is not None:
+        write_text(file, to_json(lost.data))
+    if report is not None:
+        from apex_sim.html.gpus_shortage import shortage_report
+
+        write_text(report, shortage_report(lost.data, **repeated(args), simulated=lost.simulated))
 
 
 def _check_outputs(args: argparse.Namespace) -> None:

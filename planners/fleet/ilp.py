@@ -19,6 +19,7 @@ from hardware_profiles.errors import UserError
 from planners.fleet.bounds import lp_bound, single_type
 from planners.fleet.counts import SCALE, Search, search
 from planners.fleet.problem import FULL, Fleet, FleetProblem, Floats, Slices, cost_of, counts_of
+from planners.fleet.shortage import Shortage, refuse_unserved
 from planners.solver import EXACT, SolverResult, relative_gap, solve, solver_name
 
 SMALL = 600
@@ -76,7 +77,7 @@ def decode(fleet: FleetProblem, model: Model) -> tuple[tuple[int, ...], Any]:
 
 
 def plan_fleet(fleet: FleetProblem, *, gap: float | None = None, time_limit_s: float | None = None) -> Fleet:
-    """The cheapest fleet. UserError when a size has no type, or the availability cannot carry the load.
+    """The cheapest fleet. Shortage when a size has no type, or the availability cannot carry the load.
 
     First in the space of instance counts; the whole programme only where whole slices leave a gap to that.
     """
@@ -189,19 +190,7 @@ def _alone(fleet: FleetProblem) -> list[Any]:
     return plans
 
 
-def refuse_unserved(fleet: FleetProblem) -> None:
-    """UserError that names the sizes no type serves."""
-    if fleet.unserved:
-        names = [fleet.sizes[b].name for b in fleet.unserved]
-        some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        share = sum(fleet.sizes[b].rate_per_s for b in fleet.unserved) / float(fleet.rates_per_s.sum())
-        raise UserError(
-            f"no GPU type serves size {some} within the SLO ({100 * share:.3g} % of the requests): relax the SLO, add a "
-            "type, or leave them out with --skip-unserved"
-        )
-
-
-def _too_few(fleet: FleetProblem) -> UserError:
+def _too_few(fleet: FleetProblem) -> Shortage:
     """Why the availability cannot hold: the share of the load it carries at most (all rates scaled alike)."""
     import pulp
 
@@ -221,4 +210,4 @@ def _too_few(fleet: FleetProblem) -> UserError:
     carried = f"{100 * result.objective:.3g} % of the load" if result.objective is not None else "less than the load"
     if result.objective is not None and result.objective > 1 - 1e-6:
         carried = "the load only when sizes are split finer (raise --slice-factor)"
-    return UserError(f"--limit {limits}: the instances to be had carry {carried}; raise a limit or add a type")
+    return Shortage(f"--limit {limits}: the instances to be had carry {carried}; raise a limit or add a type")
