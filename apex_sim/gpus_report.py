@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from apex_sim.gpus_account import account_lines
-from apex_sim.text import number, share, table
+from apex_sim.text import monthly, number, share, table
+from hardware_profiles.terms import HOURS_PER_MONTH
 from planners.fleet.bounds import lp_bound, single_type
 from planners.fleet.problem import Fleet, FleetProblem, size_shares, type_loads
 from planners.fleet.simulated import Round
@@ -49,6 +50,7 @@ def fleet_dict(
     ]
     return {
         "usd_per_hour": fleet.usd_per_hour,
+        "usd_per_month": HOURS_PER_MONTH * fleet.usd_per_hour,
         "bound_usd_per_hour": fleet.bound_usd_per_hour,
         "lp_bound_usd_per_hour": lp_bound(problem),
         "gap": fleet.gap,
@@ -109,7 +111,8 @@ def _promise(promise: Promise | None) -> dict[str, Any]:
 def fleet_text(data: dict[str, Any]) -> str:
     """The plan for a terminal."""
     chosen = ", ".join(f"{t['count']} x {t['name']}" for t in data["types"] if t["count"]) or "nothing to rent"
-    lines = [f"Fleet: {chosen}: ${data['usd_per_hour']:.3f}/h for {number(data['rate_per_s'])} requests/s"]
+    price = f"${data['usd_per_hour']:.3f}/h ({monthly(data['usd_per_hour'])})"
+    lines = [f"Fleet: {chosen}: {price} for {number(data['rate_per_s'])} requests/s"]
     proof = "optimal" if data["optimal"] and not data["gap"] else f"gap {share(data['gap'])}"
     lines.append(
         f"  {proof}; no fleet below ${data['bound_usd_per_hour']:.3f}/h at slice factor {data['slice_factor']} "

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from apex_sim.disaggregated_report import describe_any
+from apex_sim.drain_text import drain_notes
 from apex_sim.exporting import export_values
 from apex_sim.files import to_json, write_atomically, write_text
 from apex_sim.plan_techniques import technique_lines, technique_settings
 from apex_sim.report import basis
-from apex_sim.text import dollars, milliseconds, number, share, table
+from apex_sim.text import dollars, hourly, milliseconds, number, share, table
 from planners.figures import pareto_figure
 from planners.launch import script_of
 from planners.misses import lacks
@@ -97,7 +98,7 @@ def _account(best: Entry, embodied: bool) -> list[str]:
     if m["usd_per_hour"] is not None:
         even = [dollars(m[f"break_even_usd_per_million_{kind}_tokens"]) for kind in ("input", "output")]
         parts.append(
-            f"{dollars(m['usd_per_hour'])}/h, {dollars(m['usd_per_request'])} per request, break-even {even[0]} per 1M input "
+            f"{hourly(m['usd_per_hour'])}, {dollars(m['usd_per_request'])} per request, break-even {even[0]} per 1M input "
             f"and {even[1]} per 1M output tokens"
         )
     if m["joules_per_output_token"] is None:
@@ -136,6 +137,7 @@ def plan_text(result: PlanResult, top: int) -> str:
         table(header, [_metrics_row(entry, has_slo, has_rate, column) for entry in shown]),
         *(_ranges(best) if result.meets_slo else ()),
         *(_account(best, result.cluster.device.embodied_kgco2e is not None) if result.meets_slo else ()),
+        *(f"note: {words}" for words in drain_notes(best.measured.metrics, result.trace)),
         "",
         *(
             _start(result)
@@ -206,6 +208,7 @@ def plan_dict(result: PlanResult) -> dict[str, Any]:
         "by_max_rate": result.by_rate,
         "seed": result.seed,
         "counts": result.counts,
+        "notes": drain_notes(result.best.measured.metrics, result.trace) if result.best.measured else [],
         "best": rows[result.entries.index(result.best)],
         "max_rate_per_s": _json_rate(result.best.max_rate_per_s),
         "launch_command": result.launch_command,

@@ -9,10 +9,11 @@ from typing import Any
 
 from apex_sim.adapter_text import adapter_lines
 from apex_sim.disaggregated_report import describe_any, pool_lines
+from apex_sim.drain_text import drain_notes
 from apex_sim.files import to_json, to_yaml, write_atomically, write_text
 from apex_sim.sharing_text import split_lines
 from apex_sim.speculative_text import draft_lines
-from apex_sim.text import dollars, milliseconds, number, share, table
+from apex_sim.text import dollars, hourly, milliseconds, number, share, table
 from simulator.deployment import Deployment
 from simulator.idle_settings import idle_lines
 from simulator.physics.efficiency import efficiency_of
@@ -92,6 +93,7 @@ def summary_text(result: SimulationResult) -> str:
     if s["truncated"]:
         lines.append(f"cut short    the outputs of {s['truncated']:,} requests at max-model-len {limit}")
     lines += idle_lines(served if pools is None else pools.prefill, result.trace.prefix_ids is not None)
+    lines += [f"note         {words}" for words in drain_notes(s, result.trace)]
     lines.append(f"basis        {basis(s['provenance'], s['weaker_parts'], served)}")
     return "\n".join(lines)
 
@@ -176,7 +178,7 @@ def _cost(s: Mapping[str, Any]) -> str:
         return "unknown: the device profile has no price (--usd-per-gpu-hour)"
     even = [dollars(s[f"break_even_usd_per_million_{kind}_tokens"]) for kind in ("input", "output")]
     return (
-        f"{dollars(s['usd_per_hour'])}/h {s['pricing']}, {dollars(s['usd_per_million_output_tokens'])} per 1M output tokens, "
+        f"{hourly(s['usd_per_hour'])} {s['pricing']}, {dollars(s['usd_per_million_output_tokens'])} per 1M output tokens, "
         f"{dollars(s['usd_per_request'])} per request; break-even {even[0]} per 1M input and {even[1]} per 1M output tokens"
     )
 

@@ -29,6 +29,19 @@ def dollars(value: float | None) -> str:
     return f"${value:.{2 - math.floor(math.log10(value))}f}"
 
 
+def monthly(usd_per_hour: float) -> str:
+    """Dollars for a month of 730 hours."""
+    from hardware_profiles.terms import HOURS_PER_MONTH
+
+    usd = HOURS_PER_MONTH * usd_per_hour
+    return f"{f'${usd:,.0f}' if usd >= 100 else dollars(usd)} a month of {HOURS_PER_MONTH:g} h"
+
+
+def hourly(usd_per_hour: float) -> str:
+    """Dollars per hour, and per month."""
+    return f"{dollars(usd_per_hour)}/h ({monthly(usd_per_hour)})"
+
+
 def milliseconds(value: float | None) -> str:
     """Milliseconds, in seconds from ten thousand on."""
     if value is None or not math.isfinite(value):

@@ -10,6 +10,8 @@ from hardware_profiles.schema import Cluster, DeviceProfile, Pricing, Site, Term
 from hardware_profiles.sites import site_at
 
 HOURS_PER_YEAR = 8766.0
+HOURS_PER_MONTH = 730.0
+"""As clouds count a month: 8,760 h / 12."""
 PRICINGS: tuple[str, ...] = get_args(Pricing)
 _RENTS = {
     "on-demand": "usd_per_hour",

@@ -30,6 +30,8 @@ class Measured:
     max_num_batched_tokens: int
 
     FIELDS: ClassVar[tuple[str, ...]] = (
+        "duration",
+        "drain_s",
         "completed",
         "failed",
         "request_throughput",
@@ -52,7 +54,9 @@ class Measured:
         "p99_itl_ms",
         "mean_e2el_ms",
         "p95_e2el_ms",
+        "mean_queue_ms",
         "usd_per_hour",
+        "usd_per_month",
         "usd_per_request",
         "usd_per_million_output_tokens",
         "break_even_usd_per_million_input_tokens",

@@ -35,6 +35,7 @@ def volume(result: SimulationResult) -> dict[str, Any]:
         "request_rate": rate(count) if trace.concurrency else trace.request_rate_per_s,
         "max_concurrency": trace.concurrency,
         "duration": duration,
+        "drain_s": _drain_s(result),
         "completed": count,
         "failed": len(trace) - count,
         "truncated": int((result.column("output_tokens") < trace.output_tokens)[done].sum()),
@@ -49,6 +50,14 @@ def volume(result: SimulationResult) -> dict[str, Any]:
         "slo": None if result.slo is None else str(result.slo),
         "slo_attainment": result.attainment if result.slo is not None else None,
     }
+
+
+def _drain_s(result: SimulationResult) -> float:
+    """From the last arrival to the last token [s]: the part of ``duration`` in which no more requests come."""
+    arrival_s = result.column("arrival_s")
+    return (
+        max(0.0, result.duration_s - float(np.nanmax(arrival_s) - np.nanmin(arrival_s))) if result.duration_s else 0.0
+    )
 
 
 def latencies(result: SimulationResult) -> dict[str, float]:

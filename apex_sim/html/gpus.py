@@ -42,6 +42,7 @@ def fleet_report(
 def _tiles(data: Mapping[str, Any]) -> dict[str, str]:
     found = {
         "per hour": dollars(data["usd_per_hour"]),
+        "per month (730 h)": dollars(data["usd_per_month"]),
         "instances": str(sum(t["count"] for t in data["types"])),
         "requests/s": number(data["rate_per_s"]),
         "gap to the best possible": share(data["gap"]),

@@ -8,6 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from apex_sim.disaggregated_report import describe_any
+from apex_sim.drain_text import drain_notes
 from apex_sim.html import parts
 from apex_sim.html.config import Repeat, configuration
 from apex_sim.html.parts import Cell, amount, spread, text, wide
@@ -86,6 +87,8 @@ def _tiles(result: PlanResult) -> dict[str, str]:
         found["of requests in SLO"] = share(m["slo_attainment"])
     if m["usd_per_million_output_tokens"] is not None:
         found["per 1M output tokens"] = dollars(m["usd_per_million_output_tokens"])
+    if m["usd_per_hour"] is not None:
+        found["per month (730 h)"] = dollars(m["usd_per_month"])
     if m["joules_per_output_token"] is not None:
         found["per output token"] = f"{number(m['joules_per_output_token'])} J"
     if best.max_rate_per_s is not None:
@@ -96,7 +99,7 @@ def _tiles(result: PlanResult) -> dict[str, str]:
 def _cautions(result: PlanResult) -> list[str]:
     best = result.best
     assert best.measured is not None
-    lines = []
+    lines = drain_notes(best.measured.metrics, result.trace)
     if not result.meets_slo:
         lines.append("No plan meets the SLO: the figures are those of the plan that misses it least.")
     if best.measured.metrics["provenance"] != "measured":

@@ -73,6 +73,8 @@ def tiles(s: Mapping[str, Any]) -> dict[str, str]:
         found["of requests in SLO"] = share(s["slo_attainment"])
     if s["usd_per_million_output_tokens"] is not None:
         found["per 1M output tokens"] = dollars(s["usd_per_million_output_tokens"])
+    if s["usd_per_hour"] is not None:
+        found["per month (730 h)"] = dollars(s["usd_per_month"])
     if s["average_power_w"] is not None:
         found["on average"] = f"{number(s['average_power_w'])} W"
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from hardware_profiles.terms import HOURS_PER_MONTH
 from simulator.accounting.rates import Rates
 
 
@@ -77,6 +78,7 @@ def _money(usage: Usage, rates: Rates) -> dict[str, Any]:
     outputs = None if usd is None or prompts is None else usd - prompts
     return {
         "usd_per_hour": hourly,
+        "usd_per_month": None if hourly is None else HOURS_PER_MONTH * hourly,
         "usd_per_request": _per(usd, usage.requests),
         "usd_per_million_output_tokens": _per(usd, usage.output_tokens, 1e6),
         "usd_per_million_tokens": _per(usd, tokens, 1e6),
