@@ -18,7 +18,7 @@ from planners.launch import script_of
 from planners.misses import lacks
 from planners.parallel import Entry, PlanResult
 from planners.pools import first_of
-from planners.reasons import figure
+from planners.reasons import figure, tied_ahead
 from workloads.figure_style import save
 from workloads.trace import Trace
 
@@ -135,6 +135,7 @@ def plan_text(result: PlanResult, top: int) -> str:
         + ", ".join(f"{count} {what}" for what, count in result.counts.items()),
         "",
         table(header, [_metrics_row(entry, has_slo, has_rate, column) for entry in shown]),
+        *_ties(result, shown),
         *(_ranges(best) if result.meets_slo else ()),
         *(_account(best, result.cluster.device.embodied_kgco2e is not None) if result.meets_slo else ()),
         *(f"note: {words}" for words in drain_notes(best.measured.metrics, result.trace)),
@@ -162,6 +163,20 @@ def plan_text(result: PlanResult, top: int) -> str:
     m = best.measured.metrics
     lines += ["", f"basis: {basis(m['provenance'], m['weaker_parts'], first_of(deployment))}"]
     return "\n".join(lines)
+
+
+def _ties(result: PlanResult, shown: list[Entry]) -> list[str]:
+    """Why a row of the table with a better figure is not the best plan."""
+    best = result.best
+    assert best.measured is not None
+    return [
+        f"{settings_text(entry)}: {entry.reason}; of equals fewer GPUs win, then the lower mean E2E"
+        for entry in shown
+        if entry.measured is not None
+        and entry.status in ("pareto", "met")
+        and not result.by_rate
+        and tied_ahead(entry.measured, best.measured, result.objective)
+    ]
 
 
 def _start(result: PlanResult) -> list[str]:

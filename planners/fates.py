@@ -22,6 +22,10 @@ class Fates:
     stretch_rate: dict[Candidate, float] = field(default_factory=dict)
     """Highest rates within the SLO on the busiest stretch [1/s]."""
 
+    def both(self) -> str:
+        """What figures of two screenings are of: not those of the table."""
+        return f"{self.where}(the table has the whole trace) " if self.where else ""
+
     def settle(self, entries: list[Entry], best: Entry, by_rate: bool) -> None:
         """Fill in statuses and reasons; ``by_rate``: the winner is the one with the highest rate within the SLO."""
         front = front_of(entries, self.slo)
@@ -71,4 +75,4 @@ class Fates:
         elif entry.candidate in self.stretch_rate:
             entry.reason = self._slower(entry, best)
         elif not entry.reason and best.screen is not None:
-            entry.reason = stretch + reasons.compare(entry.screen, best.screen, self.objective)
+            entry.reason = self.both() + reasons.compare(entry.screen, best.screen, self.objective)

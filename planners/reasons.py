@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from planners.limits import Bounds
-from planners.outcome import OBJECTIVES, Objective, ties_with
+from planners.outcome import OBJECTIVES, TIE, Objective, ties_with
 from planners.pool import Measured
 from workloads.slo import Slo
 
@@ -51,12 +51,21 @@ def compare(mine: Measured, best: Measured, objective: Objective) -> str:
     if not ties_with(a[name], b[name]):
         return f"{figure(a[name])} {words} against {figure(b[name])}{_relative(a[name], b[name])}"
     tie = f"ties at {figure(a[name])} {words}"
+    if figure(a[name]) != figure(b[name]):
+        tie += f" ({figure(b[name])} is within {TIE:.1%}, which counts as equal)"
     if a["num_gpus"] != b["num_gpus"]:
         return f"{tie} on {a['num_gpus']} GPUs against {b['num_gpus']}"
     if not ties_with(a["mean_e2el_ms"], b["mean_e2el_ms"]):
         times = f"{milliseconds(a['mean_e2el_ms'])} against {milliseconds(b['mean_e2el_ms'])}"
         return f"{tie} on as many GPUs, mean E2E {times}{_relative(a['mean_e2el_ms'], b['mean_e2el_ms'])}"
     return f"{tie}, in GPUs and mean E2E: as good"
+
+
+def tied_ahead(mine: Measured, best: Measured, objective: Objective) -> bool:
+    """A run has a better figure than the winner's, but one that counts as equal."""
+    name, larger, _ = OBJECTIVES[objective]
+    a, b = mine.metrics[name], best.metrics[name]
+    return a is not None and b is not None and (a > b if larger else a < b) and ties_with(a, b)
 
 
 def milliseconds(value: float) -> str:

@@ -272,7 +272,7 @@ class Search:
                     better.append(entry)
                 elif not missing(entry.screen, self.slo):
                     words = reasons.compare(entry.screen, base.screen, self.objective)
-                    entry.reason = f"no gain over the default limits: {words}"
+                    entry.reason = f"no gain over the default limits: {self.fates.both()}{words}"
                 if entry not in better:
                     entry.measured = None
         better = [e for e in better if not self.hopeless(e)]

@@ -287,9 +287,7 @@ def test_a_wrong_site_of_a_file_is_one_line(tmp_path: Path, site: str, words: st
     file.write_text(f"device: h100-sxm\nsite: {site}\n")
     with pytest.raises(UserError) as error:
         parse_cluster(file)
-    assert (
-        words in "ours.yaml: site." in str(error.value) and str(error.value) and "\n" not in str(error.value)
-    )
+    assert words in str(error.value) and "ours.yaml: site." in str(error.value) and "\n" not in str(error.value)
 
 
 def test_devices_that_wait_for_a_compiler_or_for_swapped_blocks_draw_power() -> None:

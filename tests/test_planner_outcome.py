@@ -6,6 +6,8 @@ import math
 
 import pytest
 
+from planners import reasons
+from planners.fates import Fates
 from planners.outcome import OBJECTIVES, TIE, Entry, Objective, choose, front_of, missing, score, ties_with
 from planners.pool import Measured
 from planners.space import Candidate
@@ -68,3 +70,25 @@ def test_the_front_keeps_what_is_best_in_anything_and_drops_what_is_beaten_or_mi
     missed = entry(run(p95_ttft_ms=0.1, slo_attainment=0.5))
     more = entry(run(p95_ttft_ms=9.0, joules_per_output_token=9.0, request_goodput=2.0))
     assert front_of([quick, frugal, beaten, missed, more], SLO) == [quick, frugal, more]
+
+
+def test_a_better_figure_that_counts_as_equal_is_told_with_the_rule() -> None:
+    best = run(usd_per_million_output_tokens=7.93, num_gpus=2)
+    cheaper = run(usd_per_million_output_tokens=7.92, num_gpus=4)
+    assert reasons.compare(cheaper, best, "cost") == (
+        "ties at 7.92 $/1M output tokens (7.93 is within 0.5%, which counts as equal) on 4 GPUs against 2"
+    )
+    assert reasons.tied_ahead(cheaper, best, "cost") and not reasons.tied_ahead(best, cheaper, "cost")
+    assert not reasons.tied_ahead(run(usd_per_million_output_tokens=7.8), best, "cost")
+
+
+def test_figures_of_the_busiest_stretch_are_told_apart_from_the_table() -> None:
+    best = Entry(Candidate(tp=2, pp=1, dp=1, ep=1), screen=run(), measured=run(usd_per_million_output_tokens=2.0))
+    other = Entry(Candidate(tp=1, pp=1, dp=1, ep=1), screen=run(usd_per_million_output_tokens=1.5))
+    for where, words in (
+        ("on the busiest 400 requests ", "on the busiest 400 requests (the table has the whole trace) "),
+        ("", ""),
+    ):
+        other.reason = ""
+        Fates("cost", None, where).settle([best, other], best, by_rate=False)
+        assert other.reason == f"{words}1.5 $/1M output tokens against 1 (+50%)"
