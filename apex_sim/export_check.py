@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ class FileCheck:
     status: str
     """as written; changed (and still what was planned); missing; differs; left over (of another export)."""
     problem: str = ""
+    note: str = ""
+    """What was added that changes nothing of what was simulated, and what to give the benchmark for it."""
 
     @property
     def good(self) -> bool:
@@ -89,7 +92,30 @@ def _check(export: Export, path: Path, written: str | None) -> FileCheck:
         )
     except (AttributeError, LookupError, TypeError) as error:
         return FileCheck(name=name, status="differs", problem=f"{name}: lacks {error}")
-    return FileCheck(name=name, status="changed")
+    return FileCheck(name=name, status="changed", note=_note(export, name, text))
+
+
+BENCH_NEEDS = {
+    "--api-key": "OPENAI_API_KEY in the environment of bench.sh",
+    "--served-model-name": "--served-model-name and --tokenizer in bench.sh",
+}
+"""Flag of a server -> what ``vllm bench serve`` needs beside it."""
+
+
+def _note(export: Export, name: str, text: str) -> str:
+    """Flags of a command that the plan does not have and that change nothing of it."""
+    from planners.export.flags import engines
+
+    if name.startswith(("bench", "replay")):
+        return ""
+    known = {flag for server in export.servers for flag in engines()[server.engine].harmless}
+    found = sorted(known & set(re.findall(r"--[\w-]+", text)))
+    if not found:
+        return ""
+    needs = [what for flag, what in BENCH_NEEDS.items() if flag in found]
+    return f"{name}: {', '.join(found)}: not of the plan, and changes nothing of it" + "".join(
+        f"; give {what}" for what in needs
+    )
 
 
 def compare_folder(folder: str | Path, measured: str | Path) -> tuple[list[Compared], list[str]]:
@@ -163,7 +189,8 @@ def text_of(files: Sequence[FileCheck], rows: Sequence[Compared], notes: Sequenc
     if rows:
         lines += ["", f"{'':<23}{'expected':>10}{'measured':>10}{'difference':>12}  80 % range"]
         lines += [_line(row) for row in rows]
-    return "\n".join([*lines, *(f"note: {note}" for note in notes)])
+    added = [file.note for file in files if file.note]
+    return "\n".join([*lines, *(f"note: {note}" for note in (*added, *notes))])
 
 
 def _line(row: Compared) -> str:

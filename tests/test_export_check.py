@@ -94,6 +94,39 @@ def test_edits_of_the_plan_are_found(
     assert f"{name:<34}  differs" in out and out.count("as written") == 4
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (
+            "--port 8000",
+            "--api-key secret --port 8000",
+            "--api-key: not of the plan, and changes nothing of it; give OPENAI",
+        ),
+        ("--port 8000", "--port 8000 --served-model-name a b", "--served-model-name: not of the plan"),
+        (
+            "serve meta",
+            "serve --trust-remote-code --root-path=/v meta",
+            "--root-path, --trust-remote-code: not of the plan",
+        ),
+    ],
+)
+def test_flags_that_change_nothing_are_notes(
+    old: str, new: str, says: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(folder / "serve.sh", old, new)
+    assert main(["export", "--check", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert f"note: serve.sh: {says}" in out and f"{'serve.sh':<34}  changed" in out
+    change(folder / "serve.sh", "--max-num-seqs 1024", "--max-num-seqs 64")
+    assert main(["export", "--check", str(folder)]) == 1
+
+
+def test_flags_that_nobody_knows_are_differences(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(folder / "serve.sh", "--port 8000", "--port 8000 --scheduler-magic 3")
+    assert main(["export", "--check", str(folder)]) == 1
+    assert "--scheduler-magic is no known flag" in capsys.readouterr().out
+
+
 def test_a_missing_file_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "bench.sh").unlink()
     assert main(["export", "--check", str(folder)]) == 1

@@ -221,6 +221,20 @@ def test_kubernetes_knows_the_objects() -> None:
         )
 
 
+def test_pods_of_llmd_have_probes_at_their_own_port() -> None:
+    """As the chart gives --port: prefill servers the service's, decode servers behind the proxy its target."""
+    values = yaml.safe_load(files_of(export("pools"))["llm-d-values.yaml"])
+    for role, port in (
+        ("prefill", values["routing"]["servicePort"]),
+        ("decode", values["routing"]["proxy"]["targetPort"]),
+    ):
+        (container,) = values[role]["containers"]
+        probes = [container[name]["httpGet"] for name in ("startupProbe", "readinessProbe", "livenessProbe")]
+        assert probes == [{"path": "/health", "port": port}] * 3
+        assert container["startupProbe"]["failureThreshold"] >= 60
+    assert values["routing"]["proxy"]["targetPort"] == 8200
+
+
 def known_objects(document: dict[str, Any]) -> list[dict[str, Any]]:
     """The object itself, or the pods of one that is not Kubernetes' own."""
     spec = document.get("spec", {})

@@ -19,13 +19,16 @@ from planners.export.kubernetes import (
     labels_of,
     name_of,
     node_selector,
+    probes_of,
     product_of,
     resources_of,
 )
-from planners.export.server import Server
+from planners.export.server import PORT, Server
 
 LAYOUT = ("--tensor-parallel-size", "--data-parallel-size", "--pipeline-parallel-size")
 KSERVE = "serving.kserve.io/v1alpha2"
+DECODE_PORT = 8200
+"""Of vLLM behind the proxy that the chart puts into the decode pods; prefill servers answer at the service's port."""
 ACCELERATORS = {"NVIDIA": "nvidia", "AMD": "amd", "Intel": "intel-gaudi"}
 
 
@@ -105,7 +108,9 @@ def inference_service_of(servers: Sequence[Server], image: str | None = None) ->
 
 
 def _llmd_pool(server: Server, image: str | None) -> dict[str, Any]:
-    """Values of a pool; model, port and the tensor and data degrees are added by the chart."""
+    """Values of a pool; model, port and the tensor and data degrees are added by the chart.
+
+    No probes where a server spans nodes: all its pods are alike, and those that have no port would be ended."""
     container = {
         "name": "vllm",
         "image": image or image_of(server),
@@ -113,6 +118,7 @@ def _llmd_pool(server: Server, image: str | None) -> dict[str, Any]:
         "args": list(arguments_of(server, "--tensor-parallel-size", "--data-parallel-size")),
         "env": [entry for entry in env_of(server) if entry["name"] != "HF_TOKEN"],
         "resources": resources_of(server),
+        **({} if server.nodes > 1 else probes_of(server, DECODE_PORT if server.role == "decode" else PORT)),
         "mountModelVolume": True,
         "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
     }
@@ -149,7 +155,7 @@ def modelservice_values_of(servers: Sequence[Server], image: str | None = None) 
         },
         "multinode": max(server.nodes for server in servers) > 1,
         "accelerator": {"type": ACCELERATORS[decode.vendor]},
-        "routing": {"servicePort": 8000, "proxy": {"enabled": True, "connector": "nixlv2", "targetPort": 8200}},
+        "routing": {"servicePort": PORT, "proxy": {"enabled": True, "connector": "nixlv2", "targetPort": DECODE_PORT}},
         "decode": _llmd_pool(decode, image),
         "prefill": _llmd_pool(prefill, image),
     }

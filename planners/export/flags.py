@@ -69,6 +69,8 @@ class Engine:
     images: Mapping[str, tuple[str, str]]
     """Vendor of the device -> container image with ``{version}``, first version that has it."""
     flags: dict[str, Flag]
+    harmless: Mapping[str, bool] = field(default_factory=dict)
+    """Flags that a user may add without changing what was simulated -> whether values follow; versions are not checked."""
 
 
 def version_of(text: str) -> tuple[int, ...]:
@@ -99,6 +101,7 @@ def engines() -> dict[str, Engine]:
             releases=data.get("releases", {}),
             images={vendor: (f"{image['name']}:{image['tag']}", image["first"]) for vendor, image in images},
             flags=flags,
+            harmless={flag: kind == "value" for kind, names in data.get("harmless", {}).items() for flag in names},
         )
     return found
 
@@ -108,6 +111,18 @@ def release_of(engine: str, version: str) -> str:
     version_of(version)  # complains
     release = engines()[engine].releases.get(version, version)
     return ".".join(str(number) for number in version_of(release))
+
+
+def without_harmless(engine: str, words: Sequence[str]) -> tuple[str, ...]:
+    """The command without flags that change nothing of what was simulated (keys, logs, parsers of answers)."""
+    table, kept, taken = engines()[engine].harmless, [], False
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if word.startswith("-"):
+            taken = table.get(name, False) and not equals  # its values follow
+        if name not in table and not taken:
+            kept.append(word)
+    return tuple(kept)
 
 
 def check_flags(engine: str, version: str, words: Sequence[str]) -> list[str]:

@@ -105,8 +105,18 @@ def resources_of(server: Server) -> dict[str, Any]:
     return {"limits": dict(count), "requests": {**count, "memory": f"{host}Gi"}}
 
 
-def _probe(period_s: int, failures: int) -> dict[str, Any]:
-    check = {"path": "/health", "port": "http"}
+def probes_of(server: Server, port: str | int = "http") -> dict[str, Any]:
+    """Probes of a server's container; the first waits for download, compilation and graphs."""
+    start_s = START_S + server.weight_bytes / LOAD_BYTES_PER_S
+    return {
+        "startupProbe": _probe(10, -(-int(start_s) // 10), port),
+        "readinessProbe": _probe(5, 3, port),
+        "livenessProbe": _probe(10, 6, port),
+    }
+
+
+def _probe(period_s: int, failures: int, port: str | int) -> dict[str, Any]:
+    check = {"path": "/health", "port": port}
     return {"httpGet": check, "periodSeconds": period_s, "timeoutSeconds": 5, "failureThreshold": failures}
 
 
@@ -119,7 +129,6 @@ def container_of(server: Server, image: str | None) -> dict[str, Any]:
     words = [
         f"/etc/apex-sim/{word}" if server.config and word == server.config_file else word for word in server.command
     ]
-    start_s = START_S + server.weight_bytes / LOAD_BYTES_PER_S
     return {
         "name": "server",
         "image": image or image_of(server),
@@ -128,9 +137,7 @@ def container_of(server: Server, image: str | None) -> dict[str, Any]:
         "env": env_of(server),
         "ports": [{"name": "http", "containerPort": PORT}],
         "resources": resources_of(server),
-        "startupProbe": _probe(10, -(-int(start_s) // 10)),
-        "readinessProbe": _probe(5, 3),
-        "livenessProbe": _probe(10, 6),
+        **probes_of(server),
         "volumeMounts": mounts,
     }
 

@@ -10,7 +10,7 @@ from typing import Any
 from planners.export.benchmark import Benchmark
 from planners.export.bundle import Export, from_json_values
 from planners.export.disaggregated import LAYOUT, are_pools
-from planners.export.flags import check_flags, engines, parse
+from planners.export.flags import check_flags, engines, parse, without_harmless
 from planners.export.kubernetes import name_of, node_selector, resource_of
 from planners.export.memory import check_memory
 from planners.export.server import Server
@@ -77,7 +77,9 @@ def _check_script(wanted: Sequence[Server], name: str, text: str) -> None:
     _same(len(found), len(wanted), f"{name}: commands")
     for server, words in zip(wanted, found, strict=True):
         _check_command(server, words, name)
-        ours, theirs = (parse(server.engine, _plain(w))["flags"] for w in (server.command, words))
+        ours, theirs = (
+            parse(server.engine, _plain(without_harmless(server.engine, w)))["flags"] for w in (server.command, words)
+        )
         _same(
             {flag: theirs.get(flag) for flag in ours if flag not in NODE_FLAGS},
             {flag: value for flag, value in ours.items() if flag not in NODE_FLAGS},
@@ -87,6 +89,7 @@ def _check_script(wanted: Sequence[Server], name: str, text: str) -> None:
 
 def _check_command(server: Server, words: Sequence[str], where: str) -> None:
     """Flags known to the version, the plan's layout and limits, and memory that suffices at the command's utilisation."""
+    words = without_harmless(server.engine, words)
     _same(check_flags(server.engine, server.version, words), [], where)
     read = parse(server.engine, _plain(words))
     _same(read.get("model"), server.model, f"{where}: model")
