@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from apex_sim.architecture_options import ARCHITECTURE_SETTINGS, add_architecture
 from apex_sim.model_options import add_moe, add_shape
+from apex_sim.prompt_options import PROMPT_SETTINGS, add_prompts
 from apex_sim.sharing_options import add_sharing
 from apex_sim.technique_options import add_techniques
 from simulator.moe_settings import MOE_SETTINGS
@@ -92,7 +93,7 @@ ENGINE_SETTINGS = (
 """Names of the settings in arguments, API keywords and resolved configuration: the engine's own where it has them."""
 TERM_SETTINGS = ("pricing", "usd_per_gpu_hour", "purchase_usd", "lifetime_years", "pue", "grid", "usd_per_kwh")
 """How the cluster is paid for and where it stands."""
-WORKLOAD_SETTINGS = ("rate", "input_len", "output_len", "num_requests", "arrival")
+WORKLOAD_SETTINGS = ("rate", "input_len", "output_len", "num_requests", "arrival", *PROMPT_SETTINGS)
 
 
 def add_deployment(parser: argparse.ArgumentParser, *, fixed: bool = True) -> None:
@@ -264,6 +265,7 @@ def add_workload(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--input-len", metavar="DIST", help="a number or e.g. 'lognormal(median=660,sigma=0.9)'")
     group.add_argument("--output-len", metavar="DIST", help="the same for output tokens")
+    add_prompts(group)
     group.add_argument("--num-requests", type=int, metavar="N", help="requests to send (with a trace: its first N)")
     group.add_argument(
         "--arrival",
@@ -287,11 +289,14 @@ def workload_of(args: argparse.Namespace) -> Trace:
     """The trace that the arguments ask for."""
     from apex_sim.commands.traces import trace_from_args
     from apex_sim.token_options import token_settings
-    from apex_sim.workload import SAMPLE_WORKLOAD, arrivals, check_workload, make_trace
+    from apex_sim.workload import SAMPLE_WORKLOAD, all_at_once, arrivals, at_once, check_workload, make_trace
     from workloads.trace import Trace
 
     if isinstance(args.trace, Trace):
         return args.trace
+    if all_at_once(args.trace, args.rate, args.arrival):
+        read = argparse.Namespace(**{**vars(args), "rate": None})
+        return at_once(workload_of(read))
     rate, arrival = arrivals(args.rate, args.arrival)
     args = argparse.Namespace(**{**vars(args), "rate": rate, "arrival": arrival})
     tokens = token_settings(args)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
+import numpy as np
+
 from hardware_profiles.errors import UserError
 from simulator.setting_checks import check_number, flag
+from workloads.spec import prompts_in_common
 from workloads.synthetic import generate as generate_trace
 from workloads.token_changes import TokenChanges, TokenSettings, change_tokens
 from workloads.trace import Trace
@@ -33,6 +38,9 @@ class WorkloadSettings(TokenSettings, total=False):
     output_len: str | int | None
     num_requests: int | None
     arrival: str | None
+    prefix: str | Mapping[str, Any] | None
+    prompts: str | Mapping[str, Any] | None
+    sessions: str | Mapping[str, Any] | None
 
 
 def load_trace(path: str | Path, **options: Any) -> Trace:
@@ -47,6 +55,21 @@ def arrivals(rate: float | None, arrival: str | None) -> tuple[float | None, str
     return (None, "at-once") if rate == math.inf and arrival is None else (rate, arrival)
 
 
+def all_at_once(trace: object, rate: float | None, arrival: str | None) -> bool:
+    """An infinite rate for a workload that has its own arrivals, which no process replaces: a Trace, or a workload YAML."""
+    described = isinstance(trace, Trace) or (isinstance(trace, str | Path) and Path(trace).suffix in (".yaml", ".yml"))
+    return rate == math.inf and arrival is None and described
+
+
+def at_once(trace: Trace) -> Trace:
+    """The same requests, all at time 0; later turns of a session still wait for those before."""
+    if trace.concurrency is not None:
+        raise UserError(
+            f"{trace.name}: a closed loop of {trace.concurrency} has no rate; --rate inf means nothing there"
+        )
+    return replace(trace, arrival_s=np.zeros(len(trace)), source=f"{trace.source}; all at once")
+
+
 def make_trace(
     *,
     trace: Trace | str | Path | None = None,
@@ -59,17 +82,23 @@ def make_trace(
     output_len: str | int | None = None,
     num_requests: int | None = None,
     arrival: str | None = None,
+    prefix: str | Mapping[str, Any] | None = None,
+    prompts: str | Mapping[str, Any] | None = None,
+    sessions: str | Mapping[str, Any] | None = None,
     seed: int = 0,
     **tokens: Unpack[TokenSettings],
 ) -> Trace:
     """The workload: a trace (object, file or YAML), or a synthetic one from rate [1/s], arrival process and lengths.
 
     ``rate`` with a trace rescales its time to that mean rate; with an infinite one all requests arrive at once. Without
-    trace and lengths, the bundled sample is used.
+    trace and lengths, the bundled sample is used. ``prefix``, ``prompts`` and ``sessions`` say what the prompts of a
+    synthetic one have in common, as text (``groups=8,tokens=512``) or mapping (docs/workloads.md).
     ``tokens`` changes token counts at the end (workloads.token_changes): scale_input, scale_output, extra_input ...
     """
     changes = TokenChanges(**tokens, seed=seed)
-    rate, arrival = arrivals(rate, arrival)
+    once = all_at_once(trace, rate, arrival)
+    rate, arrival = (None, None) if once else arrivals(rate, arrival)
+    common = {"prefix": prefix, "prompts": prompts, "sessions": sessions}
     if trace_format is not None and not isinstance(trace_format, str):
         raise UserError(f"--trace-format is {trace_format!r}; it must be text")
     check_workload(
@@ -81,6 +110,7 @@ def make_trace(
         num_requests=num_requests,
         arrival=arrival,
         seed=seed,
+        **common,
     )
     if trace is None and input_len is None and output_len is None:
         trace = SAMPLE_WORKLOAD
@@ -98,6 +128,7 @@ def make_trace(
             rate_per_s=rate,
             arrival=arrival or "poisson",
             seed=seed,
+            **prompts_in_common(common),
         )
         return change_tokens(_within_horizon(_rescaled(generated, rate_scale)), changes)
     if isinstance(trace, Trace):
@@ -114,6 +145,8 @@ def make_trace(
                 f"{replayed.name} has {len(replayed):,} requests, not {num_requests:,}: all are sent", stacklevel=2
             )
         replayed = replayed.head(num_requests)
+    if once:
+        replayed = at_once(replayed)
     if rate is not None and arrival is None:
         replayed = _at_rate(replayed, rate)
     return change_tokens(_within_horizon(_rescaled(replayed, rate_scale)), changes)
@@ -129,6 +162,7 @@ def check_workload(
     num_requests: int | None = None,
     arrival: str | None = None,
     seed: int = 0,
+    **common: object,
 ) -> None:
     """Values of the wrong kind or sign, and settings that exclude each other, under the names the user gave them."""
     if trace is not None and not isinstance(trace, Trace | str | Path):
@@ -148,6 +182,11 @@ def check_workload(
             raise UserError(f"{flag(name)} describes a synthetic workload; it cannot be combined with a trace")
         if _constant(length) < 1:
             raise UserError(f"{flag(name)} is {length}; a request has at least 1 token")
+    for name, given in common.items():
+        if given is not None and input_len is None and output_len is None:
+            raise UserError(
+                f"{flag(name)} describes a synthetic workload; give --input-len and --output-len, without a trace"
+            )
     if arrival is not None and isinstance(trace, Trace):
         raise UserError("--arrival describes a synthetic workload; it cannot be combined with a trace")
 

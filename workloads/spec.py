@@ -13,6 +13,7 @@ from hardware_profiles.errors import UserError, unknown_name
 from workloads.labels import AdapterDraw
 from workloads.lengths import parse_length
 from workloads.options import ReadOptions
+from workloads.pairs import pairs
 from workloads.readers import read_trace
 from workloads.synthetic import PromptPool, Sessions, SharedPrefix, generate, with_adapters
 from workloads.token_changes import TOKEN_KEYS, TokenChanges, change_tokens
@@ -127,7 +128,6 @@ def _synthetic(keys: _Reader, folder: Path | None) -> Trace:
     for needed in ("input_len", "output_len"):
         if needed not in keys.data:
             raise UserError(f"{needed} is missing; give a number of tokens or a distribution")
-    prefix, prompts, sessions = keys.inner("prefix"), keys.inner("prompts"), keys.inner("sessions")
     return generate(
         input_len=keys.data["input_len"],
         output_len=keys.data["output_len"],
@@ -136,12 +136,26 @@ def _synthetic(keys: _Reader, folder: Path | None) -> Trace:
         rate_per_s=keys.number("rate_per_s"),
         arrival=keys.data.get("arrival", "poisson"),
         seed=keys.integer("seed") or 0,
-        prefix=None if prefix is None else _prefix(prefix, folder),
-        prompts=None if prompts is None else _prompts(prompts),
-        sessions=None if sessions is None else _sessions(sessions, folder),
+        **_in_common(keys, folder),
         prefix_block_tokens=_or(keys.integer("block_tokens"), 16),
         folder=folder,
     )
+
+
+def _in_common(keys: _Reader, folder: Path | None) -> dict[str, Any]:
+    """Keywords of ``generate`` about what prompts have in common."""
+    prefix, prompts, sessions = keys.inner("prefix"), keys.inner("prompts"), keys.inner("sessions")
+    return {
+        "prefix": None if prefix is None else _prefix(prefix, folder),
+        "prompts": None if prompts is None else _prompts(prompts),
+        "sessions": None if sessions is None else _sessions(sessions, folder),
+    }
+
+
+def prompts_in_common(given: Mapping[str, str | Mapping[str, Any] | None]) -> dict[str, Any]:
+    """Keywords of ``generate`` from ``prefix``, ``prompts`` and ``sessions``, each as text (groups=8,tokens=512) or mapping."""
+    chosen = {name: pairs(value, f"--{name}") for name, value in given.items() if value is not None}
+    return _in_common(_Reader(chosen, ""), None)
 
 
 def _prefix(keys: _Reader, folder: Path | None) -> SharedPrefix:

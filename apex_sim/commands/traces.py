@@ -9,6 +9,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from apex_sim.json_option import add_json, wants_json
+from apex_sim.prompt_options import PROMPT_SETTINGS, add_prompts
 from apex_sim.token_options import add_token_changes, token_settings
 
 if TYPE_CHECKING:
@@ -194,30 +195,12 @@ def _add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--output-len", metavar="LENGTH", help="output tokens")
     group.add_argument("--seed", type=int, metavar="N", help="seed (default 0)")
-    group.add_argument(
-        "--prefix", type=_pairs, metavar="KEY=VALUE,...", help="shared system prompts: groups=8,tokens=512"
-    )
-    group.add_argument("--prompts", type=_pairs, metavar="KEY=VALUE,...", help="repeated prompts: distinct=100")
-    group.add_argument("--sessions", type=_pairs, metavar="KEY=VALUE,...", help="turns='geometric(mean=4)',think_s=10")
-
-
-def _pairs(text: str) -> dict[str, Any]:
-    """``groups=8,tokens=uniform(100,200)`` as the mapping a workload YAML would have there."""
-    import re
-
-    import yaml
-
-    pairs: dict[str, Any] = {}
-    for item in re.findall(r"(?:[^,()]|\([^()]*\))+", text):
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise argparse.ArgumentTypeError(f"'{item}' is not KEY=VALUE")
-        pairs[key.strip()] = yaml.safe_load(value)
-    return pairs
+    add_prompts(group)
 
 
 def _generate(args: argparse.Namespace) -> int:
     from hardware_profiles.errors import UserError
+    from workloads.pairs import pairs
     from workloads.spec import load_workload, workload_from_dict
 
     keys = {
@@ -228,9 +211,7 @@ def _generate(args: argparse.Namespace) -> int:
         "input_len": args.input_len,
         "output_len": args.output_len,
         "seed": args.seed,
-        "prefix": args.prefix,
-        "prompts": args.prompts,
-        "sessions": args.sessions,
+        **{name: pairs(text, f"--{name}") for name in PROMPT_SETTINGS if (text := getattr(args, name)) is not None},
         **token_settings(args),
     }
     given = {key: value for key, value in keys.items() if value is not None}
