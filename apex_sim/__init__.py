@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from apex_sim.bench_calibrate import calibrate_from_bench
     from apex_sim.checks.measured import check_measured
     from apex_sim.checks.run import check
+    from apex_sim.concurrency import ConcurrencyCurve
     from apex_sim.export_check import check_export
     from apex_sim.exporting import export
     from apex_sim.frames import compare, describe, explain_step
@@ -71,6 +72,7 @@ _WHERE = {
     "explain_step": "apex_sim.frames",
     "describe": "apex_sim.frames",
     "load_curve": "apex_sim.load",
+    "ConcurrencyCurve": "apex_sim.concurrency",
     "LoadCurve": "apex_sim.load",
     "latency_figure": "simulator.figures",
     "timeline_figure": "simulator.figures",
@@ -100,6 +102,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "ConcurrencyCurve",
     "Deployment",
     "DisaggregatedDeployment",
     "DisaggregatedResult",

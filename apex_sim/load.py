@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from workloads.notebook_html import line_of, table_html
 if TYPE_CHECKING:
     import pandas as pd
 
+    from apex_sim.concurrency import ConcurrencyCurve
     from simulator.result import SimulationResult
     from workloads.slo import Slo
 
@@ -60,19 +61,49 @@ class LoadCurve:
         return table_html(line_of(self), self.table[[name for name in SHOWN if name in self.table]])
 
 
+@overload
+def load_curve(
+    model: Any,
+    cluster: Any,
+    rates: Sequence[float] | None = None,
+    *,
+    concurrencies: None = None,
+    slo: Any = None,
+    jobs: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    **settings: Any,
+) -> LoadCurve: ...
+
+
+@overload
+def load_curve(
+    model: Any,
+    cluster: Any,
+    *,
+    concurrencies: Sequence[int],
+    slo: Any = None,
+    jobs: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    **settings: Any,
+) -> ConcurrencyCurve: ...
+
+
 @names_arguments
 def load_curve(
     model: Any,
     cluster: Any,
     rates: Sequence[float] | None = None,
     *,
+    concurrencies: Sequence[int] | None = None,
     slo: Any = None,
     jobs: int = 1,
     progress: Callable[[int, int], None] | None = None,
     **settings: Any,
-) -> LoadCurve:
+) -> LoadCurve | ConcurrencyCurve:
     """Simulate a deployment at each of ``rates`` [1/s], by default from a tenth to 1.4 times what it serves at most.
 
+    With ``concurrencies`` instead: a closed loop of so many users each, who send when their answer has come (returns a
+    ConcurrencyCurve: output tokens per second and GPU against those that a user sees).
     ``settings`` as of :func:`apex_sim.simulate`: one workload is played at every rate. ``jobs``: processes; the result does
     not depend on it. ``progress``: called with runs done and their number.
     """
@@ -81,7 +112,13 @@ def load_curve(
 
     for name in ("rate", "rate_scale"):
         if name in settings:
-            raise UserError(f"load_curve: {name} is what it varies; give rates=[...]")
+            raise UserError(f"load_curve: {name} is what it varies; give rates=[...] or concurrencies=[...]")
+    if concurrencies is not None:
+        from apex_sim.concurrency import closed_loops
+
+        if rates is not None:
+            raise UserError("load_curve: rates and concurrencies are two ways to load a deployment; give one of them")
+        return closed_loops(model, cluster, concurrencies, as_slo(slo), jobs, progress, settings)
     if settings.get("disaggregate") is not None:
         raise UserError(
             "load_curve: disaggregate makes two pools with a limit each; simulate the rates you are interested in"
@@ -104,8 +141,8 @@ def refuse_closed_loop(arrival: object, trace: object) -> None:
     """UserError for clients that wait for their answers: they set the rate themselves."""
     if str(arrival or "").strip().startswith("closed") or getattr(trace, "concurrency", None) is not None:
         raise UserError(
-            "a closed loop has no rate to vary: its clients send when an answer comes; compare values of concurrency with a "
-            "sweep, or drop --arrival"
+            "a closed loop has no rate to vary: its clients send when an answer comes; compare values with --concurrencies "
+            "1,2,4, or drop --arrival"
         )
 
 
@@ -122,7 +159,7 @@ def curve_of(
     given = sorted({float(rate) for rate in rates})
     if not given or not 0 < given[0] <= given[-1] < np.inf:
         raise UserError(f"load_curve: rates is {list(rates)!r}; give request rates above 0")
-    results = _all(run, given, jobs, progress)
+    results = simulate_all(run, given, jobs, progress)
     table = _table(results)
     last = results[given[-1]]
     kept = [] if slo is None else list(np.cumprod(table["slo_attainment"].to_numpy() >= slo.attainment))
@@ -144,7 +181,7 @@ def _default_rates(at_once: SimulationResult) -> list[float]:
     return [float(f"{share * most:.2g}") for share in STEPS]
 
 
-def _all(
+def simulate_all(
     run: Callable[[float], SimulationResult],
     rates: Sequence[float],
     jobs: int,
@@ -181,15 +218,14 @@ def _table(results: dict[float, SimulationResult]) -> pd.DataFrame:
 
     table = compare(results, names="rate_per_s").copy()
     for column in ("running", "waiting", "kv_usage"):
-        table[column] = [_mean(result, column) for result in results.values()]
+        table[column] = [mean_of(result, column, float(result.trace.arrival_s[-1])) for result in results.values()]
     table["max_num_seqs"] = [seats_of(result) for result in results.values()]
     table["mbu"] = [_bandwidth_share(result) for result in results.values()]
     return table
 
 
-def _mean(result: SimulationResult, column: str) -> float:
-    """Mean over the time in which requests arrive and over replicas; a sample holds until the next one."""
-    last_s = float(result.trace.arrival_s[-1])
+def mean_of(result: SimulationResult, column: str, last_s: float) -> float:
+    """Mean until ``last_s``, when the last request arrives, and over replicas; a sample holds until the next one."""
     found = []
     for _, rows in result.timeline.groupby("replica"):
         rows = rows[rows["time_s"] <= last_s]

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 FULL = 0.95
 """Share of the KV blocks above which no request of ordinary size finds room."""
+TAKEN = 0.9
+"""Share of the places above which the batch is full: places that have come free are filled over a few steps."""
 BUSY = 0.9
 """Share of the time with a step in flight above which the devices may be the limit. One request keeps them as busy: they
 are the limit where requests also pile up."""
@@ -44,17 +46,18 @@ def seats_of(result: SimulationResult) -> int:
 def limit_of(result: SimulationResult) -> Limit:
     """What keeps a run from serving faster: read from its samples, and from the physics of its mean step."""
     rows = result.timeline
-    waiting = rows[rows["waiting"] > 0]
-    seats = seats_of(result)
-    if len(waiting) and float((waiting["running"] >= seats).mean()) > 0.5:
+    held_s = -rows.groupby("replica")["time_s"].diff(-1).fillna(0.0).to_numpy()  # a sample holds until the next one
+    queued_s = held_s * (rows["waiting"] > 0).to_numpy()
+    waited_s, seats = float(queued_s.sum()), seats_of(result)
+    if waited_s and float(queued_s[rows["running"] >= TAKEN * seats].sum()) > 0.5 * waited_s:
         return Limit(resource="seats", why=f"all {seats} places of max_num_seqs are taken")
-    full = float((waiting["kv_usage"] >= FULL).mean()) if len(waiting) else 0.0
-    if full > 0.5 or result.summary["num_preemptions"] > 0:
+    full_s = float(queued_s[rows["kv_usage"] >= FULL].sum())
+    if full_s > 0.5 * waited_s or result.summary["num_preemptions"] > 0:
         return Limit(resource="memory", why="the KV cache is full: a request waits for another's blocks")
     steps = f"steps are in flight {100 * float(result.utilisation):.0f} % of the time ({bound_words(result)})"
-    if (float(result.utilisation) >= BUSY or len(waiting) > 0.5 * len(rows)) and piles_up(result):
+    if (float(result.utilisation) >= BUSY or waited_s > 0.5 * float(held_s.sum())) and piles_up(result):
         return Limit(resource="time", why=f"requests come faster than the devices serve them: {steps}")
-    return Limit(resource="none", why=f"nothing is used up: {steps}, at most {_room(result)}")
+    return Limit(resource="none", why=f"nothing runs out: {steps}, at most {_room(result)}")
 
 
 def piles_up(result: SimulationResult) -> bool:

@@ -11,6 +11,7 @@ from apex_sim.text import milliseconds, number, share, table
 from hardware_profiles.errors import UserError
 
 if TYPE_CHECKING:
+    from apex_sim.concurrency import ConcurrencyCurve
     from apex_sim.load import LoadCurve
 
 SPREAD = 10
@@ -150,7 +151,7 @@ def load_dict(curve: LoadCurve) -> dict[str, Any]:
     }
 
 
-def load_csv(curve: LoadCurve) -> str:
-    """A row per rate: every plain figure."""
+def load_csv(curve: LoadCurve | ConcurrencyCurve) -> str:
+    """A row per rate or concurrency: every plain figure."""
     plain = [name for name in curve.table if not curve.table[name].map(lambda v: isinstance(v, dict | list)).any()]
     return str(curve.table[plain].to_csv())

@@ -119,10 +119,10 @@ def test_a_busy_device_that_keeps_up_is_no_limit(capsys):
     """One request keeps steps in flight all the time; only requests that pile up show a limit."""
     assert main([*RUN, "--num-requests", "100", "--rates", "1,2"]) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"limit +not reached: at 2/s nothing is used up: steps are in flight (99|100) %", shown)
+    assert re.search(r"limit +not reached: at 2/s nothing runs out: steps are in flight (99|100) %", shown)
     low, curve = (apex.load_curve("llama-3.1-8b", "l40s:1", r, num_requests=100) for r in ([1, 2], [2, 12]))
     drawn = words_of(load_figure(low))
-    assert "Limit not reached: at 2/s nothing is used up" in drawn and "knee beyond 2/s" in drawn
+    assert "Limit not reached: at 2/s nothing runs out" in drawn and "knee beyond 2/s" in drawn
     assert "Limit: at 12/s requests come faster" in words_of(load_figure(curve))
     assert curve.limit.resource == "time" and "come faster than" in curve.limit.why
     assert not limit_of(curve.results[2]).reached

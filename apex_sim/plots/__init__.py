@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from apex_sim.plots.power_row import power_figure
     from apex_sim.plots.roofline import roofline_figure
     from apex_sim.plots.step import step_figure
+    from apex_sim.plots.tradeoff import tradeoff_figure
     from planners.figures import pareto_figure
     from simulator.figures import latency_figure, timeline_figure
     from simulator.validation.plots import accuracy_figure
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "load_figure": "apex_sim.plots.load",
     "compare_load_figure": "apex_sim.plots.load",
+    "tradeoff_figure": "apex_sim.plots.tradeoff",
     "latency_figure": "simulator.figures",
     "timeline_figure": "simulator.figures",
     "pareto_figure": "planners.figures",
@@ -64,6 +66,7 @@ __all__ = [
     "step_figure",
     "svg_text",
     "timeline_figure",
+    "tradeoff_figure",
 ]
 
 

@@ -1,0 +1,94 @@
+"""The report of a curve over users."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from apex_sim.concurrency_report import findings, users_words
+from apex_sim.disaggregated_report import describe_any
+from apex_sim.html import parts
+from apex_sim.html.config import Repeat, configuration
+from apex_sim.html.parts import Cell, amount
+from apex_sim.html.provenance import provenance
+from apex_sim.resolved import any_config
+from apex_sim.text import milliseconds, number, share
+
+if TYPE_CHECKING:
+    from apex_sim.concurrency import ConcurrencyCurve
+
+LATENCIES = tuple(f"{which}_{name}_ms" for name in ("ttft", "tpot", "e2el") for which in ("median", "p95", "p99"))
+
+
+def concurrency_report(curve: ConcurrencyCurve, repeat: Repeat) -> str:
+    """The whole file."""
+    from apex_sim.plots.tradeoff import tradeoff_figure
+
+    first = next(iter(curve.results.values()))
+    title = f"{first.deployment.model.name} on {first.where}: load"
+    words = f"Workload {first.trace.name}: {len(first.trace):,} requests in closed loops of {users_words(curve)}."
+    drawn = parts.figure(
+        tradeoff_figure(curve), "tradeoff", "Output tokens per second and GPU against those a user sees"
+    )
+    return parts.document(
+        title,
+        [
+            f"<h1>{escape(title)}</h1>",
+            parts.note(describe_any(first.deployment)),
+            parts.note(words),
+            parts.tiles(_tiles(curve)),
+            parts.warnings_box([*repeat.warned, *_cautions(curve)]),
+            parts.section("What the curve says", parts.facts(findings(curve), "findings")),
+            parts.section("A GPU's throughput against a user's", parts.figures([drawn])),
+            parts.section("Users", _rows(curve)),
+            provenance([first.deployment], [first.trace]),
+            configuration(repeat, any_config(first.deployment)),
+        ],
+    )
+
+
+def _tiles(curve: ConcurrencyCurve) -> dict[str, str]:
+    m = curve.table.loc[curve.knee]
+    found = {"users at the knee": f"{curve.knee:,}"}
+    if next(iter(curve.results.values())).slo is not None:
+        found["users within the SLO"] = "none" if curve.slo_concurrency is None else f"{curve.slo_concurrency:,}"
+    return found | {
+        "output tokens/s per GPU at most": number(float(curve.table["output_throughput_per_gpu"].max())),
+        "per GPU at the knee": number(m["output_throughput_per_gpu"]),
+        "per user at the knee": number(m["output_throughput_per_user"]),
+        "p95 TTFT at the knee": milliseconds(m["p95_ttft_ms"]),
+    }
+
+
+def _cautions(curve: ConcurrencyCurve) -> list[str]:
+    users, s = list(curve.results), next(iter(curve.results.values())).summary
+    lines = []
+    if len(users) > 1 and curve.knee == users[-1]:
+        lines.append(f"The knee is not among the users tried, {users[0]:,} to {users[-1]:,}.")
+    if s["failed"]:
+        lines.append(f"{s['failed']:,} of {s['num_prompts']:,} requests were refused: their prompts are too long.")
+    if s["provenance"] != "measured":
+        lines.append(f"The times rest on {s['provenance']} kernel efficiencies: expect larger errors (see the end).")
+    return lines
+
+
+def _rows(curve: ConcurrencyCurve) -> str:
+    rows: list[list[Cell]] = []
+    slo = next(iter(curve.results.values())).slo is not None
+    for users, m in zip(curve.table.index, curve.table.to_dict("records"), strict=True):
+        rows.append([
+            amount(float(users), f"{users:,}"), amount(m["request_throughput"]),
+            *(amount(m[name], milliseconds(m[name])) for name in LATENCIES),
+            *(amount(m[f"output_throughput{of}"]) for of in ("", "_per_gpu", "_per_user")),
+            *([amount(m["slo_attainment"], share(m["slo_attainment"]))] if slo else []),
+            *(amount(m[name]) for name in ("running", "waiting")),
+            *(amount(m[name], share(m[name])) for name in ("kv_usage", "mfu")),
+            amount(m["usd_per_million_output_tokens"]), amount(m["joules_per_output_token"]),
+        ])  # fmt: skip
+    latencies = [f"{name} {which}" for name in ("TTFT", "TPOT", "E2E") for which in ("p50", "p95", "p99")]
+    header = ("users", "served/s", *latencies, "output tok/s", "per GPU", "per user", *(("in SLO",) if slo else ()),
+              "running", "waiting", "KV in use", "compute", "$/1M out", "J/token")  # fmt: skip
+    return parts.table(header, rows, about="users") + parts.note(
+        "Per user: 1 / median TPOT. Running, waiting and KV in use are means until the last request is sent, and over "
+        "replicas."
+    )
