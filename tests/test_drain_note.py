@@ -75,3 +75,14 @@ def test_a_plan_says_it_in_text_and_json(capsys, tmp_path):
 
 def test_dollars_of_a_month():
     assert hourly(6.88) == "$6.88/h ($5,022 a month of 730 h)" and hourly(0.1) == "$0.100/h ($73.00 a month of 730 h)"
+
+
+def test_the_range_of_a_plan_is_that_of_its_median_and_of_its_p95(capsys, tmp_path):
+    out = tmp_path / "plan.json"
+    assert main(["plan", *RUN, "--num-requests", "60", "--jobs", "1", "--json", str(out)]) == 0
+    (line,) = [row for row in capsys.readouterr().out.splitlines() if row.startswith("80 % range")]
+    best = json.loads(out.read_text())["best"]
+    factor = best["mean_ttft_ms_low"] / best["mean_ttft_ms"]
+    found = re.search(r"TTFT median ([\d.]+) ms to [\d.]+ ms, p95 ([\d.]+) ms", line)
+    assert found and float(found[1]) == pytest.approx(best["median_ttft_ms"] * factor, rel=0.01)
+    assert float(found[2]) == pytest.approx(best["p95_ttft_ms"] * factor, rel=0.01)
