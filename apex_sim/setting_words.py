@@ -24,7 +24,7 @@ RENAMED = {
 
 def as_fields(text: str, also: Collection[str] = ()) -> str:
     """``text`` with settings of ``simulate``, and those in ``also``, under their names in a file; other flags stay."""
-    from apex_sim.sweeps.settings import known_settings
+    from apex_sim.sweeps.commands import known_settings
 
     def field(match: re.Match[str]) -> str:
         write, flag, space = match.groups(default="")

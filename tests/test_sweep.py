@@ -233,12 +233,12 @@ def test_the_code_of_the_page_runs() -> None:
     page = (Path(__file__).parent.parent / "docs" / "sweeps.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.M | re.S)
     exec(compile(block, "docs/sweeps.md", "exec"), {})
-    (spec,) = re.findall(r"^```yaml\n(.*?)^```", page, flags=re.M | re.S)
+    specs = re.findall(r"^```yaml\n(.*?)^```", page, flags=re.M | re.S)
     import yaml
 
     from apex_sim.sweeps.design import points_of
 
-    assert len(points_of(load_sweep(yaml.safe_load(spec)))) == 90
+    assert [len(points_of(load_sweep(yaml.safe_load(spec)))) for spec in specs] == [90, 10]
 
 
 def test_warnings_of_a_trace_belong_to_every_run_that_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""``apex-sim sweep``: many simulations of one file, recorded as they finish, and what is best among them."""
+"""``apex-sim sweep``: many simulations or plans of one file, recorded as they finish, and what is best among them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "sweep",
         help="run a grid or a random design of simulations; goes on where it was stopped",
-        description="Simulate every point of a design over settings (docs/sweeps.md). Every finished run is on the disk at "
+        description="Simulate every point of a design over settings, or plan it (command: plan, gpus or power in the file; "
+        "docs/sweeps.md). Every finished run is on the disk at "
         "once; stopped or killed, the same command goes on where it was.",
         epilog="Examples: apex-sim sweep sweep.yaml --out results; apex-sim sweep results "
         "--pareto usd_per_million_output_tokens,p95_tpot_ms --where 'p95_ttft_ms < 500' --figure front.png",

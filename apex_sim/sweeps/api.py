@@ -26,13 +26,13 @@ def sweep(
     merge: Sequence[str | Path] = (),
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Run ``simulate`` over a design of settings; a row per point, in the order of the design.
+    """Run ``simulate``, ``plan``, ``gpus`` or ``power`` over a design of settings; a row per point, in the design's order.
 
-    spec: a YAML file or a mapping with ``fixed``, ``vary``, ``constraints`` and ``design`` (docs/sweeps.md). out: folder that
-    keeps every run as it finishes and goes on where an earlier call stopped; None: nothing is kept. jobs: processes (all
-    cores). backend: ``"local"``, ``"ray"`` or ``"dask"``, at ``address`` or on this machine. shard: ``"2/8"``. timeout_s: the
-    most a run may take [s]. retry_failed: try refused runs again. merge: folders of the same sweep (shards) whose
-    finished runs are taken over. progress: a bar on stderr.
+    spec: a YAML file or a mapping with ``command``, ``fixed``, ``vary``, ``constraints`` and ``design`` (docs/sweeps.md).
+    out: folder that keeps every run as it finishes and goes on where an earlier call stopped; None: nothing is kept.
+    jobs: processes (all cores). backend: ``"local"``, ``"ray"`` or ``"dask"``, at ``address`` or on this machine. shard:
+    ``"2/8"``. timeout_s: the most a run may take [s]. retry_failed: try refused runs again. merge: folders of the same
+    sweep (shards) whose finished runs are taken over. progress: a bar on stderr.
     Columns: the settings that vary, ``key``, ``status`` (ok, failed, error, crashed), ``reason``, ``warnings``, and the fields
     of ``summary``. Raises UserError for a mistake in the file, and when every run is refused.
     """

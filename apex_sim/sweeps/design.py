@@ -52,7 +52,7 @@ def _point(sweep: Sweep, chosen: dict[str, Any]) -> Point:
             continue
         flat |= dimension.cases[value] if dimension.cases is not None else {dimension.name: value}
     settings = nested(flat)
-    return Point(key_of(settings), chosen, settings)
+    return Point(key_of(settings, sweep.command), chosen, settings)
 
 
 def combinations(

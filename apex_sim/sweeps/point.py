@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from apex_sim import __version__
 from apex_sim.setting_words import as_fields
+from apex_sim.sweeps.commands import ASKED, SIMULATE, figures_of
 from hardware_profiles.errors import UserError
 
 if TYPE_CHECKING:
     from workloads.trace import Trace
 
 FAILED = "failed"
-"""The settings are refused, with the reason that ``simulate`` gives."""
+"""The settings are refused, or nothing meets the SLO, with the reason that the command gives."""
 ERROR = "error"
 """The simulator itself stopped; the reason names the exception."""
 CRASHED = "crashed"
@@ -28,7 +29,7 @@ CRASHED = "crashed"
 
 
 def run_point(task: str) -> str:
-    """Carry out a task ``{"settings": ..., "base": folder}``; the row that comes back has status, reason and results."""
+    """Carry out a task ``{"settings": ..., "base": folder, "command": what is asked}``; the row has status, reason, results."""
     given = json.loads(task)
     wanted = given.get("version", __version__)
     if wanted != __version__:  # of a cluster's worker: its figures must not be mixed with others
@@ -36,14 +37,14 @@ def run_point(task: str) -> str:
         return json.dumps({"status": CRASHED, "reason": reason, "summary": {}, "warnings": None})
     with chdir(given["base"]), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        row = _row(given["settings"])
+        row = _row(given["settings"], given.get("command", SIMULATE))
     said = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
     return json.dumps({**row, "warnings": "; ".join(said) or None})
 
 
-def _row(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _row(settings: Mapping[str, Any], command: str) -> dict[str, Any]:
     try:
-        return {"status": "ok", "reason": None, "summary": _plain(_simulate(settings))}
+        return {"status": "ok", "reason": None, "summary": _plain(figures_of(command, _taken(settings, command)))}
     except UserError as error:
         return {"status": FAILED, "reason": _line(as_fields(str(error))), "summary": {}}
     except MemoryError:
@@ -52,21 +53,23 @@ def _row(settings: Mapping[str, Any]) -> dict[str, Any]:
         return {"status": ERROR, "reason": _line(f"{type(error).__name__}: {error}"), "summary": {}}
 
 
-def _simulate(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    from apex_sim.api import simulate
-
+def _taken(settings: Mapping[str, Any], command: str) -> dict[str, Any]:
+    """Settings as the function of the command takes them: objects for mappings, tuples, a trace that is read once."""
     given = dict(settings)
     if given.get("elasticity") is not None:
         given["elasticity"] = _elasticity(given["elasticity"])
-    if "disaggregate" in given and isinstance(given["disaggregate"], list):
-        given["disaggregate"] = tuple(given["disaggregate"])
-    options = {name: given.pop(name) for name in ("trace_format", "trace_sort", "spread_ties") if name in given}
+    for name in ASKED[command].lists:
+        if isinstance(given.get(name), list):
+            given[name] = tuple(given[name])
+    options: dict[str, Any] = {
+        name: given.pop(name) for name in ("trace_format", "trace_sort", "spread_ties") if name in given
+    }
     if isinstance(given.get("trace"), str) and given.get("arrival") is None and Path(given["trace"]).is_file():
         given["trace"], said = _trace(given["trace"], os.stat(given["trace"]).st_mtime_ns, tuple(options.items()))
         options = {}
         for text in said:
             warnings.warn(text, stacklevel=1)
-    return simulate(**given, **options).summary
+    return {**given, **options}
 
 
 @lru_cache(maxsize=2)

@@ -12,6 +12,7 @@ from typing import Any
 
 from apex_sim import __version__
 from apex_sim.sweeps.backends import Backend
+from apex_sim.sweeps.commands import SIMULATE
 from apex_sim.sweeps.design import Point, points_of
 from apex_sim.sweeps.folder import WHOLE, Shard, is_final, locked, open_folder, refuse_foreign, rows_of_others
 from apex_sim.sweeps.journal import Journal, read_journal, shared
@@ -153,8 +154,11 @@ def _carry_out(
 
 def _tasks(points: list[Point], sweep: Sweep) -> Iterator[Task]:
     base = str(sweep.base)
+    shared = {"base": base, "version": __version__}
+    if sweep.command != SIMULATE:
+        shared["command"] = sweep.command
     for point in points:
-        yield Task(point.key, json.dumps({"settings": point.settings, "base": base, "version": __version__}))
+        yield Task(point.key, json.dumps({"settings": point.settings, **shared}))
 
 
 def _check(points: list[Point], rows: Mapping[str, Mapping[str, Any]]) -> None:

@@ -1,63 +1,35 @@
-"""Names of the settings that a sweep may vary: those of ``simulate``, with a path into the ones that are mappings."""
+"""Names of the settings that a sweep may vary: those of what it asks, with a path into the ones that are mappings."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
+from apex_sim.sweeps.commands import ASKED, NAMED_BY_TYPE, SIMULATE, known_settings
 from hardware_profiles.errors import UserError, unknown_name
 
-MAPPINGS = ("elasticity", "speculative_config", "disaggregate")
-"""Settings that are mappings: ``elasticity.startup_s`` names a part."""
-NOT_SWEPT = ("progress", "settings")
 
-
-@lru_cache(maxsize=1)
-def known_settings() -> Mapping[str, str]:
-    """Name -> annotation of every setting of ``simulate``."""
-    import inspect
-
-    from apex_sim.api import AllSettings, simulate
-
-    named = inspect.signature(simulate).parameters
-    found = {name: str(p.annotation) for name, p in named.items() if name not in NOT_SWEPT}
-    kinds = AllSettings.__mro__ if hasattr(AllSettings, "__mro__") else (AllSettings,)
-    for kind in kinds:
-        for name, hint in getattr(kind, "__annotations__", {}).items():
-            found.setdefault(name, str(getattr(hint, "__forward_arg__", hint)))
-    return found
-
-
-@lru_cache(maxsize=1)
-def defaults() -> Mapping[str, Any]:
-    """What settings with a default are when nothing names them, for conditions: tp is 1."""
-    import inspect
-
-    from apex_sim.api import simulate
-
-    named = inspect.signature(simulate).parameters.items()
-    return {n: p.default for n, p in named if p.default is not p.empty and n not in NOT_SWEPT}
-
-
-def setting_name(text: object, where: str) -> str:
+def setting_name(text: object, where: str, command: str = SIMULATE) -> str:
     """The setting that ``text`` names; dashes as on the command line are read as underscores."""
     if not isinstance(text, str):
         raise UserError(f"{where}: {text!r} is no name of a setting; write text")
-    name = text.strip().removeprefix("--").replace("-", "_")
-    first, dot, _ = name.partition(".")
-    if first not in known_settings():
-        raise UserError(f"{where}: {unknown_name('setting', first, known_settings())}")
-    if dot and first not in MAPPINGS:
-        raise UserError(f"{where}: {name}: {first} has no parts; only {', '.join(MAPPINGS)} have")
+    first, dot, rest = text.strip().removeprefix("--").partition(".")
+    first = first.replace("-", "_")
+    known, mappings = known_settings(command), ASKED[command].mappings
+    if first not in known:
+        raise UserError(f"{where}: {unknown_name('setting', first, known)}")
+    name = first + dot + (rest if first in NAMED_BY_TYPE else rest.replace("-", "_"))
+    if dot and first not in mappings:
+        have = f"only {', '.join(mappings)} have" if mappings else "none has"
+        raise UserError(f"{where}: {name}: {first} has no parts; {have}")
     return name
 
 
-def is_whole(name: str) -> bool:
+def is_whole(name: str, command: str = SIMULATE) -> bool:
     """Whether a setting takes whole numbers alone."""
-    hint = known_settings().get(name, "")
+    hint = known_settings(command).get(name, "")
     return "int" in hint and "float" not in hint and "str" not in hint
 
 
@@ -92,7 +64,8 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def key_of(settings: Mapping[str, Any]) -> str:
-    """Name of a run: 20 hexadecimal digits that depend on its settings and nothing else."""
-    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+def key_of(settings: Mapping[str, Any], command: str = SIMULATE) -> str:
+    """Name of a run: 20 hexadecimal digits that depend on its settings and what is asked, and nothing else."""
+    asked = settings if command == SIMULATE else {"command": command, "settings": settings}
+    text = json.dumps(asked, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:20]

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from apex_sim.sweeps.commands import ASKED, SIMULATE, defaults, known_settings
 from apex_sim.sweeps.expressions import Expression, parse
-from apex_sim.sweeps.settings import defaults, known_settings, plain, setting_name
+from apex_sim.sweeps.settings import plain, setting_name
 from hardware_profiles.errors import UserError, unknown_name
 from hardware_profiles.records import read_yaml
 
 DESIGNS = ("grid", "random", "latin-hypercube", "sobol")
-TOP = ("fixed", "vary", "constraints", "design")
+TOP = ("command", "fixed", "vary", "constraints", "design")
 OWN_COLUMNS = ("key", "status", "reason", "warnings")
 """Columns of every table, whatever varies."""
 DIMENSION = ("values", "cases", "min", "max", "steps", "scale", "integer", "when")
@@ -62,11 +63,13 @@ class Sweep:
     source: Mapping[str, Any]
     """The file as it was read."""
     where: str
+    command: str = SIMULATE
+    """What is asked at every point."""
 
     @property
     def start(self) -> dict[str, Any]:
         """What conditions see before anything is chosen."""
-        return {**defaults(), **self.fixed}
+        return {**defaults(self.command), **self.fixed}
 
 
 def load_sweep(given: Mapping[str, Any] | str | Path) -> Sweep:
@@ -84,16 +87,19 @@ def _sweep(content: Mapping[str, Any], base: Path, where: str) -> Sweep:
         if name not in TOP:
             raise UserError(f"{where}: {unknown_name('field', str(name), TOP)}")
     source: dict[str, Any] = plain(content, where)
+    command = source.get("command", SIMULATE)
+    if not isinstance(command, str) or command not in ASKED:
+        raise UserError(f"{where}: {unknown_name('command', str(command), ASKED)}")
     fixed = {
-        setting_name(name, f"{where}: fixed"): value
+        setting_name(name, f"{where}: fixed", command): value
         for name, value in _mapping(source.get("fixed"), f"{where}: fixed").items()
     }
     vary = _mapping(source.get("vary"), f"{where}: vary")
     if not vary:
         raise UserError(f"{where}: vary is missing; name the settings that vary, for example 'vary: {{tp: [1, 2, 4]}}'")
-    dimensions = _dimensions(vary, fixed, f"{where}: vary")
-    known = {*fixed, *known_settings(), *(name for d in dimensions for name in d.sets)}
-    for name in ("model", "cluster"):
+    dimensions = _dimensions(vary, fixed, f"{where}: vary", command)
+    known = {*fixed, *known_settings(command), *(name for d in dimensions for name in d.sets)}
+    for name in ASKED[command].needed:
         if not any(name in group for group in (fixed, *(d.sets for d in dimensions))):
             raise UserError(f"{where}: {name} is missing; set it under fixed or vary")
     constraints = source.get("constraints") or []
@@ -114,6 +120,7 @@ def _sweep(content: Mapping[str, Any], base: Path, where: str) -> Sweep:
         base=base,
         source=source,
         where=where,
+        command=command,
     )
 
 
@@ -129,11 +136,11 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     return value
 
 
-def _dimensions(vary: Mapping[str, Any], fixed: Mapping[str, Any], where: str) -> tuple[Dimension, ...]:
+def _dimensions(vary: Mapping[str, Any], fixed: Mapping[str, Any], where: str, command: str) -> tuple[Dimension, ...]:
     found: list[Dimension] = []
     seen: set[str] = set()
     for text, content in vary.items():
-        dimension = _dimension(text, content, where, {*fixed, *seen})
+        dimension = _dimension(text, content, where, {*fixed, *seen}, command)
         for name in dimension.sets:
             if name in seen or (name in fixed and dimension.cases is None):
                 raise UserError(f"{where}.{text}: {name} is set twice; leave it once, under fixed or vary")
@@ -142,7 +149,7 @@ def _dimensions(vary: Mapping[str, Any], fixed: Mapping[str, Any], where: str) -
     return tuple(found)
 
 
-def _dimension(text: str, content: Any, where: str, before: set[str]) -> Dimension:
+def _dimension(text: str, content: Any, where: str, before: set[str], command: str) -> Dimension:
     place = f"{where}.{text}"
     body = content if isinstance(content, Mapping) else {"values": content}
     for part in body:
@@ -150,16 +157,16 @@ def _dimension(text: str, content: Any, where: str, before: set[str]) -> Dimensi
             raise UserError(f"{place}: {unknown_name('field', part, DIMENSION)}")
     when = None
     if body.get("when") is not None:
-        when = parse(body["when"], f"{place}.when", _knows(before | set(defaults())))
+        when = parse(body["when"], f"{place}.when", _knows(before | set(defaults(command))))
     kinds = [kind for kind in ("values", "cases", "min") if kind in body]
     if len(kinds) != 1:
         raise UserError(f"{place}: give one of values, cases, or min and max")
     if "cases" in body:
-        return _cases(text, body["cases"], place, when)
-    name = setting_name(text, where)
+        return _cases(text, body["cases"], place, when, command)
+    name = setting_name(text, where, command)
     if "values" in body:
         return Dimension(name=name, values=_values(body["values"], place), when=when)
-    return _range(name, body, place, when)
+    return _range(name, body, place, when, command)
 
 
 def _values(values: Any, place: str) -> tuple[Any, ...]:
@@ -171,21 +178,21 @@ def _values(values: Any, place: str) -> tuple[Any, ...]:
     return tuple(values)
 
 
-def _cases(name: str, cases: Any, place: str, when: Expression | None) -> Dimension:
-    if name in known_settings():
+def _cases(name: str, cases: Any, place: str, when: Expression | None, command: str) -> Dimension:
+    if name in known_settings(command):
         raise UserError(f"{place}: cases have a name of their own; {name!r} is a setting")
     if name in OWN_COLUMNS:
         raise UserError(f"{place}: {name!r} is a column of every table; choose another name for these cases")
     found = {}
     for case, settings in _mapping(cases, f"{place}.cases").items():
         inside = _mapping(settings, f"{place}.cases.{case}")
-        found[str(case)] = {setting_name(key, f"{place}.cases.{case}"): value for key, value in inside.items()}
+        found[str(case)] = {setting_name(key, f"{place}.cases.{case}", command): value for key, value in inside.items()}
     if not found:
         raise UserError(f"{place}.cases is empty; write 'name: {{setting: value}}' lines")
     return Dimension(name=name, values=tuple(found), cases=found, when=when)
 
 
-def _range(name: str, body: Mapping[str, Any], place: str, when: Expression | None) -> Dimension:
+def _range(name: str, body: Mapping[str, Any], place: str, when: Expression | None, command: str) -> Dimension:
     from apex_sim.sweeps.settings import is_whole
 
     low, high = (_number(body.get(end), f"{place}.{end}") for end in ("min", "max"))
@@ -196,7 +203,7 @@ def _range(name: str, body: Mapping[str, Any], place: str, when: Expression | No
         raise UserError(f"{place}: min is {low:g}, max {high:g}; max must be more")
     if scale == "log" and low <= 0:
         raise UserError(f"{place}.min is {low:g}; a log scale begins above 0")
-    integer = body.get("integer", is_whole(name))
+    integer = body.get("integer", is_whole(name, command))
     if not isinstance(integer, bool):
         raise UserError(f"{place}.integer is {integer!r}; use true or false")
     for end, value in (("min", low), ("max", high)):
