@@ -123,7 +123,9 @@ def _most(curve: ConcurrencyCurve) -> str:
     words = f"{number(float(gpu.max()))} output tok/s per GPU with {_of(best)}"
     if math.isfinite(seen := float(user.loc[best])):
         fastest = int(user.idxmax())
-        words += f", each of whom sees {number(seen)} tok/s; with {_of(fastest)} {number(float(user.max()))} tok/s"
+        sees = "who sees" if best == 1 else "each of whom sees"
+        words += f", {sees} {number(seen)} tok/s"
+        words += f"; with {_of(fastest)} {number(float(user.max()))} tok/s" if fastest != best else ""
     return words
 
 

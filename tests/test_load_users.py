@@ -117,9 +117,13 @@ def test_jobs_change_nothing(capsys, monkeypatch):
     ("flags", "words"),
     [
         (["--concurrencies", "1,2", "--rates", "1,2"], "--rates says when requests come"),
-        (["--concurrencies", "1,2", "--rate", "2"], "--rate 2 is one rate"),
+        (["--concurrencies", "1,2", "--rate", "2"], "--rate says when requests come"),
         (["--concurrencies", "1,2", "--arrival", "poisson"], "--arrival says when requests come"),
         (["--concurrencies", "1,64"], "--concurrencies has 64 users for 40 requests"),
+        (
+            [*["--input-len", "50", "--output-len", "5", "--concurrencies", "1,2", "--sessions"], "turns=3,think_s=1"],
+            "--sessions says when requests come",
+        ),
         (["--concurrencies", "many"], "--concurrencies is 'many'"),
     ],
 )

@@ -148,16 +148,16 @@ def _given(args: argparse.Namespace) -> list[float] | list[int] | None:
 
     if args.jobs < 0:
         raise UserError(f"--jobs is {args.jobs}; it must be at least 1 (or 0 for one per core)")
-    if args.rate is not None:
-        raise UserError(f"--rate {args.rate:g} is one rate; give --rates, for example --rates 1:20, or use simulate")
     if args.concurrencies is not None:
-        for flag in ("rates", "arrival"):
+        for flag in ("rates", "rate", "arrival", "sessions"):
             if getattr(args, flag) is not None:
                 raise UserError(
                     f"--{flag} says when requests come; with --concurrencies each user sends when the answer has come: give "
                     "one of them"
                 )
         return parse_concurrencies(args.concurrencies)
+    if args.rate is not None:
+        raise UserError(f"--rate {args.rate:g} is one rate; give --rates, for example --rates 1:20, or use simulate")
     return None if args.rates is None else parse_rates(args.rates)
 
 
