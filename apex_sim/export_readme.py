@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from planners.export.bundle import Export
+    from planners.export.place import Place
 
 WHAT = {
     "serve": "starts the servers (`sh {name}`); notes on top",
@@ -24,10 +25,12 @@ WHAT = {
 """Begin of a file's name -> what it is."""
 
 
-def readme_of(export: Export, names: list[str], image: str | None) -> str:
+def readme_of(export: Export, names: list[str], image: str | None, place: Place | None = None) -> str:
     """What is in the folder, and what nobody can put in a file."""
     from planners.export.bundle import address_notes, manifest_notes
+    from planners.export.place import Place, place_notes
 
+    place = place or Place()
     lines = ["# How to start this plan", ""]
     lines += [
         f"* {server.count} x {server.engine} {server.version}, {server.role}: {server.model} on {server.devices} "
@@ -38,8 +41,9 @@ def readme_of(export: Export, names: list[str], image: str | None) -> str:
     ]
     lines += ["", "| File | What it is |", "|---|---|"]
     lines += [f"| `{name}` | {_what(name)} |" for name in names]
-    lines += [*_next_steps(export, names), ""]
+    lines += [*_next_steps(export, names, place.namespace), ""]
     notes = [*export.notes, *address_notes(export), *manifest_notes(export.servers, image)]
+    notes += place_notes(place, export.servers, names)
     lines += [f"* {note}" for note in notes]
     for benchmark, expected in zip(export.benchmarks, export.expected, strict=True):
         lines += ["", f"| `{benchmark.file}` | expected | four in five measured |", "|---|---|---|"]
@@ -47,14 +51,15 @@ def readme_of(export: Export, names: list[str], image: str | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _next_steps(export: Export, names: list[str]) -> list[str]:
+def _next_steps(export: Export, names: list[str], namespace: str | None) -> list[str]:
     """What to do with the files, in order."""
     scripts = [name for name in names if name.startswith("serve")]
     manifests = [name for name in names if name.startswith(("kubernetes-", "kserve"))]
     steps = [f"Start the servers: {' and '.join(f'`sh {name}`' for name in scripts)} on the machines with the devices."]
     if manifests:
         apply = " ".join(f"-f {name}" for name in manifests)
-        secret = "`kubectl create secret generic hf-token --from-literal=HF_TOKEN=...`"
+        there = "" if namespace is None else f" -n {namespace}"
+        secret = f"`kubectl create secret generic hf-token --from-literal=HF_TOKEN=...{there}`"
         steps[0] += f" Or in a cluster: `kubectl apply {apply}` (for gated models first {secret})."
     steps.append("Wait until `curl -f http://HOST:8000/health` succeeds.")
     for benchmark in export.benchmarks:

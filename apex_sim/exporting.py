@@ -15,6 +15,7 @@ from hardware_profiles.errors import UserError
 if TYPE_CHECKING:
     from hardware_profiles.schema import DeviceProfile
     from planners.export.bundle import Export
+    from planners.export.place import Place
     from planners.outcome import PlanResult
     from simulator.deployment import Deployment
     from simulator.disaggregated import DisaggregatedDeployment
@@ -110,15 +111,19 @@ def export(
     seed: int = 0,
     engine_version: str | None = None,
     image: str | None = None,
+    volume_claim: str | None = None,
+    namespace: str | None = None,
 ) -> list[Path]:
     """Write what starts a plan and what verifies it: launch scripts, Kubernetes manifests, a benchmark (docs/exports.md).
 
     plan: a PlanResult, the JSON of one, or a deployment, which needs the ``trace`` (and ``slo``) of the benchmark.
     engine_version: of the server, if not the one that was planned for. image: container image.
+    volume_claim: of the cluster, for the weights; namespace: of the manifests.
     Returns the files. Raises UserError for flags that the version does not have, or memory that does not suffice.
     """
     from planners.export.bundle import address_notes, at_version
     from planners.export.make import export_of, sends_text
+    from planners.export.place import Place
     from planners.export.replay import replay_files
     from planners.outcome import PlanResult
     from workloads.slo import as_slo
@@ -138,7 +143,8 @@ def export(
         more = replay_files(plan.model.name, trace, seed, not address_notes(what)) if sends_text(plan) else {}
     if engine_version is not None:
         what = at_version(what, engine_version)
-    names = write_export(what, folder, image=image, flag="folder", more=more)
+    place = Place(volume_claim=volume_claim, namespace=namespace)
+    names = write_export(what, folder, image=image, flag="folder", more=more, place=place)
     return [Path(folder) / name for name in names]
 
 
@@ -149,13 +155,14 @@ def write_export(
     image: str | None = None,
     flag: str = "--export",
     more: Mapping[str, str] | None = None,
+    place: Place | None = None,
 ) -> list[str]:
     """Write all files, after reading them back, and ``more``; their names. Raises UserError where memory or flags do not do."""
     from apex_sim.export_readme import readme_of
     from planners.export.bundle import files_of
     from planners.export.readback import Mismatch, check_export
 
-    files = files_of(export, image)
+    files = files_of(export, image, place)
     try:
         check_export(export, files)
     except UserError:
@@ -166,7 +173,7 @@ def write_export(
         ) from None
     files |= more or {}
     target = prepare_folder(folder, flag)
-    for name, text in [*files.items(), ("README.md", readme_of(export, list(files), image))]:
+    for name, text in [*files.items(), ("README.md", readme_of(export, list(files), image, place))]:
         write_text(target / name, text)
     old = left_over(target, files)
     if old:

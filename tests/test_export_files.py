@@ -24,6 +24,7 @@ from planners.export.bundle import at_version, files_of, to_json_values
 from planners.export.flags import parse
 from planners.export.kubernetes import name_of, node_selector
 from planners.export.make import export_of
+from planners.export.place import Place
 from planners.export.readback import check_export
 from simulator.build import build_deployment
 from simulator.build_disaggregated import build_disaggregated
@@ -208,12 +209,13 @@ def test_kubernetes_knows_the_objects() -> None:
     validate = pytest.importorskip("kubernetes_validate")
     seen = set()
     for name in ("everything", "trtllm", "AMD", "moe replicas", "experts on two nodes", "two nodes", "pools"):
-        for file, text in files_of(export(name)).items():
+        for file, text in files_of(export(name), place=Place(volume_claim="weights", namespace="serving")).items():
             if file.startswith("kubernetes-") or file == "kserve.yaml":
                 for document in yaml.safe_load_all(text):
                     for known in known_objects(document):
                         validate.validate(known, validate.latest_version(), strict=True)
                         seen.add(known["kind"])
+                        assert document["metadata"]["namespace"] == "serving"
     assert seen == {"ConfigMap", "Deployment", "Pod", "Service"}
     with pytest.raises(validate.ValidationError):
         validate.validate(
@@ -322,3 +324,33 @@ def test_what_nobody_ships_is_refused_before_the_search(tmp_path: Path, capsys: 
     assert main(line) == 2
     assert "nobody ships the engine orca" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_a_claim_takes_the_place_of_every_download(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = Place(volume_claim="weights", namespace="serving")
+    for name in ("everything", "two nodes", "moe replicas"):
+        plain, there = files_of(export(name)), files_of(export(name), place=place)
+        for file in (file for file in plain if file.startswith("kubernetes-")):
+            claims = there[file].count("claimName: weights")
+            assert claims == plain[file].count("emptyDir: {}") > 0 and "emptyDir: {}" not in there[file]
+        assert {file: text for file, text in plain.items() if not file.startswith("kubernetes-")} == {
+            file: text for file, text in there.items() if not file.startswith("kubernetes-")
+        }
+    pools = files_of(export("pools"), place=place)
+    assert "uri: pvc+hf://weights/hub/meta-llama/" in pools["llm-d-values.yaml"]
+    apex_sim.export(made("pools"), tmp_path, trace=requests(), volume_claim="weights", namespace="serving")
+    assert {file.good for file in apex_sim.check_export(tmp_path)} == {True}
+    readme = (tmp_path / "README.md").read_text()
+    assert "claim weights has to exist in the namespace serving" in readme and "-n serving" in readme
+    assert "only reads the claim" in readme and "kserve.yaml leaves the claim out" in readme
+
+
+@pytest.mark.parametrize("flag", ["--volume-claim", "--namespace"])
+def test_names_that_kubernetes_refuses(flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    apex_sim.export(made("pools"), tmp_path / "a", trace=requests())
+    plan = str(tmp_path / "a" / "export.json")
+    for name in ("My Weights", "x-", "a" * 300, ""):
+        assert main(["export", plan, "--out", str(tmp_path / "b"), flag, name]) == 2
+        assert capsys.readouterr().err.startswith(f"apex-sim: error: {flag} is ")
+    assert not (tmp_path / "b").exists()
+    assert main(["export", "--check", str(tmp_path / "a"), flag, "weights"]) == 2

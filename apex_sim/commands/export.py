@@ -33,12 +33,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add_json(parser, "what was written")
     parser.add_argument("--image", metavar="NAME", help="container image (default: the engine's own of that version)")
+    parser.add_argument(
+        "--volume-claim",
+        metavar="NAME",
+        help="PersistentVolumeClaim that keeps the weights (default: each pod downloads)",
+    )
+    parser.add_argument("--namespace", metavar="NAME", help="of the manifests (default: that of kubectl's context)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Read, check, write."""
     from apex_sim.exporting import read_export, write_export
     from planners.export.bundle import at_version
+    from planners.export.place import Place
 
     _check_options(args)
     if args.check is not None:
@@ -46,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
     export = read_export(args.plan)
     if args.engine_version is not None:
         export = at_version(export, args.engine_version)
-    names = write_export(export, args.out, image=args.image, flag="--out")
+    place = Place(volume_claim=args.volume_claim, namespace=args.namespace)
+    names = write_export(export, args.out, image=args.image, flag="--out", place=place)
     if not wants_json(args, {"folder": args.out, "files": list(names)}):
         print(f"wrote {', '.join(names)} to {args.out}")
     return 0
@@ -63,7 +71,7 @@ def _check_options(args: argparse.Namespace) -> None:
         if args.measured is not None:
             raise UserError("--measured has no meaning without --check; give the folder of the export")
         return
-    for name in ("plan", "out", "engine_version", "image"):
+    for name in ("plan", "out", "engine_version", "image", "volume_claim", "namespace"):
         if getattr(args, name) is not None:
             flag = "PLAN.json" if name == "plan" else f"--{name.replace('_', '-')}"
             raise UserError(f"--check reads a folder and writes nothing; leave {flag} out")

@@ -21,6 +21,7 @@ from planners.export.disaggregated import (
 )
 from planners.export.flags import check_flags, release_of
 from planners.export.kubernetes import can_deploy, name_of, node_selector, objects_of
+from planners.export.place import Place, placed
 from planners.export.server import PORT, Server, from_dict, to_dict
 from planners.export.shell import node_script, one_node_script, url_line
 
@@ -138,8 +139,8 @@ def at_version(export: Export, version: str) -> Export:
     return dataclasses.replace(export, servers=tuple(servers), notes=notes)
 
 
-def files_of(export: Export, image: str | None = None) -> dict[str, str]:
-    """Name -> text of every file."""
+def files_of(export: Export, image: str | None = None, place: Place | None = None) -> dict[str, str]:
+    """Name -> text of every file; ``image``: the user's own; ``place``: of the manifests."""
     files, addresses = {}, address_notes(export)
     if export.on_one_node:
         files["serve.sh"] = one_node_script(export.servers, [*export.notes, *addresses])
@@ -148,7 +149,7 @@ def files_of(export: Export, image: str | None = None) -> dict[str, str]:
             files[f"serve-{name_of(server)}.sh"] = node_script(server, [*export.notes, *addresses])
     files |= {server.config_file: _yaml([server.config]) for server in export.servers if server.config}
     if all(can_deploy(server, image) is None for server in export.servers):
-        files |= _manifests(export.servers, image)
+        files |= _manifests(export.servers, image, place or Place())
     for benchmark, expected in zip(export.benchmarks, export.expected, strict=True):
         files[benchmark.file] = _bench_script(benchmark, expected, addresses)
     if export.benchmarks:
@@ -163,16 +164,15 @@ def files_of(export: Export, image: str | None = None) -> dict[str, str]:
     return files
 
 
-def _manifests(servers: Sequence[Server], image: str | None) -> dict[str, str]:
+def _manifests(servers: Sequence[Server], image: str | None, place: Place) -> dict[str, str]:
+    documents: dict[str, Sequence[Mapping[str, Any]]] = {}
     if are_pools(servers):
-        files = {}
         if not_in_kserve(servers) is None:
-            files["kserve.yaml"] = _yaml([inference_service_of(servers, image)])
+            documents["kserve.yaml"] = [inference_service_of(servers, image)]
         if not_in_llmd(servers) is None:
-            files["llm-d-values.yaml"] = _yaml([modelservice_values_of(servers, image)])
-        if files:
-            return files
-    return {f"kubernetes-{name_of(server)}.yaml": _yaml(objects_of(server, image)) for server in servers}
+            documents["llm-d-values.yaml"] = [modelservice_values_of(servers, image)]
+    documents = documents or {f"kubernetes-{name_of(server)}.yaml": objects_of(server, image) for server in servers}
+    return {name: _yaml(placed(objects, place)) for name, objects in documents.items()}
 
 
 def _bench_script(benchmark: Benchmark, expected: Mapping[str, Any], addresses: Sequence[str]) -> str:
