@@ -141,6 +141,9 @@ def test_memory_is_what_vllm_saw_on_the_card():
         ("NVIDIA GeForce RTX 4090", "rtx-4090"),
         ("GeForce RTX 5090", "rtx-5090"),
         ("MI300X", "mi300x"),
+        ("AMD Instinct MI325X", "mi325x"),
+        ("mi355x-oam", "mi355x"),
+        ("GB300-NVL72", "gb300"),
         ("H200", "h200-sxm"),
     ],
 )

@@ -24,6 +24,9 @@ TRANSFERS: Mapping[str, Transfer] = {
     "v100-sxm2-32gb": Transfer("a100-sxm-80gb", "other generation", "nearest measured data-centre GPU; float16 only"),
     "t4": Transfer("a6000", "other generation", "nearest measured GPU with GDDR memory; 70 W limit not modelled"),
     "mi300x": Transfer("h100-sxm", "other generation", "nearest measured GPU by date and class; other vendor"),
+    "mi325x": Transfer("h100-sxm", "other generation", "as the MI300X, the same chip; other vendor"),
+    "mi355x": Transfer("h100-sxm", "other generation", "as the MI300X; other vendor"),
+    "gb300": Transfer("b300", "same generation", "same chip, coupled to Grace"),
     "gaudi2": Transfer("a100-sxm-80gb", "other generation", "nearest ratio of arithmetic to bandwidth; other vendor"),
 }
 """CPUs, FPGAs, drives and Apple's GPUs are like nothing in the tables: they keep their datasheet."""
@@ -37,5 +40,6 @@ POWER_FROM: Mapping[str, str] = {
     "h20": "h100-sxm",
     "b300": "b200",
     "gb200": "b200",
+    "gb300": "b200",
 }
 """Data-centre GPUs whose power line is another one's as shares of TDP; the rest keeps the default shares."""
