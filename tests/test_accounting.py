@@ -342,7 +342,7 @@ def test_unknown_power_is_said_so_and_no_objective() -> None:
     assert all(s[name] is None for name in unknown) and s["pue"] == 1.56
     assert "energy       unknown: the device profile has neither tdp_w nor power" in summary_text(result)
     for objective in ("energy", "kwh", "carbon"):
-        with pytest.raises(UserError, match=f"neither tdp_w nor power in its profile, so --objective {objective}"):
+        with pytest.raises(UserError, match=f"neither tdp_w nor power in its profile, so objective {objective}"):
             apex.plan("llama-3.2-1b", "m2-ultra:1", num_requests=10, objective=objective)  # type: ignore[arg-type]
 
 

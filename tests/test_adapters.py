@@ -209,7 +209,7 @@ def test_a_trace_names_adapters_and_their_popularity() -> None:
     one = simulate("llama-2-7b", "a100-sxm-80gb:1", trace=trace, enable_lora=True, max_loras=4)
     lora = one.deployment.plan.techniques.lora
     assert lora is not None and lora.shares == (0.75, 0.0, 0.0, 0.0)
-    with pytest.raises(UserError, match="asks for adapter 5; give --num-loras 6"):
+    with pytest.raises(UserError, match="asks for adapter 5; give num_loras 6"):
         more = dataclasses.replace(trace, adapter=np.array([0, 5, 0, 0]))
         simulate("llama-2-7b", "a100-sxm-80gb:1", trace=more, enable_lora=True, max_loras=4)
 
@@ -217,17 +217,17 @@ def test_a_trace_names_adapters_and_their_popularity() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"lora_loading": "paged"}, "--lora-loading without adapters; add --enable-lora"),
+        ({"lora_loading": "paged"}, "lora_loading without adapters; add enable_lora"),
         ({"enable_lora": True, "lora_loading": "disk"}, "unknown way of loading adapters"),
-        ({"enable_lora": True, "lora_ranks": "8,0"}, "--lora-ranks is '8,0'"),
+        ({"enable_lora": True, "lora_ranks": "8,0"}, "lora_ranks is '8,0'"),
         ({"enable_lora": True, "lora_ranks": "8,64", "max_lora_rank": 16}, "raise it or leave it out"),
         ({"enable_lora": True, "lora_dtype": "int3"}, "unknown format of adapters"),
         (
             {"enable_lora": True, "lora_shared_kv": True, "enable_prefix_caching": False},
-            "needs --enable-prefix-caching",
+            "needs enable_prefix_caching",
         ),
         ({"enable_lora": True, "lora_loading": "paged", "preemption_mode": "swap"}, "use recompute"),
-        ({"enable_lora": True, "lora_loading": "slots", "batching": "static"}, "use another --engine"),
+        ({"enable_lora": True, "lora_loading": "slots", "batching": "static"}, "use another engine"),
         ({"enable_lora": True, "lora_loading": "slots", "scheduling_policy": "priority(levels=3)"}, "does not go with"),
         ({"enable_lora": True, "lora_loading": "paged", "num_loras": 10**6}, "host memory of a node"),
         (
@@ -243,7 +243,7 @@ def test_senseless_settings_are_refused_in_one_line(settings: dict[str, Any], wo
 
 
 def test_two_pools_refuse_adapters_that_are_loaded() -> None:
-    with pytest.raises(UserError, match="--lora-loading"):
+    with pytest.raises(UserError, match="lora_loading"):
         simulate(
             *("llama-2-7b", "a100-sxm-80gb:2"),
             **LOAD,

@@ -71,9 +71,9 @@ def test_numbers_of_numpy_are_numbers() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"kv_eviction": "abc"}, "unknown eviction order (--kv-eviction) 'abc'"),
-        ({"moe_skew": 1.0}, "--moe-skew is 1, but"),
-        ({"num_loras": 3}, "--num-loras without adapters"),
+        ({"kv_eviction": "abc"}, "unknown eviction order (kv_eviction) 'abc'"),
+        ({"moe_skew": 1.0}, "moe_skew is 1, but"),
+        ({"num_loras": 3}, "num_loras without adapters"),
     ],
 )
 def test_a_plan_says_what_is_wrong_and_not_that_nothing_fits(settings: dict[str, Any], words: str) -> None:
@@ -84,7 +84,7 @@ def test_a_plan_says_what_is_wrong_and_not_that_nothing_fits(settings: dict[str,
 
 def test_numbers_that_no_memory_holds() -> None:
     for settings in ({"num_requests": 10**12}, {"scale_input": 10**30}):
-        with pytest.raises(UserError, match=r"num-requests is 1e\+12|scale.input makes"):
+        with pytest.raises(UserError, match=r"num.requests is 1e\+12|scale.input makes"):
             simulate(DENSE, "h100-sxm:1", **{**WORK, **settings})
 
 
