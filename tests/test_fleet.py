@@ -136,7 +136,6 @@ def test_the_command_plans_from_a_profile(tmp_path, capsys):
         ({"workload_distribution": [[1, 2], [3]]}, [], "workload_distribution"),
         ({}, ["--price", "B200=3"], "unknown type 'B200'"),
         ({}, ["--limit", "A10G=1.5"], "whole number"),
-        ({}, ["--limit", "A10G=0,A100=1"], "carry"),
         ({}, ["--slice-factor", "0"], "slice factor is 0"),
         ({}, ["--gap", "2"], "--gap is 2"),
         ({}, ["--slo", "tpot=50ms"], "--slo has no meaning"),
@@ -146,6 +145,12 @@ def test_mistakes_are_one_line(tmp_path, capsys, changes, options, words):
     assert main(["gpus", "--profile", _profile(tmp_path, **changes), *options]) == 2
     captured = capsys.readouterr()
     assert words in captured.err and captured.err.count("\n") == 1 and not captured.out
+
+
+def test_instances_that_do_not_suffice_are_one_line_below_what_was_found(tmp_path, capsys):
+    assert main(["gpus", "--profile", _profile(tmp_path), "--limit", "A10G=0,A100=1"]) == 2
+    captured = capsys.readouterr()
+    assert "carry" in captured.err and captured.err.count("\n") == 1 and captured.out.startswith("No fleet serves")
 
 
 def test_the_simulated_fleet_keeps_its_promise_and_uses_the_cache(tmp_path, capsys):
