@@ -23,6 +23,7 @@ from simulator.result_columns import request_columns
 from simulator.result_summary import hit_rates
 from simulator.run import RunRecord
 from simulator.run_disaggregated import DisaggregatedRecord
+from simulator.sums import in_order
 from simulator.uncertainty import Interval
 from workloads.slo import Slo
 from workloads.trace import Trace
@@ -67,7 +68,7 @@ class PoolResult(SimulationResult):
         if isinstance(self.record, ElasticRecord):
             busy_s = sum(r.counters.busy_ticks for r in self.record.replicas) / clock.TICKS_PER_S
             elastic = elastic_figures(self.record.history, self.held_s)
-            elastic["held_utilisation"] = busy_s / sum(self.held_s) if sum(self.held_s) else 0.0
+            elastic["held_utilisation"] = busy_s / in_order(self.held_s) if in_order(self.held_s) else 0.0
         account = account_pools([(usage, Rates.of(self.deployment.cluster))])
         return {
             "cluster": self.deployment.cluster.name,
@@ -175,12 +176,12 @@ class DisaggregatedResult(SimulationResult):
     @property
     def peak_flop(self) -> float:
         """What all devices could compute in the run's time [FLOP]."""
-        return sum(view.peak_flop for view in self.pools.values())
+        return in_order(view.peak_flop for view in self.pools.values())
 
     @cached_property
     def mfu(self) -> float:
         """Of both pools together."""
-        done = sum(view.mfu * view.peak_flop for view in self.pools.values())
+        done = in_order(view.mfu * view.peak_flop for view in self.pools.values())
         return done / self.peak_flop if self.peak_flop else 0.0
 
     @cached_property
@@ -200,7 +201,7 @@ class DisaggregatedResult(SimulationResult):
             return {}
         hours = (pools[n]["replica_hours"] * p.plan.devices_per_replica for n, p in self.deployment.pools)
         sums = {name: sum(pool[name] for pool in pools.values()) for name in ("replica_failures", "requests_retried")}
-        return {"gpu_hours": sum(hours), **sums}
+        return {"gpu_hours": in_order(hours), **sums}
 
     @cached_property
     def kv_transfer(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from simulator.accounting.account import Usage
 from simulator.elastic.figures import held_seconds
 from simulator.elastic.history import ElasticRecord
 from simulator.physics.shape import StepShape
+from simulator.sums import in_order
 
 if TYPE_CHECKING:
     from simulator.result import SimulationResult
@@ -22,20 +23,20 @@ def usage_of(result: SimulationResult) -> Usage:
     counters = [replica.counters for replica in record.replicas]
     busy = sum(c.busy_ticks for c in counters)
     held_s = result.held_s
-    idle_s = sum(max(0.0, held - _busy_s(c.busy_ticks)) for held, c in zip(held_s, counters, strict=True))
+    idle_s = in_order(max(0.0, held - _busy_s(c.busy_ticks)) for held, c in zip(held_s, counters, strict=True))
     prompts = [replica.prompts.totals() for replica in record.replicas]
-    prefill_j = sum(joules for _, joules in prompts)
+    prefill_j = in_order(joules for _, joules in prompts)
     return Usage(
         devices=plan.num_devices,
         duration_s=result.duration_s,
         prefill_j=prefill_j,
-        decode_j=sum(c.joules for c in counters) - prefill_j,
+        decode_j=in_order(c.joules for c in counters) - prefill_j,
         idle_j=result.replica_idle_w * idle_s,
-        prefill_share=sum(ticks for ticks, _ in prompts) / busy if busy else 0.0,
+        prefill_share=in_order(ticks for ticks, _ in prompts) / busy if busy else 0.0,
         input_tokens=int(result.column("input_tokens")[result.completed].sum()),
         output_tokens=int(result.column("output_tokens").sum()),
         requests=int(result.completed.sum()),
-        held_device_s=sum(held_s) * plan.devices_per_replica if isinstance(record, ElasticRecord) else None,
+        held_device_s=in_order(held_s) * plan.devices_per_replica if isinstance(record, ElasticRecord) else None,
     )
 
 

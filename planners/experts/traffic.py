@@ -12,6 +12,7 @@ from planners.experts.spectral import kept_by_eigenvalues
 from planners.experts.topology import Topology, two_level
 from simulator.experts.placement import Placement
 from simulator.experts.routing import Demand, Floats, Ints
+from simulator.sums import in_order
 
 SUBGRADIENT_STEPS = 60
 
@@ -189,7 +190,7 @@ def traffic_bound(demand: Demand, topology: Topology, most: Floats | None = None
 
     def leaving(groups: int) -> float:
         limit = None if most is None else most * (topology.num_ranks // groups)
-        pairs = sum(min(float(flow.sum()), most_kept(flow, count // groups)) for flow in demand.transitions)
+        pairs = in_order(min(float(flow.sum()), most_kept(flow, count // groups)) for flow in demand.transitions)
         return max(0.0, total - min(pairs, kept_by_eigenvalues(demand, groups, limit, copies=copies)))
 
     bound = leaving(topology.num_ranks)

@@ -16,6 +16,7 @@ from simulator.accounting.account import Usage, account
 from simulator.accounting.rates import SECONDS_PER_HOUR, Rates
 from simulator.physics.power import idle_w_of
 from simulator.result import SimulationResult
+from simulator.sums import in_order
 from workloads.trace import Trace
 
 Spent = dict[str, Any]
@@ -72,7 +73,7 @@ def total(parts: Sequence[Spent]) -> Spent:
     """The sum; a figure that one part does not know is not known, but nothing spent needs no figures."""
     known = [part for part in parts if part["device_s"]] or list(parts[:1])
     return {
-        name: None if any(part[name] is None for part in known) else sum(part[name] for part in known)
+        name: None if any(part[name] is None for part in known) else in_order(part[name] for part in known)
         for name in known[0]
     }
 

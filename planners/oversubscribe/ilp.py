@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from planners.solver import EXACT, SolverResult, Status, relative_gap, solve
+from simulator.sums import in_order
 
 if TYPE_CHECKING:
     import pulp
@@ -219,8 +220,8 @@ def decode(problem: RowProblem, n: Variables, solved: SolverResult) -> RowPlan:
     for server, row in _pairs(problem, n):
         picked = [(o, [round(v.value() or 0) for v in vs]) for o, vs in zip(allowed(server), row, strict=True)]
         counts.append({o.name: sum(ks) for o, ks in picked if sum(ks)})
-        throughput.append(sum(o.throughput * sum(ks) for o, ks in picked))
-        power += sum(o.power * sum(ks) for o, ks in picked)
+        throughput.append(in_order(o.throughput * sum(ks) for o, ks in picked))
+        power += in_order(o.power * sum(ks) for o, ks in picked)
         for r, rack in enumerate(racks):
             rack.append({o.name: ks[r] for o, ks in picked if ks[r]})
     return RowPlan(
@@ -229,7 +230,7 @@ def decode(problem: RowProblem, n: Variables, solved: SolverResult) -> RowPlan:
         rack_counts=tuple(tuple(rack) for rack in racks),
         throughput=tuple(throughput),
         power=power,
-        value=sum(s.weight * t for s, t in zip(problem.classes, throughput, strict=True)),
+        value=in_order(s.weight * t for s, t in zip(problem.classes, throughput, strict=True)),
     )
 
 
@@ -246,7 +247,9 @@ def plan_row(problem: RowProblem, *, first: bool = False) -> RowPlan:
         if not plan.counts:
             return dataclasses.replace(plan, reason=_reason(problem, plan.solver))
         if only is not None:
-            floors[only] = sum(t for s, t in zip(problem.classes, plan.throughput, strict=True) if s.weight == only)
+            floors[only] = in_order(
+                t for s, t in zip(problem.classes, plan.throughput, strict=True) if s.weight == only
+            )
     relaxed = solve(build(problem, whole=False)[0])
     return dataclasses.replace(plan, lp_bound=relaxed.objective)
 
@@ -352,7 +355,7 @@ def why_infeasible(problem: RowProblem) -> str:
                 limit, what = server.slo_median_factor, "median latency"
             return f"{server.name}: no clock keeps the {what} within {limit:g} times (the best has {best:g}); loosen its SLO"
     thrifty = [min((o.power for o in allowed(s)), default=0.0) for s in problem.classes]
-    least = sum(s.count * w for s, w in zip(problem.classes, thrifty, strict=True))
+    least = in_order(s.count * w for s, w in zip(problem.classes, thrifty, strict=True))
     num_servers = sum(s.count for s in problem.classes)
     if least <= problem.usable and problem.rack_usable is not None:
         return (

@@ -11,6 +11,7 @@ from planners.oversubscribe.library import LEVELS, Entry
 from planners.oversubscribe.row import planned_w, readings
 from planners.oversubscribe.services import SLOS, Priority, Service, allot
 from planners.oversubscribe.study import Study
+from simulator.sums import in_order
 
 PEAK_LEVEL = LEVELS.index(1.0)
 WEIGHTS: dict[Priority, float] = {"high": 10.0, "low": 1.0}
@@ -63,7 +64,7 @@ def row_problem(study: Study, spike_reserve: float = 0.0) -> RowProblem:
     counts = allot(setting.num_servers, setting.services)
     free = [library.entry(s, library.max_mhz, PEAK_LEVEL) for s in setting.services]
     means = [float(entry.power_w.mean()) for entry in free]
-    peak_factor = study.base_peak_w / sum(n * w for n, w in zip(counts, means, strict=True))
+    peak_factor = study.base_peak_w / in_order(n * w for n, w in zip(counts, means, strict=True))
     classes = tuple(
         ServerClass(
             name=service.label,

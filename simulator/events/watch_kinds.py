@@ -19,6 +19,7 @@ from simulator.sharing.replica import SplitReplica
 from simulator.speculative.lane import GROWN
 from simulator.speculative.replica import SpeculativeReplica
 from simulator.speculative.step_model import SpeculativeStepModel
+from simulator.sums import in_order
 
 K = TypeVar("K", bound=Driver)
 PROMPTS = 1
@@ -54,7 +55,7 @@ class WatchedSpeculative(WatchedReplica, SpeculativeReplica):
         grown = lane.ahead(GROWN, steps).tolist() if seqs else [0] * steps
         super(WatchedReplica, self)._commit()
         log, core, begin = log_of(record), self.core, first.begin
-        each_j[-1] += record.counters.joules - joules - sum(each_j)
+        each_j[-1] += record.counters.joules - joules - in_order(each_j)
         for step, end in enumerate(ends):
             last = step == steps - 1
             piece = first._replace(
@@ -169,7 +170,7 @@ class WatchedPipeline(Noting, PipelineReplica):
         core, log = self.core, log_of(record)
         stages, seqs, prompts, tokens = self._passes.pop(index)
         kind = Kind.DECODE if not prompts else Kind.MIXED if seqs else Kind.PREFILL
-        total = sum(end - begin for begin, end in stages)
+        total = in_order(end - begin for begin, end in stages)
         for stage, (begin, end) in enumerate(stages):
             produced = record.counters.decode_tokens - before
             joules = flight.joules * (end - begin) / total if total else 0.0

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from simulator.physics.cost import Bound, Cost
+from simulator.sums import in_order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,7 @@ class ComponentCost:
 
 def merged(costs: Sequence[Cost], ranks: int) -> list[ComponentCost]:
     """One line per name, longest first; FLOP and bytes of all ranks."""
-    total_s = sum(c.seconds for c in costs)
+    total_s = in_order(c.seconds for c in costs)
     lines = [_merge(name, costs, ranks, total_s) for name in dict.fromkeys(c.name for c in costs)]
     return sorted(lines, key=lambda c: -c.seconds)
 
@@ -32,13 +33,13 @@ def merged(costs: Sequence[Cost], ranks: int) -> list[ComponentCost]:
 def _merge(name: str, costs: Sequence[Cost], ranks: int, total_s: float) -> ComponentCost:
     """Add up the entries of one name; the bound is that of the longest."""
     same = [c for c in costs if c.name == name]
-    seconds = sum(c.seconds for c in same)
+    seconds = in_order(c.seconds for c in same)
     return ComponentCost(
         name=name,
         seconds=seconds,
-        flop=sum(c.flop for c in same) * ranks,
-        hbm_bytes=sum(c.nbytes for c in same) * ranks,
-        link_bytes=sum(c.link_bytes for c in same) * ranks,
+        flop=in_order(c.flop for c in same) * ranks,
+        hbm_bytes=in_order(c.nbytes for c in same) * ranks,
+        link_bytes=in_order(c.link_bytes for c in same) * ranks,
         bound=max(same, key=lambda c: c.seconds).bound,
         share=seconds / total_s if total_s else 0.0,
     )

@@ -22,6 +22,7 @@ from simulator.physics.moe import ExpertRouting
 from simulator.physics.shape import DecodeLine, StepShape
 from simulator.physics.step_model import StepModel
 from simulator.plan import ParallelPlan
+from simulator.sums import in_order
 from workloads.model import ModelSpec
 
 
@@ -101,7 +102,7 @@ class EncoderDecoderModel(StepModel):
         if shape.prefill_tokens:
             inside = self.encoder.explain(uncached(shape))
             parts += [replace(part, name=f"encoder.{part.name}") for part in inside]
-        total_s = sum(part.seconds for part in parts)
+        total_s = in_order(part.seconds for part in parts)
         parts = [replace(part, share=part.seconds / total_s if total_s else 0.0) for part in parts]
         return sorted(parts, key=lambda part: -part.seconds)
 

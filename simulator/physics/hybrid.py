@@ -12,6 +12,7 @@ from simulator.physics.remote_attention import RemoteKv, link_s, remote_kv, remo
 from simulator.physics.shape import DecodeLine, StepShape
 from simulator.physics.stage import Stage
 from simulator.plan import ParallelPlan
+from simulator.sums import in_order
 
 NOTHING = DecodeLine(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
@@ -55,7 +56,7 @@ class StageHybrid:
         """
         stage, mixed = self.stage, shape.prefill_tokens > 0
         work = stage.tokens(padded), stage.rows(shape.logits_rows), beside
-        work_s, work_j = sum(t.seconds for t in work), sum(t.joules for t in work)
+        work_s, work_j = in_order(t.seconds for t in work), in_order(t.joules for t in work)
         if mixed:
             prompt_s, prompt_j = stage.prefill(shape)
             work_s, work_j = work_s + prompt_s, work_j + prompt_j
@@ -106,13 +107,13 @@ class StageHybrid:
         known = self._known_crossing.get((tokens, padded))
         if known is None:
             crossing = self.stage.offloaded_bytes if self.stage.stream_s else 0.0
-            crossing += sum(c.link_bytes for c in self.stage.token_costs(padded) if c.name.startswith("weights."))
+            crossing += in_order(c.link_bytes for c in self.stage.token_costs(padded) if c.name.startswith("weights."))
             known = self._known_crossing[tokens, padded] = link_s(self.kv, crossing)
         return known
 
     def _expert_bytes(self, tokens: int) -> float:
         """Experts that cross the link in a step [B]."""
-        return 0.0 if self.cache is None else sum(self._waits(tokens)) * self.cache.bandwidth_bytes_per_s
+        return 0.0 if self.cache is None else in_order(self._waits(tokens)) * self.cache.bandwidth_bytes_per_s
 
     def _waits(self, tokens: int) -> tuple[float, float]:
         """(prefetched, on demand) [s], memoised."""
@@ -128,7 +129,7 @@ class StageHybrid:
         known = self._known_projections.get(padded)
         if known is None:
             costs = self.stage.token_costs(padded)
-            known = sum(c.seconds for c in costs if c.name.startswith("attention."))
+            known = in_order(c.seconds for c in costs if c.name.startswith("attention."))
             self._known_projections[padded] = known
         return known
 
@@ -151,14 +152,14 @@ class StageHybrid:
             kept_s = resident_line(self.stage, shape.decode_seqs, shape.prefill_tokens > 0).base_s
             if kept_s:
                 costs.append(Cost("attention.state", kept_s, "memory"))
-        wait_s = seconds - sum(c.seconds for c in costs)
+        wait_s = seconds - in_order(c.seconds for c in costs)
         tokens = shape.decode_seqs + shape.prefill_tokens
         if self.cache is not None:
             experts_s = wait_s if self.kv is None else min(wait_s, self._waits(tokens)[1])
             costs.append(Cost("experts.wait", experts_s, "link", link_bytes=self._expert_bytes(tokens)))
             wait_s -= experts_s
         if self.kv is not None:
-            nbytes = sum(decode_bytes(c, shape) for c in self.stage.attention if c.decode_bytes)
-            flop = sum(decode_flop(c, shape) for c in self.stage.attention if c.decode_bytes)
+            nbytes = in_order(decode_bytes(c, shape) for c in self.stage.attention if c.decode_bytes)
+            flop = in_order(decode_flop(c, shape) for c in self.stage.attention if c.decode_bytes)
             costs.append(Cost("attention.elsewhere", wait_s, "memory", flop=flop, nbytes=nbytes))
         return costs

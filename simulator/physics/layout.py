@@ -12,6 +12,7 @@ from simulator.physics.depth import deep_layers
 from simulator.physics.kernel_counts import between_products, block_kernels
 from simulator.physics.precision import KernelFormat, Precision
 from simulator.plan import ParallelPlan
+from simulator.sums import in_order
 from workloads.model import AttentionSpec, LayerGroup, Matrix, MlpSpec, ModelSpec
 
 VOCAB_PAD = 64
@@ -123,7 +124,7 @@ class RankLayer:
         if not self.is_stored:
             return 0.0
         experts = 0.0 if self.experts is None else self.experts.weight_bytes
-        return sum(m.weight_bytes for m in self.matrices) + experts + self.unsplit_bytes
+        return in_order(m.weight_bytes for m in self.matrices) + experts + self.unsplit_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +144,7 @@ class StageLayout:
     @property
     def launches(self) -> float:
         """Kernels launched for all blocks, in blocks of Llama."""
-        return sum(layer.launches * count for layer, count in self.layers)
+        return in_order(layer.launches * count for layer, count in self.layers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from simulator.physics.layout import RankLayer, RankMatrix, StageLayout
 from simulator.physics.moe import expert_probabilities
 from simulator.physics.offload import OffloadPath, mlp_bytes, offloaded_bytes
 from simulator.plan import ParallelPlan
+from simulator.sums import in_order
 
 BUCKETS = 1024
 """Groups of equally frequent neurons that stand for those of an MLP."""
@@ -106,8 +107,8 @@ def _host_reads(path: OffloadPath, share: float, count: int, stored: Sequence[fl
     """What kernels wait for weights that they read over the host link themselves: bytes / link beyond their own time."""
     whole = share * count
     read_s = [whole * nbytes / path.bandwidth_bytes_per_s for nbytes in stored]
-    extra_s = sum(max(0.0, s - share * kernel.seconds) for s, kernel in zip(read_s, kernels, strict=True))
-    return Cost("weights.host_reads", extra_s, "link", link_bytes=whole * sum(stored))
+    extra_s = in_order(max(0.0, s - share * kernel.seconds) for s, kernel in zip(read_s, kernels, strict=True))
+    return Cost("weights.host_reads", extra_s, "link", link_bytes=whole * in_order(stored))
 
 
 def _host_layers(path: OffloadPath, share: float, count: int, stored: Sequence[float], kernels: Sequence[Cost]) -> Cost:
@@ -117,8 +118,8 @@ def _host_layers(path: OffloadPath, share: float, count: int, stored: Sequence[f
     both counts. Attention over the cache stays on the device.
     """
     assert path.host is not None
-    nbytes, here_s = share * count * sum(stored), share * sum(k.seconds for k in kernels)
-    host_s = path.host.seconds(nbytes, share * sum(k.flop for k in kernels))
+    nbytes, here_s = share * count * in_order(stored), share * in_order(k.seconds for k in kernels)
+    host_s = path.host.seconds(nbytes, share * in_order(k.flop for k in kernels))
     copied_s = max(nbytes / path.bandwidth_bytes_per_s, here_s)
     return Cost("weights.cpu", max(0.0, min(host_s, copied_s) - here_s), "host")
 
@@ -141,17 +142,17 @@ def _host_neurons(
     """
     assert path.host is not None
     mlp = [(m, k.seconds) for m, k in zip(matrices, kernels, strict=False) if m.name.startswith("mlp.")]
-    total = count * sum(m.weight_bytes for m, _ in mlp)
+    total = count * in_order(m.weight_bytes for m, _ in mlp)
     if not total:
         return []
     _, cold, work = neurons.fired(tokens)
-    flop = 2.0 * tokens * work * count * sum(m.n * m.k for m, _ in mlp)
+    flop = 2.0 * tokens * work * count * in_order(m.n * m.k for m, _ in mlp)
     predictor = PREDICTOR_SHARE * total if neurons.sparsity else 0.0
     predictor_s = predictor / bandwidth_bytes_per_s
     costs = [Cost("mlp.predictor", predictor_s, "memory", nbytes=predictor)] if predictor else []
     if not cold:
         return costs
-    here_s, whole_s = (predictor_s + sum(times) for times in ((s for _, s in mlp), (c.seconds for c in whole)))
+    here_s, whole_s = (predictor_s + in_order(times) for times in ((s for _, s in mlp), (c.seconds for c in whole)))
     host_s = path.host.seconds(cold * total, flop) + 2 * count * path.start_s
     if path.host.flop_per_s is None:
         host_s = max(host_s, whole_s)
@@ -163,9 +164,9 @@ def _host_neurons(
         "weights.copies",
         max(0.0, copied_s - here_s),
         "link",
-        peak_s=sum(c.peak_s for c in whole) - sum(k.peak_s for k in here),
-        flop=sum(c.flop for c in whole) - sum(k.flop for k in here),
-        nbytes=sum(c.nbytes for c in whole) - sum(k.nbytes for k in here),
+        peak_s=in_order(c.peak_s for c in whole) - in_order(k.peak_s for k in here),
+        flop=in_order(c.flop for c in whole) - in_order(k.flop for k in here),
+        nbytes=in_order(c.nbytes for c in whole) - in_order(k.nbytes for k in here),
         link_bytes=cold * total,
     )
     return [*costs, copies]

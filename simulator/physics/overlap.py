@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from simulator.physics.cost import Cost
+from simulator.sums import in_order
 
 _COLLECTIVES = ("all_reduce", "all_gather", "all_to_all", "reduce_scatter")
 
@@ -29,8 +30,8 @@ def hide_collectives(costs: Sequence[Cost], share: float) -> list[Cost]:
     ``work``: the components that depend on the tokens alone, without attention over the cache. With all of it hidden this is
     max(comm, work), as in Ladder-Residual (arXiv:2501.06589).
     """
-    comm_s = sum(c.seconds for c in costs if is_collective(c))
-    work_s = sum(c.seconds for c in costs) - comm_s
+    comm_s = in_order(c.seconds for c in costs if is_collective(c))
+    work_s = in_order(c.seconds for c in costs) - comm_s
     if not share or not comm_s:
         return list(costs)
     exposed = 1.0 - share * min(comm_s, work_s) / comm_s
@@ -39,7 +40,7 @@ def hide_collectives(costs: Sequence[Cost], share: float) -> list[Cost]:
 
 def hide_exchange(exchange: Sequence[Cost], experts_s: float) -> list[Cost]:
     """Dispatch and combine as a fused kernel has them: what the experts' products do not hide (FlashMoE, arXiv:2506.04667)."""
-    total_s = sum(c.seconds for c in exchange if c.name.startswith("all_to_all"))
+    total_s = in_order(c.seconds for c in exchange if c.name.startswith("all_to_all"))
     exposed = max(0.0, total_s - experts_s) / total_s if total_s else 1.0
     return [c._replace(seconds=c.seconds * exposed) if c.name.startswith("all_to_all") else c for c in exchange]
 

@@ -37,6 +37,7 @@ from simulator.physics.precision import KernelFormat
 from simulator.physics.shape import DecodeLine, StepShape
 from simulator.physics.sparsity import channel_share, channels_used
 from simulator.physics.stage_context import StageContext
+from simulator.sums import in_order
 
 REPLICATED_ELEMENTWISE = 1 / 3
 """Share of a block's elementwise work that TP does not split: two residual norms move 16 bytes per hidden element;
@@ -134,10 +135,10 @@ class Stage:
 
     def _expansion(self, weights: list[tuple[float, KernelFormat]], name: str = "weights.expand") -> list[Cost]:
         """Decompression of (weights, format) before their products, at the memory's speed; nothing for most formats."""
-        moved = sum(count * fmt.expand_bytes for count, fmt in weights)
+        moved = in_order(count * fmt.expand_bytes for count, fmt in weights)
         if not moved:
             return []
-        seconds = sum(n * f.expand_bytes / (f.gemm.memory * self._bandwidth) for n, f in weights)
+        seconds = in_order(n * f.expand_bytes / (f.gemm.memory * self._bandwidth) for n, f in weights)
         return [Cost(name, seconds, "memory", nbytes=moved)]
 
     def _collective(self, name: str, op: CollectiveOp, nbytes: float, ranks: int, count: int) -> Cost:
@@ -190,7 +191,7 @@ class Stage:
             )
         one_pass_s = self._context.layout.hidden * self._context.precision.element_bytes / self._bandwidth
         seconds += self.layout.num_layers * self._context.hidden_passes * one_pass_s * tokens
-        fixed_s = efficiency.layer_fixed_s * sum(layer.elementwise * count for layer, count in self.layout.layers)
+        fixed_s = efficiency.layer_fixed_s * in_order(layer.elementwise * count for layer, count in self.layout.layers)
         return Cost("elementwise", float(seconds), "memory" if seconds > 2 * fixed_s else "latency")
 
     def _elementwise_traffic(self, layer: RankLayer) -> list[Traffic]:
@@ -324,16 +325,16 @@ class Stage:
     def _limited_s(self, costs: Iterable[Cost], fixed_s: float = 0.0) -> float:
         """How much longer the components take than their kernels would, because of the device's power limit [s]."""
         listed = list(costs)
-        peak_s, memory_s = sum(c.peak_s for c in listed), sum(c.nbytes for c in listed) / self._bandwidth
+        peak_s, memory_s = in_order(c.peak_s for c in listed), in_order(c.nbytes for c in listed) / self._bandwidth
         least_s = least_seconds(self._power, peak_s, memory_s, self._device.tdp_w)
-        return max(0.0, least_s - fixed_s - sum(c.seconds for c in listed))
+        return max(0.0, least_s - fixed_s - in_order(c.seconds for c in listed))
 
     def _total(self, costs: Callable[[Stage], list[Cost]], fixed_s: float = 0.0) -> Total:
         listed = costs(self)
-        nbytes, peak_s = sum(c.nbytes for c in listed), sum(c.peak_s for c in listed)
-        seconds = sum(c.seconds for c in listed) + fixed_s + self._limited_s(listed, fixed_s)
-        seconds, joules = self._spent(seconds, peak_s, nbytes, lambda stage: sum(c.seconds for c in costs(stage)))
-        return Total(seconds, joules, sum(c.flop for c in listed), nbytes)
+        nbytes, peak_s = in_order(c.nbytes for c in listed), in_order(c.peak_s for c in listed)
+        seconds = in_order(c.seconds for c in listed) + fixed_s + self._limited_s(listed, fixed_s)
+        seconds, joules = self._spent(seconds, peak_s, nbytes, lambda stage: in_order(c.seconds for c in costs(stage)))
+        return Total(seconds, joules, in_order(c.flop for c in listed), nbytes)
 
     def tokens(self, tokens: int) -> Total:
         """Sum of ``token_costs`` and the fixed time of a step, memoised."""
@@ -441,7 +442,7 @@ class Stage:
             self.row_costs(shape.logits_rows)
         )
         if self._limit is not None:
-            limited_s = max(0.0, self._seconds(shape, tokens) - sum(c.seconds for c in costs))
+            limited_s = max(0.0, self._seconds(shape, tokens) - in_order(c.seconds for c in costs))
         if limited_s:
             costs.append(Cost("power_limit", limited_s, "power"))
         return costs
@@ -456,7 +457,7 @@ class Stage:
 
     def flop(self, shape: StepShape) -> float:
         """FLOP of all ranks of the stage."""
-        attention = sum(
+        attention = in_order(
             (decode_flop(c, shape) if shape.decode_seqs else 0.0)
             + (prefill_cost(c, shape).flop if shape.prefill_tokens else 0.0)
             for c in self.attention
@@ -467,7 +468,7 @@ class Stage:
 
     def nbytes(self, shape: StepShape) -> float:
         """HBM bytes of all ranks of the stage."""
-        attention = sum(
+        attention = in_order(
             (decode_bytes(c, shape) if shape.decode_seqs else 0.0)
             + (prefill_cost(c, shape).nbytes if shape.prefill_tokens else 0.0)
             for c in self.attention

@@ -30,6 +30,7 @@ from simulator.physics.slowdown import slower_compute
 from simulator.physics.stage import Limit, Stage
 from simulator.physics.stage_context import StageContext
 from simulator.plan import ParallelPlan
+from simulator.sums import in_order
 from workloads.model import ModelSpec
 
 
@@ -149,8 +150,10 @@ class StepModel:
             return self._compile_hybrid(num_seqs, host_s)
         padded = self._launches.padded(num_seqs, prompts=False)
         parts = [(s, s.decode_attention(num_seqs, mixed=False)) for s in self.stages]
-        base_s = host_s + sum(s.tokens(padded).seconds + s.rows(num_seqs).seconds + line.base_s for s, line in parts)
-        base_j = host_s * self._host_j + sum(
+        base_s = host_s + in_order(
+            s.tokens(padded).seconds + s.rows(num_seqs).seconds + line.base_s for s, line in parts
+        )
+        base_j = host_s * self._host_j + in_order(
             s.tokens(padded).joules + s.rows(num_seqs).joules + line.base_j for s, line in parts
         )
         least_s = 0.0
@@ -168,11 +171,11 @@ class StepModel:
             least_s += stage_least_s
         return DecodeLine(
             base_s,
-            sum(line.context_s for _, line in parts),
-            sum(line.window_s for _, line in parts),
+            in_order(line.context_s for _, line in parts),
+            in_order(line.window_s for _, line in parts),
             base_j,
-            sum(line.context_j for _, line in parts),
-            sum(line.window_j for _, line in parts),
+            in_order(line.context_j for _, line in parts),
+            in_order(line.window_j for _, line in parts),
             host_s + least_s if least_s else 0.0,
             self._host_j,
         )
@@ -183,9 +186,9 @@ class StepModel:
         lines = [self._hybrid(index, shape) for index in range(len(self.stages))]
         floors = [max(line.floor_s, self._least_s(i, num_seqs, False)) for i, line in enumerate(lines)]
         base, context, window, base_j, context_j, window_j = (
-            sum(values) for values in zip(*(line[:6] for line in lines), strict=True)
+            in_order(values) for values in zip(*(line[:6] for line in lines), strict=True)
         )
-        floor_s = host_s + sum(floors) if any(floors) else 0.0
+        floor_s = host_s + in_order(floors) if any(floors) else 0.0
         return DecodeLine(
             host_s + base, context, window, host_s * self._host_j + base_j, context_j, window_j, floor_s, self._host_j
         )
@@ -379,19 +382,19 @@ class StepModel:
         if self._lora is None or not tokens:
             return 0.0, 0.0
         parts = [self._adapters(i, tokens, shape.decode_seqs + shape.prefill_seqs) for i in range(len(self.stages))]
-        return self._tp * sum(p.flop for p in parts), self._tp * sum(p.nbytes for p in parts)
+        return self._tp * in_order(p.flop for p in parts), self._tp * in_order(p.nbytes for p in parts)
 
     def flop(self, shape: StepShape) -> float:
         """FLOP of a step over all devices of the replica (executed, with what ranks repeat)."""
         if self._prompt_layers is not None:
             shape = self._prompt_layers.of(shape)
-        return sum(stage.flop(shape) for stage in self.stages) + self._lora_total(shape)[0]
+        return in_order(stage.flop(shape) for stage in self.stages) + self._lora_total(shape)[0]
 
     def hbm_bytes(self, shape: StepShape) -> float:
         """Memory traffic of a step over all devices of the replica [B]."""
         if self._prompt_layers is not None:
             shape = self._prompt_layers.of(shape)
-        return sum(stage.nbytes(shape) for stage in self.stages) + self._lora_total(shape)[1]
+        return in_order(stage.nbytes(shape) for stage in self.stages) + self._lora_total(shape)[1]
 
 
 _NOTHING = Total(0.0, 0.0, 0.0, 0.0)

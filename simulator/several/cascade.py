@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from hardware_profiles.errors import UserError
 from simulator.several.settings import Cascade
+from simulator.sums import in_order
 from workloads.labels import draw_shares
 from workloads.streams import stream
 from workloads.trace import Trace, take_ragged
@@ -31,7 +32,7 @@ def with_models(trace: Trace, names: Sequence[str], shares: Sequence[float], see
                 f"{', '.join(list(names)[:5])}; add it under models"
             )
     else:
-        total = sum(shares)
+        total = in_order(shares)
         model = draw_shares(np.array(shares) / total, len(trace), seed, "models")[trace.session_roots()]
     return dataclasses.replace(trace, model=model, model_names=tuple(names))
 

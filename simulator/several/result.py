@@ -18,6 +18,7 @@ from simulator.run import RunRecord
 from simulator.several.deployment import SeveralDeployment
 from simulator.several.run import SeveralRecord
 from simulator.spread import Spread
+from simulator.sums import in_order
 from simulator.uncertainty import Interval
 from workloads.slo import Slo
 from workloads.trace import Trace
@@ -89,14 +90,16 @@ class SeveralResult(SimulationResult):
         """Of all groups: steps of all models, idle power of the devices in between."""
         parts = [view.usage for view in self.models.values()]
         busy = [float(sum(r.counters.busy_ticks for r in view.record.replicas)) for view in self.models.values()]
-        total = sum(busy)
+        total = in_order(busy)
         return Usage(
             devices=self.num_devices,
             duration_s=self.duration_s,
-            prefill_j=sum(part.prefill_j for part in parts),
-            decode_j=sum(part.decode_j for part in parts),
+            prefill_j=in_order(part.prefill_j for part in parts),
+            decode_j=in_order(part.decode_j for part in parts),
             idle_j=self._idle_j(),
-            prefill_share=sum(p.prefill_share * b for p, b in zip(parts, busy, strict=True)) / total if total else 0.0,
+            prefill_share=in_order(p.prefill_share * b for p, b in zip(parts, busy, strict=True)) / total
+            if total
+            else 0.0,
             input_tokens=int(self.column("input_tokens")[self.completed].sum()),
             output_tokens=int(self.column("output_tokens").sum()),
             requests=int(self.completed.sum()),
@@ -106,7 +109,7 @@ class SeveralResult(SimulationResult):
         joules = 0.0
         for members in self.several.groups.values():
             plan = members[0].deployment.plan
-            busy_s = sum(self.models[m.name].utilisation * plan.dp * self.duration_s for m in members)
+            busy_s = in_order(self.models[m.name].utilisation * plan.dp * self.duration_s for m in members)
             idle_w = idle_w_of(members[0].deployment.cluster.device) * plan.devices_per_replica
             joules += idle_w * max(0.0, plan.dp * self.duration_s - busy_s)
         return joules
@@ -114,15 +117,15 @@ class SeveralResult(SimulationResult):
     @cached_property
     def utilisation(self) -> float:
         """Share of the time in which devices have a step in flight, mean over devices."""
-        busy = sum(view.utilisation * view.num_devices for view in self.models.values())
+        busy = in_order(view.utilisation * view.num_devices for view in self.models.values())
         return busy / self.num_devices
 
     @cached_property
     def mfu(self) -> float:
         """Of all models together."""
-        done = sum(view.mfu * view.peak_flop for view in self.models.values())
+        done = in_order(view.mfu * view.peak_flop for view in self.models.values())
         peaks = (self.models[members[0].name].peak_flop for members in self.several.groups.values())
-        peak = sum(peaks)
+        peak = in_order(peaks)
         return done / peak if peak else 0.0
 
     @cached_property
@@ -165,7 +168,7 @@ class SeveralResult(SimulationResult):
         return {
             "switches": sum(c.switches for c in counts),
             "loads": sum(c.loads for c in counts),
-            "load_s": sum(c.load_s for c in counts),
+            "load_s": in_order(c.load_s for c in counts),
         }
 
     def _cascade(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from hardware_profiles.errors import UserError
 from simulator.calibration.fitting import rounded
+from simulator.sums import in_order
 from simulator.uncertainty import (
     CHAIN,
     FAMILIES,
@@ -93,7 +94,7 @@ def _widened(groups: Mapping[str, Sequence[float]], factor: float) -> tuple[floa
 def weighted_quantile(values: Sequence[tuple[float, float]], share: float) -> float:
     """The smallest value up to which at least ``share`` of the weight lies; entries are (value, weight)."""
     ordered = sorted(values)
-    wanted = share * sum(weight for _, weight in ordered)
+    wanted = share * in_order(weight for _, weight in ordered)
     total = 0.0
     for value, weight in ordered:
         total += weight
@@ -110,7 +111,9 @@ def fit_widening(residuals: Sequence[Residual]) -> dict[str, float]:
         for factor in WIDENINGS:
             factors[family] = factor
             judged = leave_groups_out(own, {family: factor})
-            if not judged or sum(entry.share * entry.total for entry in judged) >= SHARE * sum(e.total for e in judged):
+            if not judged or in_order(entry.share * entry.total for entry in judged) >= SHARE * in_order(
+                e.total for e in judged
+            ):
                 break
     return factors
 
