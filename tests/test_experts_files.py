@@ -182,7 +182,7 @@ def test_a_placement_written_is_judged_beside_the_others(tmp_path: Path, capsys:
         (("--expert-groups", "3"), "--expert-groups is 3"),
         (("--placement", "none.json"), "no such file"),
         (("--redundant", "4000000"), "more than is left for KV"),
-        (("--out", "a.json", "--json", "a.json"), "name the same file"),
+        (("--out", "a.json", "--json", "a.json"), "--json and --out are one file, a.json"),
     ],
 )
 def test_mistakes_are_one_line(more: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]) -> None:
