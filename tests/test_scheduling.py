@@ -237,7 +237,7 @@ def test_copies_of_swapped_sequences_hide_beside_their_steps() -> None:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({}, "--preemption-mode swap"),
+        ({}, "add preemption_mode swap"),
         ({"preemption_mode": "swap", "pp": 2}, "one pipeline stage"),
         ({"preemption_mode": "swap", "swap_overlap": 2.0}, "share from 0 to 1"),
     ],
