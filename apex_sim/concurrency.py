@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from apex_sim.load import mean_of, simulate_all
+from apex_sim.load import highest_kept, mean_of, simulate_all
 from apex_sim.load_limit import Limit, limit_of, seats_of
 from hardware_profiles.errors import UserError
 from workloads.figure_style import short_name
@@ -106,11 +106,10 @@ def concurrency_curve(
     given = checked(concurrencies, len(trace))
     results = {int(users): result for users, result in simulate_all(run, given, jobs, progress).items()}
     table, last = _table(results), results[given[-1]]
-    kept = [] if slo is None else list(np.cumprod(table["slo_attainment"].to_numpy() >= slo.attainment))
     return ConcurrencyCurve(
         table=table,
         knee=int((table["request_throughput"] / table["mean_e2el_ms"]).idxmax()),
-        slo_concurrency=given[int(sum(kept)) - 1] if any(kept) else None,
+        slo_concurrency=highest_kept(table, given, slo),
         limit=limit_of(last),
         results=results,
         title=f"{short_name(last.deployment.model.name)} on {last.where}, {last.trace.name}",

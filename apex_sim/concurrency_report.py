@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from apex_sim.disaggregated_report import describe_any
+from apex_sim.load_report import about
 from apex_sim.report import basis
 from apex_sim.text import milliseconds, number, share, table
 from hardware_profiles.errors import UserError
@@ -142,16 +143,8 @@ def concurrency_dict(curve: ConcurrencyCurve) -> dict[str, Any]:
     """Everything, for machines; ``concurrencies`` has the summary of each run and means over the time in which users send."""
     import dataclasses
 
-    from apex_sim import __version__
-
-    first = next(iter(curve.results.values()))
     return {
-        "apex_sim_version": __version__,
-        "model": first.deployment.model.name,
-        "cluster": first.deployment.cluster.name,
-        "workload": {"name": first.trace.name, "source": first.trace.source, "requests": len(first.trace)},
-        "slo": None if first.slo is None else dataclasses.asdict(first.slo),
-        "seed": first.seed,
+        **about(next(iter(curve.results.values()))),
         "knee_concurrency": curve.knee,
         "slo_concurrency": curve.slo_concurrency,
         "limit": dataclasses.asdict(curve.limit),

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from apex_sim.concurrency import ConcurrencyCurve
     from simulator.result import SimulationResult
     from workloads.slo import Slo
+
+N = TypeVar("N", int, float)
 
 STEPS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.8, 0.9, 1.0, 1.2, 1.4)
 """Rates to simulate, as shares of what is served when everything arrives at once."""
@@ -162,15 +164,20 @@ def curve_of(
     results = simulate_all(run, given, jobs, progress)
     table = _table(results)
     last = results[given[-1]]
-    kept = [] if slo is None else list(np.cumprod(table["slo_attainment"].to_numpy() >= slo.attainment))
     return LoadCurve(
         table=table,
         knee_per_s=float((table["request_throughput"] / table["mean_e2el_ms"]).idxmax()),
-        slo_per_s=given[int(sum(kept)) - 1] if any(kept) else None,
+        slo_per_s=highest_kept(table, given, slo),
         limit=limit_of(last),
         results=results,
         title=f"{short_name(last.deployment.model.name)} on {last.where}, {last.trace.name}",
     )
+
+
+def highest_kept(table: pd.DataFrame, loads: Sequence[N], slo: Slo | None) -> N | None:
+    """Of the loads tried, ascending as the table's rows, the highest that keeps the SLO with all below it."""
+    kept = 0 if slo is None else int(np.cumprod(table["slo_attainment"].to_numpy() >= slo.attainment).sum())
+    return loads[kept - 1] if kept else None
 
 
 def _default_rates(at_once: SimulationResult) -> list[float]:

@@ -13,6 +13,7 @@ from hardware_profiles.errors import UserError
 if TYPE_CHECKING:
     from apex_sim.concurrency import ConcurrencyCurve
     from apex_sim.load import LoadCurve
+    from simulator.result import SimulationResult
 
 SPREAD = 10
 """Rates of a range without a step."""
@@ -127,13 +128,12 @@ def _short(curve: LoadCurve) -> list[tuple[str, str]]:
     return [("note", words + "start and the end of the runs count; more requests show the steady state")]
 
 
-def load_dict(curve: LoadCurve) -> dict[str, Any]:
-    """Everything, for machines; ``rates`` has the summary of each run and means over the time in which requests arrive."""
+def about(first: SimulationResult) -> dict[str, Any]:
+    """What the JSON of a curve, over rates or users, says before its figures."""
     import dataclasses
 
     from apex_sim import __version__
 
-    first = next(iter(curve.results.values()))
     return {
         "apex_sim_version": __version__,
         "model": first.deployment.model.name,
@@ -141,6 +141,15 @@ def load_dict(curve: LoadCurve) -> dict[str, Any]:
         "workload": {"name": first.trace.name, "source": first.trace.source, "requests": len(first.trace)},
         "slo": None if first.slo is None else dataclasses.asdict(first.slo),
         "seed": first.seed,
+    }
+
+
+def load_dict(curve: LoadCurve) -> dict[str, Any]:
+    """Everything, for machines; ``rates`` has the summary of each run and means over the time in which requests arrive."""
+    import dataclasses
+
+    return {
+        **about(next(iter(curve.results.values()))),
         "knee_per_s": curve.knee_per_s,
         "slo_per_s": curve.slo_per_s,
         "limit": dataclasses.asdict(curve.limit),

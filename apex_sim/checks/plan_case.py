@@ -43,10 +43,15 @@ def run_plan(settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     found = dict(settings)
     chosen = found.pop("plan")
     result = plan(**found, **chosen)
+    return dict(figures_of_best(result)), in_words(result)
+
+
+def figures_of_best(result: PlanResult) -> Mapping[str, Any]:
+    """Of the best plan's run; UserError where none was simulated in full."""
     measured = result.best.measured
     if measured is None:
         raise UserError("the planner found no plan that could be simulated in full; give more devices, or a looser SLO")
-    return dict(measured.metrics), in_words(result)
+    return measured.metrics
 
 
 def in_words(result: PlanResult) -> str:

@@ -104,12 +104,9 @@ def figures_of(command: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _of_plan(answer: Any) -> dict[str, Any]:
     """The best plan in words and in degrees, how many were looked at, and the figures of its run."""
-    from apex_sim.checks.plan_case import in_words
-    from hardware_profiles.errors import UserError
+    from apex_sim.checks.plan_case import figures_of_best, in_words
 
-    best = answer.best
-    if best.measured is None:
-        raise UserError("the planner found no plan that could be simulated in full; give more devices, or a looser SLO")
+    best, figures = answer.best, figures_of_best(answer)
     chosen = {"plan": in_words(answer), **{name: getattr(best.candidate, name) for name in ("tp", "pp", "dp", "ep")}}
     rate = {"max_rate_per_s": best.max_rate_per_s} if answer.by_rate else {}
-    return {**chosen, "candidates": len(answer.entries), **rate, **best.measured.metrics}
+    return {**chosen, "candidates": len(answer.entries), **rate, **figures}

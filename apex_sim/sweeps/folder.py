@@ -88,8 +88,10 @@ def rows_of_others(folders: Sequence[str | Path], sweep: Sweep, points: list[Poi
 
     UserError for a folder of another sweep, of another version, or of other files.
     """
-    manifest, asked = _manifest(sweep), {point.key for point in points}
     found: dict[str, dict[str, Any]] = {}
+    if not folders:  # the files that the sweep names are not read for nothing
+        return found
+    manifest, asked = _manifest(sweep), {point.key for point in points}
     for folder in map(Path, folders):
         known = read_manifest(folder)
         if known is None:
