@@ -6,6 +6,7 @@ import csv
 import json
 import re
 
+import pandas as pd
 import pytest
 
 import apex_sim as apex
@@ -15,6 +16,7 @@ from apex_sim.load_limit import limit_of
 from apex_sim.load_report import findings, parse_rates
 from apex_sim.plots.load import load_figure
 from hardware_profiles.errors import UserError
+from workloads.slo import as_slo
 
 RUN = ["load", "--model", "llama-3.1-8b", "--cluster", "l40s:1", "--num-requests", "40"]
 SLO = ["--slo", "ttft=1s,tpot=60ms"]
@@ -126,3 +128,13 @@ def test_a_busy_device_that_keeps_up_is_no_limit(capsys):
     assert "Limit: at 12/s requests come faster" in words_of(load_figure(curve))
     assert curve.limit.resource == "time" and "come faster than" in curve.limit.why
     assert not limit_of(curve.results[2]).reached
+
+
+@pytest.mark.parametrize(
+    ("shares", "kept"),
+    [([1.0, 0.95, 0.9], 2.0), ([0.9, 1.0, 1.0], None), ([1.0, 0.9, 1.0], 1.0), ([1.0, 1.0, 1.0], 4.0)],
+)
+def test_the_highest_load_within_the_slo_has_all_below_it_within(shares, kept):
+    table = pd.DataFrame({"slo_attainment": shares})
+    assert load.highest_kept(table, [1.0, 2.0, 4.0], as_slo("ttft=1s")) == kept
+    assert load.highest_kept(table, [1.0, 2.0, 4.0], None) is None
