@@ -18,12 +18,12 @@ from simulator.elastic.figures import elastic_figures
 from simulator.elastic.history import ElasticRecord
 from simulator.elastic.pools import ElasticPoolsRecord
 from simulator.expert_hits import expert_summary
+from simulator.physics.sums import in_order
 from simulator.result import SimulationResult
 from simulator.result_columns import request_columns
 from simulator.result_summary import hit_rates
 from simulator.run import RunRecord
 from simulator.run_disaggregated import DisaggregatedRecord
-from simulator.sums import in_order
 from simulator.uncertainty import Interval
 from workloads.slo import Slo
 from workloads.trace import Trace

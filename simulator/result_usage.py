@@ -11,7 +11,7 @@ from simulator.accounting.account import Usage
 from simulator.elastic.figures import held_seconds
 from simulator.elastic.history import ElasticRecord
 from simulator.physics.shape import StepShape
-from simulator.sums import in_order
+from simulator.physics.sums import in_order
 
 if TYPE_CHECKING:
     from simulator.result import SimulationResult

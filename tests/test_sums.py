@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import apex_sim
-from simulator.sums import in_order
+from simulator.physics.sums import in_order
 
 DEPLOYMENTS = [
     ("llama-3.1-8b", "h100-sxm:4", {"tp": 2, "pp": 2}),

@@ -12,7 +12,7 @@ from planners.experts.spectral import kept_by_eigenvalues
 from planners.experts.topology import Topology, two_level
 from simulator.experts.placement import Placement
 from simulator.experts.routing import Demand, Floats, Ints
-from simulator.sums import in_order
+from simulator.physics.sums import in_order
 
 SUBGRADIENT_STEPS = 60
 

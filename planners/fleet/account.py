@@ -15,8 +15,8 @@ from planners.fleet.schedule import started
 from simulator.accounting.account import Usage, account
 from simulator.accounting.rates import SECONDS_PER_HOUR, Rates
 from simulator.physics.power import idle_w_of
+from simulator.physics.sums import in_order
 from simulator.result import SimulationResult
-from simulator.sums import in_order
 from workloads.trace import Trace
 
 Spent = dict[str, Any]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from planners.solver import EXACT, SolverResult, Status, relative_gap, solve
-from simulator.sums import in_order
+from simulator.physics.sums import in_order
 
 if TYPE_CHECKING:
     import pulp

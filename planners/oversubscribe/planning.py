@@ -11,7 +11,7 @@ from planners.oversubscribe.library import LEVELS, Entry
 from planners.oversubscribe.row import planned_w, readings
 from planners.oversubscribe.services import SLOS, Priority, Service, allot
 from planners.oversubscribe.study import Study
-from simulator.sums import in_order
+from simulator.physics.sums import in_order
 
 PEAK_LEVEL = LEVELS.index(1.0)
 WEIGHTS: dict[Priority, float] = {"high": 10.0, "low": 1.0}

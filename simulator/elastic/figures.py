@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from simulator.elastic.history import ElasticHistory
-from simulator.sums import in_order
+from simulator.physics.sums import in_order
 
 
 def held_seconds(history: ElasticHistory, begin_s: float, end_s: float) -> list[float]:

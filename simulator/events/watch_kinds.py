@@ -12,6 +12,7 @@ from simulator import clock
 from simulator.driver import Driver
 from simulator.events.step_log import Kind, Slice, Watch
 from simulator.events.watch import Noting, WatchedReplica, log_of
+from simulator.physics.sums import in_order
 from simulator.pipeline import PipelineReplica
 from simulator.replica import Replica
 from simulator.sharing.pair import PairReplica
@@ -19,7 +20,6 @@ from simulator.sharing.replica import SplitReplica
 from simulator.speculative.lane import GROWN
 from simulator.speculative.replica import SpeculativeReplica
 from simulator.speculative.step_model import SpeculativeStepModel
-from simulator.sums import in_order
 
 K = TypeVar("K", bound=Driver)
 PROMPTS = 1

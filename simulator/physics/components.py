@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from simulator.physics.cost import Bound, Cost
-from simulator.sums import in_order
+from simulator.physics.sums import in_order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

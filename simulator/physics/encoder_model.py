@@ -21,8 +21,8 @@ from simulator.physics.components import ComponentCost
 from simulator.physics.moe import ExpertRouting
 from simulator.physics.shape import DecodeLine, StepShape
 from simulator.physics.step_model import StepModel
+from simulator.physics.sums import in_order
 from simulator.plan import ParallelPlan
-from simulator.sums import in_order
 from workloads.model import ModelSpec
 
 

@@ -11,8 +11,8 @@ from simulator.physics.expert_cache import StageCache, check_expert_cache, stage
 from simulator.physics.remote_attention import RemoteKv, link_s, remote_kv, remote_line, resident_line
 from simulator.physics.shape import DecodeLine, StepShape
 from simulator.physics.stage import Stage
+from simulator.physics.sums import in_order
 from simulator.plan import ParallelPlan
-from simulator.sums import in_order
 
 NOTHING = DecodeLine(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 

@@ -11,8 +11,8 @@ from hardware_profiles.schema import Cluster
 from simulator.physics.depth import deep_layers
 from simulator.physics.kernel_counts import between_products, block_kernels
 from simulator.physics.precision import KernelFormat, Precision
+from simulator.physics.sums import in_order
 from simulator.plan import ParallelPlan
-from simulator.sums import in_order
 from workloads.model import AttentionSpec, LayerGroup, Matrix, MlpSpec, ModelSpec
 
 VOCAB_PAD = 64

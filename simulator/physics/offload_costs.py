@@ -12,8 +12,8 @@ from simulator.physics.cost import Cost
 from simulator.physics.layout import RankLayer, RankMatrix, StageLayout
 from simulator.physics.moe import expert_probabilities
 from simulator.physics.offload import OffloadPath, mlp_bytes, offloaded_bytes
+from simulator.physics.sums import in_order
 from simulator.plan import ParallelPlan
-from simulator.sums import in_order
 
 BUCKETS = 1024
 """Groups of equally frequent neurons that stand for those of an MLP."""

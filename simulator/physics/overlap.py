@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from simulator.physics.cost import Cost
-from simulator.sums import in_order
+from simulator.physics.sums import in_order
 
 _COLLECTIVES = ("all_reduce", "all_gather", "all_to_all", "reduce_scatter")
 

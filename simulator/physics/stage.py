@@ -37,7 +37,7 @@ from simulator.physics.precision import KernelFormat
 from simulator.physics.shape import DecodeLine, StepShape
 from simulator.physics.sparsity import channel_share, channels_used
 from simulator.physics.stage_context import StageContext
-from simulator.sums import in_order
+from simulator.physics.sums import in_order
 
 REPLICATED_ELEMENTWISE = 1 / 3
 """Share of a block's elementwise work that TP does not split: two residual norms move 16 bytes per hidden element;

@@ -29,8 +29,8 @@ from simulator.physics.shape import DecodeLine, StepShape
 from simulator.physics.slowdown import slower_compute
 from simulator.physics.stage import Limit, Stage
 from simulator.physics.stage_context import StageContext
+from simulator.physics.sums import in_order
 from simulator.plan import ParallelPlan
-from simulator.sums import in_order
 from workloads.model import ModelSpec
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hardware_profiles.errors import UserError
+from simulator.physics.sums import in_order
 from simulator.several.settings import Cascade
-from simulator.sums import in_order
 from workloads.labels import draw_shares
 from workloads.streams import stream
 from workloads.trace import Trace, take_ragged

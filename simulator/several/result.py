@@ -11,6 +11,7 @@ import numpy.typing as npt
 from simulator.accounting.account import Usage, account
 from simulator.accounting.rates import Rates
 from simulator.physics.power import idle_w_of
+from simulator.physics.sums import in_order
 from simulator.recorder import COMPLETED
 from simulator.result import SimulationResult
 from simulator.result_summary import latencies, volume
@@ -18,7 +19,6 @@ from simulator.run import RunRecord
 from simulator.several.deployment import SeveralDeployment
 from simulator.several.run import SeveralRecord
 from simulator.spread import Spread
-from simulator.sums import in_order
 from simulator.uncertainty import Interval
 from workloads.slo import Slo
 from workloads.trace import Trace

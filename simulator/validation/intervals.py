@@ -15,7 +15,7 @@ from typing import Any
 
 from hardware_profiles.errors import UserError
 from simulator.calibration.fitting import rounded
-from simulator.sums import in_order
+from simulator.physics.sums import in_order
 from simulator.uncertainty import (
     CHAIN,
     FAMILIES,
