@@ -13,7 +13,10 @@ from typing import Any
 
 from hardware_profiles.errors import UserError
 
-OUTPUT_FILES = ("json", "csv", "plot", "report", "timeline", "requests", "out", "out_layers", "save_routing")
+OUTPUT_FILES = (
+    *("json", "csv", "plot", "report", "timeline", "requests", "out", "save_routing"),
+    *("junit", "gantt", "roofline", "figure"),
+)
 """Options that name files to write, in any command."""
 LONGEST_NAME = 120
 """Characters of a path that messages show."""

@@ -26,8 +26,31 @@ def test_two_outputs_are_not_one_file(tmp_path, capsys, monkeypatch, second):
     assert (tmp_path / "a.html").read_text() == "old"
 
 
+@pytest.mark.parametrize(
+    ("command", "first", "second"),
+    [
+        (["explain", "step", *RUN[1:5], "--decode", "1"], "--gantt", "--roofline"),
+        (["check", "suite.yaml"], "--json", "--junit"),
+        (["sweep", "results", "--pareto", "a,b"], "--json", "--figure"),
+        (["validate"], "--json", "--report"),
+    ],
+)
+def test_that_holds_in_every_command(tmp_path, capsys, monkeypatch, command, first, second):
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, first, "a.svg", second, "a.svg"]) == 2
+    assert f"{first} and {second} are one file, a.svg" in capsys.readouterr().err
+
+
+def test_what_a_file_holds_is_no_file(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["experts", "--model", "mixtral-8x7b", "--cluster", "h100-sxm:4", "--batch", "0"]
+    assert main([*command, "--out", "moe", "--out-layers", "moe"]) == 2
+    assert "--batch is 0" in capsys.readouterr().err
+
+
 def test_the_null_device_may_be_named_twice(tmp_path):
-    assert main([*RUN, "--json", "/dev/null", "--quiet"]) == 0
+    load = ["load", *RUN[1:], "--input-len", "20", "--output-len", "2", "--rates", "1", "--jobs", "1"]
+    assert main([*load, "--json", "/dev/null", "--csv", "/dev/null", "--quiet"]) == 0
 
 
 @pytest.mark.parametrize("length", [245, 300, 5000])

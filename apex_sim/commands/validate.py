@@ -59,7 +59,6 @@ def run(args: argparse.Namespace) -> int:
     from apex_sim.text import ProgressBar
     from apex_sim.validate_inputs import asked_of, outcome_of
     from apex_sim.validate_text import outcome_text
-    from hardware_profiles.errors import UserError
     from simulator.validation.outcome import to_dict
 
     asked = asked_of(args)
@@ -67,9 +66,6 @@ def run(args: argparse.Namespace) -> int:
     json_file = prepare_file(args.json, "--json") if args.json not in (None, "-") else None
     report = prepare_report(args.report)
     plot = prepare_figure(args.plot, "--plot") if args.plot is not None else None
-    targets = [path.resolve() for path in (json_file, report, plot) if path is not None]
-    if len(set(targets)) < len(targets):
-        raise UserError("--json, --report and --plot name one file twice; give each a name of its own")
     outcome = outcome_of(asked, args, ProgressBar)
     if args.json == "-":
         print(to_json(to_dict(outcome, by)), end="")
