@@ -11,6 +11,8 @@ from typing import Any
 from hardware_profiles.errors import UserError, unknown_name
 
 Progress = Callable[[int, int], None]
+Bar = Callable[[str], AbstractContextManager[Progress]]
+"""Progress of a piece of work, by its name."""
 READING = {"spread_ties": "trace_spread_ties", "rate_scale": "trace_scale_rate"}
 """Keywords of a workload that the command line calls otherwise."""
 ELSEWHERE = ("json", "report", "plot", "out", "export", "save_routing", "out_layers", "config", "help", "jobs")
@@ -75,7 +77,7 @@ def time_text(value: float | str | None) -> str | None:
     return value if value is None or isinstance(value, str) else f"{value!r}s"
 
 
-def bar_of(progress: Progress | None) -> Callable[[str], AbstractContextManager[Progress]]:
+def bar_of(progress: Progress | None) -> Bar:
     """The caller's function in place of the terminal's bars."""
     return lambda label: nullcontext(progress or (lambda done, total: None))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,15 +13,13 @@ from apex_sim import gpus_inputs as inputs
 from apex_sim import options
 
 if TYPE_CHECKING:
+    from apex_sim.command_arguments import Bar
     from apex_sim.html.provenance import Simulated
     from planners.export.bundle import Export
     from planners.fleet.capacity import Capacity
     from planners.fleet.instance import Candidate, Serving
     from planners.fleet.problem import FleetProblem
     from workloads.trace import Trace
-
-Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
-"""Progress of a piece of work, by its name."""
 
 
 @dataclass(frozen=True, slots=True)

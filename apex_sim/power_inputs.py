@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from apex_sim.command_arguments import Bar
     from planners.oversubscribe.planning import StaticPlan
     from planners.oversubscribe.policy import Policy
     from planners.oversubscribe.study import Outcome, Setting, Study
     from simulator.deployment import Deployment
 
-Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
-"""Progress of a piece of work, by its name."""
 SEARCHED = ((0.75, 0.85), (0.80, 0.89), (0.85, 0.95))
 """Pairs of thresholds that ``--search`` tries beside the given one (POLCA's, from memory of the paper)."""
 CAP_SHARES = (7 / 8, 3 / 4)

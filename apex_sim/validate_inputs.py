@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from apex_sim.command_arguments import Bar
     from simulator.validation.outcome import Outcome
     from simulator.validation.run import MeasuredRun
     from simulator.validation.score import Goal
-
-Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
-"""Progress of a piece of work, by its name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,13 +47,9 @@ class Answered:
 
     def write_report(self, path: str | Path) -> Path:
         """Write the command's ``--report``: one HTML file that needs no network (docs/reports.md)."""
-        from apex_sim.files import write_text
-        from apex_sim.html.write import prepare_report
+        from apex_sim.html.write import write_report
 
-        target = prepare_report(path)
-        assert target is not None
-        write_text(target, self.html())
-        return target
+        return write_report(self, path)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.headline}>"

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from apex_sim.concurrency_report import findings, users_words
 from apex_sim.disaggregated_report import describe_any
 from apex_sim.html import parts
+from apex_sim.html.cautions import refused, weak_basis
 from apex_sim.html.config import Repeat, configuration
+from apex_sim.html.load import LATENCIES, LATENCY_HEADER
 from apex_sim.html.parts import Cell, amount
 from apex_sim.html.provenance import provenance
 from apex_sim.resolved import any_config
@@ -16,8 +18,6 @@ from apex_sim.text import milliseconds, number, share
 
 if TYPE_CHECKING:
     from apex_sim.concurrency import ConcurrencyCurve
-
-LATENCIES = tuple(f"{which}_{name}_ms" for name in ("ttft", "tpot", "e2el") for which in ("median", "p95", "p99"))
 
 
 def concurrency_report(curve: ConcurrencyCurve, repeat: Repeat) -> str:
@@ -65,11 +65,7 @@ def _cautions(curve: ConcurrencyCurve) -> list[str]:
     lines = []
     if len(users) > 1 and curve.knee == users[-1]:
         lines.append(f"The knee is not among the users tried, {users[0]:,} to {users[-1]:,}.")
-    if s["failed"]:
-        lines.append(f"{s['failed']:,} of {s['num_prompts']:,} requests were refused: their prompts are too long.")
-    if s["provenance"] != "measured":
-        lines.append(f"The times rest on {s['provenance']} kernel efficiencies: expect larger errors (see the end).")
-    return lines
+    return [*lines, *refused(s), *weak_basis(s)]
 
 
 def _rows(curve: ConcurrencyCurve) -> str:
@@ -85,8 +81,7 @@ def _rows(curve: ConcurrencyCurve) -> str:
             *(amount(m[name], share(m[name])) for name in ("kv_usage", "mfu")),
             amount(m["usd_per_million_output_tokens"]), amount(m["joules_per_output_token"]),
         ])  # fmt: skip
-    latencies = [f"{name} {which}" for name in ("TTFT", "TPOT", "E2E") for which in ("p50", "p95", "p99")]
-    header = ("users", "served/s", *latencies, "output tok/s", "per GPU", "per user", *(("in SLO",) if slo else ()),
+    header = ("users", "served/s", *LATENCY_HEADER, "output tok/s", "per GPU", "per user", *(("in SLO",) if slo else ()),
               "running", "waiting", "KV in use", "compute", "$/1M out", "J/token")  # fmt: skip
     return parts.table(header, rows, about="users") + parts.note(
         "Per user: 1 / median TPOT. Running, waiting and KV in use are means until the last request is sent, and over "

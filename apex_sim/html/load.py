@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from apex_sim.disaggregated_report import describe_any
 from apex_sim.html import parts
+from apex_sim.html.cautions import refused, weak_basis
 from apex_sim.html.config import Repeat, configuration
 from apex_sim.html.parts import Cell, amount
 from apex_sim.html.provenance import provenance
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from apex_sim.load import LoadCurve
 
 LATENCIES = tuple(f"{which}_{name}_ms" for name in ("ttft", "tpot", "e2el") for which in ("median", "p95", "p99"))
+LATENCY_HEADER = tuple(f"{name} {which}" for name in ("TTFT", "TPOT", "E2E") for which in ("p50", "p95", "p99"))
+"""Columns of a curve's table, and what stands above them."""
 
 
 def load_report(curve: LoadCurve, repeat: Repeat) -> str:
@@ -62,11 +65,7 @@ def _cautions(curve: LoadCurve) -> list[str]:
     lines = []
     if len(rates) > 1 and curve.knee_per_s in (rates[0], rates[-1]):
         lines.append(f"The knee is not inside the rates tried, {rates[0]:g} to {rates[-1]:g}/s.")
-    if s["failed"]:
-        lines.append(f"{s['failed']:,} of {s['num_prompts']:,} requests were refused: their prompts are too long.")
-    if s["provenance"] != "measured":
-        lines.append(f"The times rest on {s['provenance']} kernel efficiencies: expect larger errors (see the end).")
-    return lines
+    return [*lines, *refused(s), *weak_basis(s)]
 
 
 def _figure(curve: LoadCurve) -> str:
@@ -88,9 +87,8 @@ def _rates(curve: LoadCurve) -> str:
             *(amount(m[name], share(m[name])) for name in ("kv_usage", "mfu", "mbu")),
             amount(m["usd_per_million_output_tokens"]), amount(m["joules_per_output_token"]),
         ])  # fmt: skip
-    latencies = [f"{name} {which}" for name in ("TTFT", "TPOT", "E2E") for which in ("p50", "p95", "p99")]
-    header = ("req/s", "served/s", *latencies, "output tok/s", *(("in SLO",) if slo else ()), "running", "waiting", "KV in use",
-              "compute", "bandwidth", "$/1M out", "J/token")  # fmt: skip
+    header = ("req/s", "served/s", *LATENCY_HEADER, "output tok/s", *(("in SLO",) if slo else ()), "running", "waiting",
+              "KV in use", "compute", "bandwidth", "$/1M out", "J/token")  # fmt: skip
     return parts.table(header, rows, about="rates") + parts.note(
         "Running, waiting and KV in use are means over the time in which requests arrive, and over replicas."
     )

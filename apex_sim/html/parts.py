@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MOST_SVG = 400_000
 """Characters of an SVG; above, a figure is pixels."""
+FILTER = '<label>Filter: <input id="find" type="search" placeholder="words"></label>'
+"""Above the table named ``runs``: shows its rows that have these words."""
 
 Cell = tuple[str, float | None, str]
 """Text, number to sort by, class."""

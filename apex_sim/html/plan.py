@@ -154,9 +154,10 @@ def _range(m: Mapping[str, Any], name: str) -> Cell:
 def _candidates(result: PlanResult) -> str:
     entries = sorted(result.entries, key=lambda e: NEARNESS[e.status])
     rows = [[wide(settings_text(e)), text(e.status), wide(e.reason or "the best")] for e in entries[:MOST_ROWS]]
-    box = '<label>Filter: <input id="find" type="search" placeholder="words"></label>'
     more = len(entries) - len(rows)
     tail = parts.note(f"{more:,} more are in the JSON.") if more > 0 else ""
     return (
-        box + parts.table(("candidate", "status", "why"), rows, tall=True, name="runs", about="all candidates") + tail
+        parts.FILTER
+        + parts.table(("candidate", "status", "why"), rows, tall=True, name="runs", about="all candidates")
+        + tail
     )

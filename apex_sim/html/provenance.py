@@ -47,10 +47,7 @@ def provenance(deployments: Iterable[Deployment], traces: Iterable[Trace] = ()) 
         engines.setdefault(deployment.engine.name, deployment.engine)
         models.setdefault(f"model {deployment.model.name}", _model_words(deployment.model))
     rows = [*models.items(), *((f"workload {trace.name}", _trace_words(trace)) for trace in traces)]
-    parts = [facts(rows, "model and workload")] if rows else []
-    parts += [_device(device) for device in devices.values()]
-    parts += [_engine(engine) for engine in engines.values()]
-    return section("Where the figures come from", *parts)
+    return profiles_provenance(devices.values(), engines.values(), rows)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from apex_sim.html import parts
+from apex_sim.html.cautions import refused, weak_basis
 from apex_sim.html.config import Repeat, configuration
 from apex_sim.html.parts import Cell, amount, text
 from apex_sim.html.provenance import provenance
@@ -37,7 +38,7 @@ def several_report(result: SeveralResult, repeat: Repeat) -> str:
                 f"Workload {result.trace.name}: {s['num_prompts']:,} requests, {number(s['duration'])} s simulated."
             ),
             parts.tiles(tiles(s)),
-            parts.warnings_box([*repeat.warned, *_cautions(result)]),
+            parts.warnings_box([*repeat.warned, *refused(s), *weak_basis(s)]),
             parts.section("Models", _models(result)),
             parts.section("Latency", latencies(result)),
             parts.section("Figures", parts.figures([parts.figure(result.plot_latency(), "latency", alt)])),
@@ -50,15 +51,6 @@ def several_report(result: SeveralResult, repeat: Repeat) -> str:
             configuration(repeat, {member.name: deployment_config(served) for member, served in members}),
         ],
     )
-
-
-def _cautions(result: SeveralResult) -> list[str]:
-    s, lines = result.summary, []
-    if s["failed"]:
-        lines.append(f"{s['failed']:,} of {s['num_prompts']:,} requests were refused: their prompts are too long.")
-    if s["provenance"] != "measured":
-        lines.append(f"The times rest on {s['provenance']} kernel efficiencies: expect larger errors (see the end).")
-    return lines
 
 
 def _models(result: SeveralResult) -> str:

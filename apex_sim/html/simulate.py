@@ -11,6 +11,7 @@ import numpy as np
 
 from apex_sim.disaggregated_report import describe_any
 from apex_sim.html import parts
+from apex_sim.html.cautions import refused, weak_basis
 from apex_sim.html.config import Repeat, configuration
 from apex_sim.html.parts import Cell, amount, spread, text
 from apex_sim.html.provenance import provenance
@@ -83,13 +84,10 @@ def tiles(s: Mapping[str, Any]) -> dict[str, str]:
 def _cautions(result: SimulationResult) -> list[str]:
     """What the run itself has to be read with."""
     s = result.summary
-    lines = [words for label, words in _lines(result) if label in ("note", "warning")]
-    if s["failed"]:
-        lines.append(f"{s['failed']:,} of {s['num_prompts']:,} requests were refused: their prompts are too long.")
+    lines = [words for label, words in _lines(result) if label in ("note", "warning")] + refused(s)
     if s["truncated"]:
         lines.append(f"The outputs of {s['truncated']:,} requests were cut short at the longest context.")
-    if s["provenance"] != "measured":
-        lines.append(f"The times rest on {s['provenance']} kernel efficiencies: expect larger errors (see the end).")
+    lines += weak_basis(s)
     if not s.get("itl_exact", True):
         lines.append("Percentiles of ITL come from a histogram with bins of 0.05 %: the run is long.")
     if "step_mode" in s:
@@ -200,8 +198,7 @@ def everything(s: Mapping[str, Any]) -> str:
     rows = [[text(name), amount(v) if _is_number(v) else parts.wide(v)] for name, v in parts.scalars(s)]
     for row in rows:  # one kind of column
         row[1] = (row[1][0], row[1][1], "wide")
-    box = '<label>Filter: <input id="find" type="search" placeholder="words"></label>'
-    return box + parts.table(("figure", "value"), rows, tall=True, name="runs", about="every figure")
+    return parts.FILTER + parts.table(("figure", "value"), rows, tall=True, name="runs", about="every figure")
 
 
 def _is_number(value: Any) -> bool:

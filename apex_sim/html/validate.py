@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 TITLE = "Predictions against measured runs"
 ERRORS = "Errors are predicted / measured - 1; median, mean and p90 are of the absolute error."
-FILTER = '<label>Filter: <input id="find" type="search" placeholder="words"></label>'
 
 
 def report_html(outcome: Outcome, by: Sequence[str], repeat: Repeat) -> str:
@@ -51,7 +50,7 @@ def _compared(outcome: Outcome, by: Sequence[str]) -> list[str]:
         section("Predicted against measured", parts.note("Bands are 10 and 20 %."), panels(outcome)),
         section("Measured figures inside the 80 % interval of their prediction", _coverage(outcome)),
         section(f"Error by {', '.join(by)}", _aggregates(outcome.aggregates(by), by)),
-        section("Every run and metric", FILTER, _runs(outcome)),
+        section("Every run and metric", parts.FILTER, _runs(outcome)),
     ]
 
 
