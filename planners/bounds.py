@@ -29,6 +29,7 @@ from simulator.physics.encoder_model import step_model_of
 from simulator.physics.explain import step_shape
 from simulator.physics.shape import StepShape, window_pairs
 from simulator.physics.stage import Stage
+from simulator.physics.sums import in_order
 from workloads.model import ModelSpec
 from workloads.slo import Slo
 from workloads.trace import FloatArray
@@ -262,15 +263,15 @@ def _prefill_s(deployment: Deployment, tokens: int) -> float:
     if has_encoder(deployment.model):  # whole, and nothing is quicker than alone
         return model.step(step_shape(prefill=tokens, window=None))[0]
     size = engine.max_num_batched_tokens if engine.batching == "chunked" else tokens
-    pair_s = sum(c.prefill_pair_s for s in model.stages for c in s.attention if c.window is None)
-    near_s = sum(c.prefill_pair_s for s in model.stages for c in s.attention if c.window is not None)
+    pair_s = in_order(c.prefill_pair_s for s in model.stages for c in s.attention if c.window is None)
+    near_s = in_order(c.prefill_pair_s for s in model.stages for c in s.attention if c.window is not None)
     pairs = tokens * (tokens + 1) // 2
     near = pairs if model.window is None else window_pairs(tokens, 0, model.window)
     last = StepShape(prefill_tokens=min(size, tokens), prefill_seqs=1, logits_rows=1)
     more = max(0, tokens - size) / size
     # attention hides behind them
     waiting = ("launch", "weights.prefetch", "experts.wait", "attention.elsewhere")
-    launching_s = sum(c.seconds for c in model.explain(last) if c.name in waiting)
+    launching_s = in_order(c.seconds for c in model.explain(last) if c.name in waiting)
     seconds = model.step(last)[0] + max(0.0, pair_s * pairs + near_s * near - launching_s)
     return seconds + more * model.step(StepShape(prefill_tokens=size, prefill_seqs=1))[0] if more else seconds
 

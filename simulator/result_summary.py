@@ -10,6 +10,7 @@ from simulator.accounting.account import account
 from simulator.accounting.rates import Rates
 from simulator.adapters.figures import adapter_summary
 from simulator.expert_hits import expert_summary
+from simulator.physics.sums import in_order
 from simulator.sharing.summary import pair_summary, split_summary
 from simulator.speculative.summary import speculative_summary
 from simulator.spread import Spread
@@ -117,7 +118,7 @@ def kv_tiers(result: SimulationResult) -> list[dict[str, Any]]:
             "stored_bytes": sum(c.stored for c in counts) * block_bytes,
             "loaded_bytes": sum(c.loaded for c in counts) * block_bytes,
             "dropped_bytes": sum(c.dropped for c in counts) * block_bytes,
-            "load_s": sum(c.load_s for c in counts),
+            "load_s": in_order(c.load_s for c in counts),
         }
         for (name, _), counts in zip([n for n in names if n[1]], rows, strict=False)
     ]

@@ -12,6 +12,7 @@ from simulator.experts.placement import Placement
 from simulator.experts.routing import Routing
 from simulator.physics.moe import ExpertRouting
 from simulator.physics.shape import StepShape
+from simulator.physics.sums import in_order
 from simulator.simulate import simulate_deployment
 from workloads.slo import Slo
 from workloads.trace import Trace
@@ -54,7 +55,7 @@ def effect_of(
     return Effect(
         routing=measured,
         decode_s=placed.step_model.step(shape)[0],
-        experts_s=sum(c.seconds for c in costs if c.name == "moe.experts"),
-        exchange_s=sum(c.seconds for c in costs if c.name.startswith(("all_to_all", "all_reduce.mlp"))),
+        experts_s=in_order(c.seconds for c in costs if c.name == "moe.experts"),
+        exchange_s=in_order(c.seconds for c in costs if c.name.startswith(("all_to_all", "all_reduce.mlp"))),
         summary=summary,
     )

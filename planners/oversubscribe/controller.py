@@ -12,6 +12,7 @@ import numpy.typing as npt
 from planners.oversubscribe.policy import Policy
 from planners.oversubscribe.row import Row
 from planners.oversubscribe.services import PRIORITIES, Priority
+from simulator.physics.sums import in_order
 
 if TYPE_CHECKING:
     import simpy
@@ -72,7 +73,7 @@ class _Manager:
     def reading(self, end: int) -> float:
         """Mean over the period that ended at ``end``, as a share of the budget."""
         begin = end - self.policy.telemetry_period_s
-        return sum(self.power_at(t) for t in range(begin, end)) / (end - begin) / self.budget_w
+        return in_order(self.power_at(t) for t in range(begin, end)) / (end - begin) / self.budget_w
 
     def change(self, now: int, *, braked: bool | None = None, clocks: dict[Priority, float] | None = None) -> None:
         """Put a new state in force."""

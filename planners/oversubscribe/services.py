@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from hardware_profiles.errors import UserError
+from simulator.physics.sums import in_order
 
 Priority = Literal["high", "low"]
 PRIORITIES: tuple[Priority, ...] = ("high", "low")
@@ -62,7 +63,7 @@ PAPER_MIX = (
 
 def allot(num_servers: int, services: tuple[Service, ...]) -> tuple[int, ...]:
     """Servers per service: shares of the row, the largest remainders get the rest (first named first)."""
-    total = sum(s.share for s in services)
+    total = in_order(s.share for s in services)
     exact = [num_servers * s.share / total for s in services]
     counts = [int(x + 1e-9) for x in exact]
     order = sorted(range(len(services)), key=lambda i: (counts[i] - exact[i], i))

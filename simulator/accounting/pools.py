@@ -7,6 +7,7 @@ from typing import Any
 
 from simulator.accounting.account import Usage, account
 from simulator.accounting.rates import Rates
+from simulator.physics.sums import in_order
 
 RATIOS = ("pue", "gco2_per_kwh")
 """Fields that do not add up: their mean, weighted by the energy at the meter."""
@@ -30,10 +31,10 @@ def sum_usage(parts: Sequence[Usage]) -> Usage:
     return Usage(
         devices=devices,
         duration_s=first.duration_s,
-        prefill_j=sum(part.prefill_j for part in parts),
-        decode_j=sum(part.decode_j for part in parts),
-        idle_j=sum(part.idle_j for part in parts),
-        prefill_share=sum(part.prefill_share * part.devices for part in parts) / devices,
+        prefill_j=in_order(part.prefill_j for part in parts),
+        decode_j=in_order(part.decode_j for part in parts),
+        idle_j=in_order(part.idle_j for part in parts),
+        prefill_share=in_order(part.prefill_share * part.devices for part in parts) / devices,
         input_tokens=first.input_tokens,
         output_tokens=first.output_tokens,
         requests=first.requests,
@@ -42,7 +43,7 @@ def sum_usage(parts: Sequence[Usage]) -> Usage:
 
 def _sum(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None
+    return in_order(known) if len(known) == len(values) else None
 
 
 def _mean(values: Sequence[float], weights: Sequence[float]) -> float:

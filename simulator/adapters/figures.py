@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from simulator.physics.sums import in_order
 from simulator.recorder import ReplicaRecord
 
 
@@ -17,7 +18,7 @@ def adapter_summary(replicas: list[ReplicaRecord]) -> dict[str, Any]:
         "adapters": {
             "loads": loads,
             "load_bytes": sum(c.nbytes for c in counts),
-            "load_s": sum(c.load_s for c in counts),
+            "load_s": in_order(c.load_s for c in counts),
             "hits": hits,
             "evictions": sum(c.evictions for c in counts),
             "cancelled_loads": sum(c.cancelled for c in counts),

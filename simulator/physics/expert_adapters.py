@@ -6,6 +6,7 @@ from hardware_profiles.errors import UserError
 from simulator.moe_settings import ExpertAdapters, MoeTechniques
 from simulator.physics.layout import RankExperts, StageLayout
 from simulator.physics.moe import expected_active_experts, expert_probabilities
+from simulator.physics.sums import in_order
 from simulator.plan import ParallelPlan
 from workloads.model import ModelSpec
 
@@ -39,7 +40,7 @@ def expert_adapter_bytes(stage: StageLayout, plan: ParallelPlan) -> float:
     adapters = plan.techniques.moe.adapters
     if adapters is None:
         return 0.0
-    return sum(
+    return in_order(
         count
         * adapters.num
         * adapters.size

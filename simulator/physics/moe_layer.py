@@ -11,6 +11,7 @@ from simulator.physics.layout import MLP_KERNELS, RankExperts
 from simulator.physics.moe_load import ExpertLoad, MoeLoads
 from simulator.physics.precision import KernelFormat
 from simulator.physics.stage_context import StageContext
+from simulator.physics.sums import in_order
 
 OVERLAP_DEGREES = (1, 2, 4, 8)
 """Pieces that an adaptive layer splits a step into (Tutel, arXiv:2206.03382, section 4.2)."""
@@ -29,7 +30,7 @@ class Way(NamedTuple):
     @property
     def seconds(self) -> float:
         """All of it [s]."""
-        return self.experts.seconds + sum(cost.seconds for cost in self.exchange)
+        return self.experts.seconds + in_order(cost.seconds for cost in self.exchange)
 
 
 class MoeLayer:
@@ -163,7 +164,7 @@ class MoeLayer:
         part = self._kernels(experts, self.loads.load(experts, tokens / degree), count)
         exchange = self._exchange(experts, tokens / degree, count)
         moved = [cost for cost in exchange if cost.name.startswith("all_to_all")]
-        moved_s = sum(cost.seconds for cost in moved)
+        moved_s = in_order(cost.seconds for cost in moved)
         total_s = part.seconds + moved_s + (degree - 1) * max(part.seconds, moved_s)
         exposed = (total_s - degree * part.seconds) / moved_s if moved_s else 0.0
         whole = part._replace(

@@ -9,6 +9,7 @@ from simulator.physics.expert_adapters import active_growth
 from simulator.physics.layout import RankExperts, StageLayout
 from simulator.physics.moe import capacity, dropped_share, slowest_rank
 from simulator.physics.stage_context import StageContext
+from simulator.physics.sums import in_order
 from simulator.plan import ParallelPlan
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def dropped_choices(stages: Sequence[Stage], tokens: int) -> float | None:
         for layer, count in stage.layout.layers
         if layer.experts is not None and (share := stage.moe.loads.dropped(layer.experts, tokens)) is not None
     ]
-    return sum(count * share for count, share in shares) / sum(count for count, _ in shares) if shares else None
+    return in_order(count * share for count, share in shares) / sum(count for count, _ in shares) if shares else None
 
 
 def gathered_bytes(stage: StageLayout, plan: ParallelPlan) -> float:

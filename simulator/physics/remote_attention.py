@@ -12,6 +12,7 @@ from simulator.physics.layout import StageLayout
 from simulator.physics.offload import HostCompute, host_compute, sharers_of
 from simulator.physics.shape import DecodeLine, StepShape
 from simulator.physics.stage import Stage
+from simulator.physics.sums import in_order
 from simulator.plan import ParallelPlan
 
 ELEMENT_BYTES = 2.0
@@ -164,7 +165,7 @@ def remote_line(stage: Stage, kv: RemoteKv, shape: StepShape, dram_bytes: float)
 
 def resident_line(stage: Stage, seqs: int, mixed: bool) -> DecodeLine:
     """Attention that stays on the accelerator beside a remote KV cache: that of layers with a constant state."""
-    seconds = sum(
+    seconds = in_order(
         (c.mixed_fixed_s if mixed else c.decode_fixed_s) + c.decode_seq_s * seqs
         for c in stage.attention
         if not c.decode_bytes

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hardware_profiles.errors import UserError
+from simulator.physics.sums import in_order
 from simulator.validation.bench.result import BenchResult, figure
 
 LINE = re.compile(
@@ -98,8 +99,8 @@ def _steady(text: str) -> Iterator[Interval]:
 def _result(intervals: list[Interval], capacity: int, text: str, place: str) -> BenchResult | None:
     """None where the cache is so full that a batch of the same context has no room to go on."""
     running = intervals[0].running
-    step_s = sum(i.step_s for i in intervals) / len(intervals)
-    context = sum(i.usage for i in intervals) / len(intervals) * capacity / running
+    step_s = in_order(i.step_s for i in intervals) / len(intervals)
+    context = in_order(i.usage for i in intervals) / len(intervals) * capacity / running
     room = int(1.8 * (capacity / running - context))
     outputs = min(max(SHORTEST, 2 * math.ceil(running * context / BUDGET)), room, int(2 * context) - 2)
     if outputs < SHORTEST:
