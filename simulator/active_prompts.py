@@ -49,6 +49,10 @@ class ActivePrompts:
                 self.tokens -= self._held.pop(piece)[1]
 
     def with_(self, request: RequestView) -> int:
-        """Tokens, if this request were sent there too."""
-        pieces, left = self._pieces(request)
-        return self.tokens + left + sum(tokens for piece, tokens in pieces if piece not in self._held)
+        """Tokens, if this request were sent there too. Asked of every replica for every request."""
+        ids, held = request.prompt_ids, self._held
+        whole, rest = divmod(request.input_tokens, self._piece_tokens)
+        shared = self._piece_tokens * sum(map(held.__contains__, ids[:whole]))
+        if len(ids) > whole and ids[whole] in held:
+            shared += rest
+        return self.tokens + request.input_tokens - shared
