@@ -22,6 +22,7 @@ from simulator.disaggregated import DisaggregatedDeployment
 from simulator.elastic.settings import Elasticity
 from simulator.result import SimulationResult
 from simulator.run import Progress
+from simulator.setting_checks import check_number
 from simulator.simulate import simulate_deployment
 from simulator.simulate_disaggregated import simulate_disaggregated
 from workloads.catalog import load_model
@@ -242,8 +243,7 @@ def plan(
     from planners.parallel import plan_parallel
 
     for name, value in (("top", top), ("jobs", jobs)):
-        if not value >= 1:
-            raise UserError(f"{name} is {value}; it must be at least 1")
+        check_number(name, value, int, 1)
     workload, terms, remaining = _split(settings)
     spec = model if isinstance(model, ModelSpec) else load_model(name_of("model", model))
     machines = _under(cluster, terms)

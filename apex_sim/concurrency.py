@@ -74,7 +74,7 @@ def closed_loops(
         raise UserError("load_curve: arrival says when requests come; concurrencies are closed loops: give one of them")
     workload: dict[str, Any] = {k: v for k, v in settings.items() if k in WorkloadSettings.__annotations__}
     others = {k: v for k, v in settings.items() if k not in workload}
-    if not hasattr(workload.get("trace"), "arrival_s"):
+    if workload.get("trace") is None:  # a trace's own arrivals are replaced below
         workload["arrival"] = "closed(concurrency=1)"
     trace = make_trace(**workload, seed=settings.get("seed", 0))
     return concurrency_curve(

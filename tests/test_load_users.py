@@ -150,3 +150,18 @@ def test_mistakes_are_told_before_anything_runs(flags, words, capsys, monkeypatc
 def test_the_api_refuses_what_means_nothing(settings, words):
     with pytest.raises(UserError, match=words):
         apex.load_curve("llama-3.1-8b", "l40s:1", **settings)
+
+
+def test_a_described_workload_keeps_its_requests(tmp_path, capsys):
+    described = tmp_path / "chat.yaml"
+    described.write_text("num_requests: 40\nrate_per_s: 3\ninput_len: 200\noutput_len: 20\n")
+    command = ["load", "--model", "llama-3.1-8b", "--cluster", "l40s:1", "--concurrencies", "1,4", "--json", "-"]
+    assert main([*command, "--trace", str(described)]) == 0
+    rows = json.loads(capsys.readouterr().out)["concurrencies"]
+    curve = apex.load_curve("llama-3.1-8b", "l40s:1", concurrencies=[1, 4], trace=str(described))
+    plain = apex.load_curve(
+        "llama-3.1-8b", "l40s:1", concurrencies=[1, 4], num_requests=40, input_len=200, output_len=20
+    )
+    served = [summary["request_throughput"] for summary in (r.summary for r in curve.results.values())]
+    assert served == [r.summary["request_throughput"] for r in plain.results.values()]
+    assert len(rows) == len(served) == 2

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import apex_sim
+from apex_sim.checks.suite import read_suite
 from apex_sim.cli import main
 from apex_sim.named_files import digests_of
 
@@ -81,3 +82,11 @@ def test_a_check_names_the_files_that_changed(tmp_path: Path, capsys: pytest.Cap
     assert main(command) == 1
     out = capsys.readouterr().out
     assert "cannot be simulated any more (mine)" in out and f"mine: {told}" in out
+
+
+def test_files_of_a_planner_s_question_count(tmp_path: Path) -> None:
+    (tmp_path / "services.yaml").write_text("- {name: chat}\n")
+    suite = tmp_path / "suite.yaml"
+    suite.write_text("cases:\n- {name: row, power: {servers: 2, services: services.yaml}}\n")
+    (case,) = read_suite(suite).cases
+    assert set(case.files) == {"services.yaml"}

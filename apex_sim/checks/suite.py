@@ -11,7 +11,7 @@ from typing import Any
 
 from apex_sim.checks.metrics import DEFAULT_METRICS, Tolerances, family_of, parse_tolerances
 from apex_sim.checks.plan_case import PLAN_METRICS, plan_of
-from apex_sim.checks.question_case import QUESTIONS, located, question_in, question_of, without_unheeded
+from apex_sim.checks.question_case import FILES, QUESTIONS, located, question_in, question_of, without_unheeded
 from apex_sim.named_files import digests_of
 from apex_sim.setting_words import as_fields
 from hardware_profiles.errors import UserError, unknown_name
@@ -118,7 +118,7 @@ def _case(data: Mapping[str, Any], top: Mapping[str, Any], path: Path, index: in
         attainment=_attainment(settings.get("slo"), place),
         line=line,
         digest=digest(settings),
-        files=_files(settings, path.parent),
+        files=_files(settings, settings.get(question or "", {}), path.parent),
     )
 
 
@@ -148,8 +148,8 @@ def _attainment(slo: Any, place: str) -> float | None:
     return None if parsed is None else parsed.attainment
 
 
-def _files(settings: Mapping[str, Any], folder: Path) -> dict[str, str]:
-    named = {key: settings[key] for key in (*PATHS, "disaggregate") if key in settings}
+def _files(settings: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    named = [settings.get(key) for key in (*PATHS, "disaggregate")] + [asked.get(key) for key in FILES]
     return {name: digest[:8] for name, digest in digests_of(named, folder).items()}
 
 

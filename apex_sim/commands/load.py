@@ -190,7 +190,10 @@ def _checked_trace(args: argparse.Namespace, deployment: Any, given: Any) -> Any
         trace = _trace(args, 1.0)
         refuse_closed_loop(None, trace)
     else:
-        trace = options.workload_of(argparse.Namespace(**{**vars(args), "arrival": "closed(concurrency=1)"}))
+        closed = (
+            {"arrival": "closed(concurrency=1)"} if args.trace is None else {}
+        )  # a trace's own arrivals are replaced
+        trace = options.workload_of(argparse.Namespace(**{**vars(args), **closed}))
         checked(given, len(trace))
     check_served(deployment, trace)
     return trace
