@@ -149,8 +149,7 @@ class DisaggregatedSimulation(Simulation):
         replica = self.receivers[move.receiver]
         cast(ReceivingCore, replica.core).expect(heir)
         replica.took(heir)
-        counters = replica.record.counters
-        counters.peak_waiting = max(counters.peak_waiting, replica.core.inbound)
+        replica.note_waiting()
         replica.stir()
         replica.notify(tick, alone)
 
