@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from apex_sim.disaggregated_report import describe_any
-from apex_sim.load_report import about
-from apex_sim.report import basis
+from apex_sim.load_report import about, page_of
 from apex_sim.text import milliseconds, number, share, table
 from hardware_profiles.errors import UserError
 
@@ -71,18 +69,8 @@ def concurrency_text(curve: ConcurrencyCurve) -> str:
         row += [share(m["slo_attainment"])] if goal is not None else []
         row += [number(m["running"]), number(m["waiting"]), share(m["kv_usage"])]
         rows.append(row + ([number(m["usd_per_million_output_tokens"])] if priced else []))
-    s = first.summary
-    lines = [
-        describe_any(first.deployment),
-        f"workload: {first.trace.name}, {s['num_prompts']:,} requests in closed loops of {users_words(curve)}",
-        "",
-        table(header, rows, left=0),
-        "",
-        *(f"{label:<13}{words}" for label, words in findings(curve)),
-        "",
-        f"basis: {basis(s['provenance'], s['weaker_parts'], first.deployment)}",
-    ]
-    return "\n".join(lines)
+    load = f"in closed loops of {users_words(curve)}"
+    return page_of(first, load, table(header, rows, left=0), findings(curve))
 
 
 def users_words(curve: ConcurrencyCurve) -> str:

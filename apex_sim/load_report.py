@@ -74,14 +74,19 @@ def load_text(curve: LoadCurve) -> str:
         row += [number(m["output_throughput"])] + ([share(m["slo_attainment"])] if goal is not None else [])
         row += [number(m["running"]), number(m["waiting"]), share(m["kv_usage"])]
         rows.append(row + ([number(m["usd_per_million_output_tokens"])] if priced else []))
+    return page_of(first, f"at {rates_words(curve)}", table(header, rows, left=0), findings(curve))
+
+
+def page_of(first: SimulationResult, load: str, rows: str, found: list[tuple[str, str]]) -> str:
+    """The text of a curve, over rates or users: what runs under which load, the table, what it says, the basis."""
     s = first.summary
     lines = [
         describe_any(first.deployment),
-        f"workload: {first.trace.name}, {s['num_prompts']:,} requests at {rates_words(curve)}",
+        f"workload: {first.trace.name}, {s['num_prompts']:,} requests {load}",
         "",
-        table(header, rows, left=0),
+        rows,
         "",
-        *(f"{label:<13}{words}" for label, words in findings(curve)),
+        *(f"{label:<13}{words}" for label, words in found),
         "",
         f"basis: {basis(s['provenance'], s['weaker_parts'], first.deployment)}",
     ]

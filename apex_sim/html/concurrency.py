@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING
 
 from apex_sim.concurrency_report import findings, users_words
-from apex_sim.disaggregated_report import describe_any
 from apex_sim.html import parts
 from apex_sim.html.cautions import refused, weak_basis
-from apex_sim.html.config import Repeat, configuration
-from apex_sim.html.load import LATENCIES, LATENCY_HEADER
+from apex_sim.html.config import Repeat
+from apex_sim.html.load import LATENCIES, LATENCY_HEADER, document_of
 from apex_sim.html.parts import Cell, amount
-from apex_sim.html.provenance import provenance
-from apex_sim.resolved import any_config
 from apex_sim.text import milliseconds, number, share
 
 if TYPE_CHECKING:
@@ -25,26 +21,16 @@ def concurrency_report(curve: ConcurrencyCurve, repeat: Repeat) -> str:
     from apex_sim.plots.tradeoff import tradeoff_figure
 
     first = next(iter(curve.results.values()))
-    title = f"{first.deployment.model.name} on {first.where}: load"
-    words = f"Workload {first.trace.name}: {len(first.trace):,} requests in closed loops of {users_words(curve)}."
     drawn = parts.figure(
         tradeoff_figure(curve), "tradeoff", "Output tokens per second and GPU against those a user sees"
     )
-    return parts.document(
-        title,
-        [
-            f"<h1>{escape(title)}</h1>",
-            parts.note(describe_any(first.deployment)),
-            parts.note(words),
-            parts.tiles(_tiles(curve)),
-            parts.warnings_box([*repeat.warned, *_cautions(curve)]),
-            parts.section("What the curve says", parts.facts(findings(curve), "findings")),
-            parts.section("A GPU's throughput against a user's", parts.figures([drawn])),
-            parts.section("Users", _rows(curve)),
-            provenance([first.deployment], [first.trace]),
-            configuration(repeat, any_config(first.deployment)),
-        ],
-    )
+    sections = [
+        parts.section("What the curve says", parts.facts(findings(curve), "findings")),
+        parts.section("A GPU's throughput against a user's", parts.figures([drawn])),
+        parts.section("Users", _rows(curve)),
+    ]
+    load = f"in closed loops of {users_words(curve)}"
+    return document_of(first, load, _tiles(curve), _cautions(curve), sections, repeat)
 
 
 def _tiles(curve: ConcurrencyCurve) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from apex_sim.text import dollars, milliseconds, number, share
 
 if TYPE_CHECKING:
     from apex_sim.load import LoadCurve
+    from simulator.result import SimulationResult
 
 LATENCIES = tuple(f"{which}_{name}_ms" for name in ("ttft", "tpot", "e2el") for which in ("median", "p95", "p99"))
 LATENCY_HEADER = tuple(f"{name} {which}" for name in ("TTFT", "TPOT", "E2E") for which in ("p50", "p95", "p99"))
@@ -26,19 +28,33 @@ LATENCY_HEADER = tuple(f"{name} {which}" for name in ("TTFT", "TPOT", "E2E") for
 def load_report(curve: LoadCurve, repeat: Repeat) -> str:
     """The whole file."""
     first = next(iter(curve.results.values()))
+    sections = [
+        parts.section("What the curve says", parts.facts(findings(curve), "findings")),
+        parts.section("Latency against load", parts.figures([_figure(curve)])),
+        parts.section("Rates", _rates(curve)),
+    ]
+    return document_of(first, f"at {rates_words(curve)}", _tiles(curve), _cautions(curve), sections, repeat)
+
+
+def document_of(
+    first: SimulationResult,
+    load: str,
+    tiles: Mapping[str, str],
+    cautions: Sequence[str],
+    sections: Sequence[str],
+    repeat: Repeat,
+) -> str:
+    """The report of a curve, over rates or users: head, ``sections``, sources and configuration."""
     title = f"{first.deployment.model.name} on {first.where}: load"
-    words = f"Workload {first.trace.name}: {len(first.trace):,} requests at {rates_words(curve)}."
     return parts.document(
         title,
         [
             f"<h1>{escape(title)}</h1>",
             parts.note(describe_any(first.deployment)),
-            parts.note(words),
-            parts.tiles(_tiles(curve)),
-            parts.warnings_box([*repeat.warned, *_cautions(curve)]),
-            parts.section("What the curve says", parts.facts(findings(curve), "findings")),
-            parts.section("Latency against load", parts.figures([_figure(curve)])),
-            parts.section("Rates", _rates(curve)),
+            parts.note(f"Workload {first.trace.name}: {len(first.trace):,} requests {load}."),
+            parts.tiles(tiles),
+            parts.warnings_box([*repeat.warned, *cautions]),
+            *sections,
             provenance([first.deployment], [first.trace]),
             configuration(repeat, any_config(first.deployment)),
         ],
