@@ -1,4 +1,4 @@
-"""The whole suite runs on all cores where pytest-xdist is installed; a part of it, or ``-n 0``, in one process."""
+"""The whole suite, or all tests of a marker, run on all cores with pytest-xdist; a part, or ``-n 0``, in one process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STARTED = "APEX_SIM_TESTS_IN_PARALLEL"
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Before xdist reads its options: one worker per core when nothing was chosen, tests in their order."""
     options = config.option
-    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not (options.keyword or options.markexpr)
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not options.keyword
     if not whole or STARTED in os.environ or hasattr(config, "workerinput"):
         return
     if getattr(options, "numprocesses", 0) is not None or options.usepdb or options.collectonly:
