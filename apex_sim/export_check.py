@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apex_sim.files import read_json_fields
 from hardware_profiles.errors import UserError
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def compare_folder(folder: str | Path, measured: str | Path) -> tuple[list[Compa
     """Figures of a result of ``vllm bench serve`` beside those of expected.json, and what makes them hard to compare."""
     from apex_sim.exporting import read_export
 
-    found = _read(Path(measured))
+    found = read_json_fields(measured, f"--measured {Path(measured)}", "the JSON of vllm bench serve")
     export = read_export(str(Path(folder) / "export.json"))
     runs = list(zip(export.benchmarks, export.expected, strict=True))
     if not runs:
@@ -165,20 +165,6 @@ def _rows(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[Compare
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"--measured {path}: cannot be read ({error.strerror}); give the JSON of vllm bench serve"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"--measured {path}: is not JSON ({error}); give the JSON of vllm bench serve") from None
-    if not isinstance(data, Mapping):
-        raise UserError(f"--measured {path}: holds a {type(data).__name__}; give the JSON of vllm bench serve")
-    return data
 
 
 def text_of(files: Sequence[FileCheck], rows: Sequence[Compared], notes: Sequence[str]) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apex_sim.files import prepare_folder, write_text
+from apex_sim.files import prepare_folder, read_json_fields, write_text
 from hardware_profiles.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,16 +78,7 @@ def read_export(path: str) -> Export:
     from planners.export.bundle import files_of, from_json_values
     from planners.export.readback import Mismatch, check_export
 
-    try:
-        data = json.loads(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); give the JSON that apex-sim plan --json wrote"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{path}: is not JSON ({error}); give the JSON that apex-sim plan --json wrote") from None
-    if not isinstance(data, Mapping):
-        raise UserError(f"{path}: holds a {type(data).__name__}; give the JSON that apex-sim plan --json wrote")
+    data = read_json_fields(path, path, "the JSON that apex-sim plan --json wrote")
     found = data.get("export", data)
     if isinstance(found, Mapping) and "refused" in found:
         raise UserError(f"{path}: {found['refused']}")

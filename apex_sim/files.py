@@ -1,4 +1,4 @@
-"""Writing results so that nothing is lost or half-written: a temporary file beside the target, then a rename."""
+"""Results are written so that nothing is lost: a temporary file beside the target, then a rename. JSON is read in one place."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -146,3 +146,16 @@ def to_yaml(data: Any) -> str:
     import yaml
 
     return str(yaml.safe_dump(_plain(data), sort_keys=False))
+
+
+def read_json_fields(path: str | Path, place: str, wanted: str) -> Mapping[str, Any]:
+    """The object in a JSON file; UserError begins with ``place`` and ends with what to give: ``wanted``."""
+    try:
+        data = json.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"{place}: cannot be read ({error.strerror}); give {wanted}") from None
+    except ValueError as error:
+        raise UserError(f"{place}: is not JSON ({error}); give {wanted}") from None
+    if not isinstance(data, Mapping):
+        raise UserError(f"{place}: holds a {type(data).__name__}; give {wanted}")
+    return data
